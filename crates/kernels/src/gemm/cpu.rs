@@ -1,0 +1,193 @@
+//! Products on the CPU: the `gemm` crate on f32 and f64 panels; other storage is unpacked panel by panel, so that no
+//! whole copy of a weight ever exists. Panels depend on shapes only, so the bits do not depend on the thread count.
+
+use super::{Gemm, Weight};
+use crate::cpu::CpuStored;
+use crate::{Acc, Cpu, Dst, Out, Real, View};
+use gemm::Parallelism;
+
+/// Elements of an unpacked panel: 1 MiB of f32, which stays in the second-level cache of current cores.
+const PANEL_ELEMENTS: usize = 1 << 18;
+
+/// A matrix operand with arbitrary strides.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<E> {
+    ptr: *const E,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<E: Real> Operand<E> {
+    pub(crate) fn of(v: View<Cpu<E>, E>) -> Operand<E> {
+        Operand { ptr: v.ptr, row_stride: v.ld, col_stride: 1 }
+    }
+    pub(crate) fn transposed(v: View<Cpu<E>, E>) -> Operand<E> {
+        Operand { ptr: v.ptr, row_stride: 1, col_stride: v.ld }
+    }
+}
+
+/// `dst (+)= alpha * lhs rhs` with inner length `k`.
+pub(crate) fn product<E: Real>(
+    alpha: E,
+    lhs: Operand<E>,
+    rhs: Operand<E>,
+    k: usize,
+    dst: Dst<Cpu<E>, E>,
+    par: Parallelism,
+) {
+    let Out { ptr, rows, cols, ld, .. } = dst.out;
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    let keep = if dst.add { E::ONE } else { E::ZERO };
+    // SAFETY: callers are the functions below and the attention and head kernels; each has asserted that the operands
+    // have `rows` x `k` and `k` x `cols` elements within their views, and `dst` is an exclusive borrow.
+    unsafe {
+        gemm::gemm(
+            rows,
+            cols,
+            k,
+            ptr,
+            1,
+            ld as isize,
+            dst.add,
+            lhs.ptr,
+            lhs.col_stride as isize,
+            lhs.row_stride as isize,
+            rhs.ptr,
+            rhs.col_stride as isize,
+            rhs.row_stride as isize,
+            keep,
+            alpha,
+            false,
+            false,
+            false,
+            par,
+        );
+    }
+}
+
+impl<E: Real> Cpu<E> {
+    fn parallel_product(&self, alpha: f64, lhs: Operand<E>, rhs: Operand<E>, k: usize, dst: Dst<Self, E>) {
+        // Below this much work a second thread costs more than it brings; the bits are the same.
+        let small = dst.out.rows * dst.out.cols * k < 1 << 16;
+        let threads = self.num_threads();
+        if small || threads == 1 {
+            return product(E::of(alpha), lhs, rhs, k, dst, Parallelism::None);
+        }
+        let (lhs, rhs) = (Sent(lhs), Sent(rhs));
+        let dst = Dst { out: dst.out, add: dst.add };
+        self.install(move || {
+            let (Sent(lhs), Sent(rhs)) = (lhs.whole(), rhs.whole());
+            product(E::of(alpha), lhs, rhs, k, dst, Parallelism::Rayon(threads));
+        });
+    }
+}
+
+/// An operand handed to another thread.
+#[derive(Clone, Copy)]
+struct Sent<E>(Operand<E>);
+// SAFETY: an operand is a shared borrow of plain floats for the length of one product.
+unsafe impl<E> Send for Sent<E> {}
+impl<E: Copy> Sent<E> {
+    /// Makes a closure capture the wrapper and not the pointer inside.
+    fn whole(self) -> Sent<E> {
+        self
+    }
+}
+
+/// Calls `work(first row, panel)` for panels of rows of a stored weight, unpacked into scratch memory.
+pub(crate) fn panels<E: Real>(cpu: &Cpu<E>, stored: &CpuStored, mut work: impl FnMut(usize, View<Cpu<E>, E>)) {
+    use crate::Memory;
+    let rows = (PANEL_ELEMENTS / stored.cols.max(1)).clamp(16, stored.rows.max(16));
+    let mut scratch = cpu.mat::<E>(rows.min(stored.rows), stored.cols);
+    for first in (0..stored.rows).step_by(rows) {
+        let last = (first + rows).min(stored.rows);
+        let chunk = (last - first).div_ceil(cpu.num_threads()).max(16);
+        cpu.each(scratch.out().rows(0..last - first).row_chunks(chunk), |(offset, out)| {
+            let rows = first + offset..first + offset + out.rows;
+            // SAFETY: whole rows of scratch are contiguous (`ld == cols`), exclusively borrowed by `out`.
+            let dst = unsafe { std::slice::from_raw_parts_mut(out.ptr, out.rows * out.cols) };
+            stored.unpack(rows, dst);
+        });
+        work(first, scratch.view().rows(0..last - first));
+    }
+}
+
+impl<E: Real> Gemm for Cpu<E> {
+    fn linear<'a>(&self, alpha: f64, x: View<Self, E>, w: Weight<Self>, y: impl Into<Dst<'a, Self, E>>) {
+        let Dst { mut out, add } = y.into();
+        let k = x.cols;
+        let check = |o: usize, i: usize, out: &Out<Self, E>| {
+            assert!(
+                x.rows == out.rows && o == out.cols && i == k,
+                "[{}, {k}] x [{o}, {i}]^T into [{}, {}]",
+                x.rows,
+                out.rows,
+                out.cols
+            );
+        };
+        match direct(w) {
+            Ok(w) => {
+                check(w.rows, w.cols, &out);
+                self.parallel_product(alpha, Operand::of(x), Operand::transposed(w), k, Dst { out, add });
+            }
+            Err(stored) => {
+                check(stored.rows, stored.cols, &out);
+                panels(self, stored, |first, w| {
+                    let dst = Dst { out: out.again().cols(first..first + w.rows), add };
+                    self.parallel_product(alpha, Operand::of(x), Operand::transposed(w), k, dst);
+                });
+            }
+        }
+    }
+
+    fn linear_dx<'a>(&self, alpha: f64, dy: View<Self, E>, w: Weight<Self>, dx: impl Into<Dst<'a, Self, E>>) {
+        let Dst { mut out, add } = dx.into();
+        let k = dy.cols;
+        let check = |o: usize, i: usize, out: &Out<Self, E>| {
+            assert!(
+                dy.rows == out.rows && i == out.cols && o == k,
+                "[{}, {k}] x [{o}, {i}] into [{}, {}]",
+                dy.rows,
+                out.rows,
+                out.cols
+            );
+        };
+        match direct(w) {
+            Ok(w) => {
+                check(w.rows, w.cols, &out);
+                self.parallel_product(alpha, Operand::of(dy), Operand::of(w), k, Dst { out, add });
+            }
+            Err(stored) => {
+                check(stored.rows, stored.cols, &out);
+                panels(self, stored, |first, w| {
+                    let dst = Dst { out: out.again(), add: add || first > 0 };
+                    let dy = dy.cols(first..first + w.rows);
+                    self.parallel_product(alpha, Operand::of(dy), Operand::of(w), w.rows, dst);
+                });
+            }
+        }
+    }
+
+    fn linear_dw(&self, alpha: f64, dy: View<Self, E>, x: View<Self, E>, dw: Acc<Self, E>) {
+        let (o, i) = dw.shape();
+        assert!(
+            dy.rows == x.rows && dy.cols == o && x.cols == i,
+            "[{}, {}]^T x [{}, {}] into [{o}, {i}]",
+            dy.rows,
+            dy.cols,
+            x.rows,
+            x.cols
+        );
+        self.parallel_product(alpha, Operand::transposed(dy), Operand::of(x), dy.rows, dw.into());
+    }
+}
+
+/// The weight as a matrix of `E` where it lies, or the storage that has to be unpacked.
+pub(crate) fn direct<'a, E: Real>(w: Weight<'a, Cpu<E>>) -> Result<View<'a, Cpu<E>, E>, &'a CpuStored> {
+    match w {
+        Weight::Param(view) => Ok(view),
+        Weight::Stored(stored) => stored.in_place().ok_or(stored),
+    }
+}

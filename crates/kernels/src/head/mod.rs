@@ -1,0 +1,67 @@
+//! The language-model head: log-probabilities of given tokens without ever holding a `[tokens, vocabulary]` matrix.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use crate::{Acc, Memory, Out, View, Weight};
+
+/// What the head says of each scored row.
+#[derive(Clone, Debug, Default)]
+pub struct HeadScores<R> {
+    /// `log softmax(h Wᵀ)[token]`, nats, `[s]`.
+    pub logp: Vec<R>,
+    /// Log-sum-exp of the logits, `[s]`; saved for backward.
+    pub lse: Vec<R>,
+    /// Statistics of the whole distribution, when asked for.
+    pub extra: Option<HeadExtra<R>>,
+}
+
+/// Statistics of the next-token distribution.
+#[derive(Clone, Debug, Default)]
+pub struct HeadExtra<R> {
+    /// Entropy, nats, `[s]`.
+    pub entropy: Vec<R>,
+    /// Mean logit over the vocabulary, `[s]`.
+    pub mean_logit: Vec<R>,
+    /// Most likely token (the first of equals), `[s]`.
+    pub argmax: Vec<u32>,
+}
+
+/// Scoring rows streams over vocabulary tiles with a running maximum and sum, as flash attention does over keys
+/// (Dao et al. 2022; Wijmans et al. 2024, arXiv 2411.09009).
+pub trait Head: Memory {
+    /// Scores `tokens [s]` under `h [s, d]` and `w [v, d]`.
+    ///
+    /// `unit`, when given, receives `d logp_s / d h_s = w[token_s] - sum_v p_v w[v]`. The loss sees one scalar per sequence,
+    /// so backward through a frozen head is that row times the scalar, and logits are computed once.
+    fn head(
+        &self,
+        h_sd: View<Self, Self::Act>,
+        w_vd: Weight<Self>,
+        tokens: &[u32],
+        extra: bool,
+        unit: Option<Out<Self, Self::Act>>,
+    ) -> HeadScores<Self::Real>;
+    /// Backward through a trained head: with `dlogits = coefficient_s * (onehot(token_s) - p)`, `dh = dlogits W`, `dw += dlogitsᵀ h`.
+    fn head_back(
+        &self,
+        h_sd: View<Self, Self::Act>,
+        w_vd: Weight<Self>,
+        saved: HeadSaved<'_, Self::Real>,
+        dh_sd: Out<Self, Self::Act>,
+        dw_vd: Acc<Self, Self::Real>,
+    );
+    /// All logits of a few rows, `[s, v]` (sampling, tests).
+    fn logits(&self, h_sd: View<Self, Self::Act>, w_vd: Weight<Self>) -> Vec<Self::Real>;
+}
+
+/// What backward needs of the forward pass, and the derivative of the loss.
+pub struct HeadSaved<'a, R> {
+    /// Scored tokens, `[s]`.
+    pub tokens: &'a [u32],
+    /// Log-sum-exp, `[s]`.
+    pub lse: &'a [R],
+    /// `d loss / d logp`, `[s]`.
+    pub coefficient: &'a [R],
+}

@@ -1,0 +1,258 @@
+//! Device memory: owned matrices, and the three faces in which a kernel sees them.
+
+use crate::{Elem, Real};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Memory of a device.
+pub trait Memory: Sized + Send + Sync + 'static {
+    /// Element of activations.
+    type Act: Elem;
+    /// Element of statistics, trainable parameters, gradients and log-probabilities.
+    type Real: Real;
+    /// An owned buffer.
+    type Buf<T: Elem>: Send + Sync;
+    /// A frozen weight `[o, i]` in its storage dtype, possibly mapped from a file.
+    type Stored: Send + Sync;
+
+    /// A buffer of `len` elements with unspecified contents.
+    fn alloc<T: Elem>(&self, len: usize) -> Self::Buf<T>;
+    /// Address of the first element, on the device.
+    fn address<T: Elem>(buf: &Self::Buf<T>) -> *const T;
+    /// Address of the first element, on the device.
+    fn address_mut<T: Elem>(buf: &mut Self::Buf<T>) -> *mut T;
+    /// Host to device; `src` is row-major without gaps.
+    fn upload<T: Elem>(&self, src: &[T], dst: Out<'_, Self, T>);
+    /// Device to host; `dst` is row-major without gaps.
+    fn download<T: Elem>(&self, src: View<'_, Self, T>, dst: &mut [T]);
+    /// `dst = 0`.
+    fn fill_zero<T: Elem>(&self, dst: Out<'_, Self, T>);
+    /// Takes a host tensor of shape `[rows, cols]` as a frozen weight, in place where the device can.
+    fn store(&self, tensor: HostTensor, rows: usize, cols: usize) -> Self::Stored;
+    /// Copies a whole stored weight out as `Real` (parameters that are trained start so).
+    fn stored_to_host(&self, stored: &Self::Stored, dst: &mut [Self::Real]);
+
+    /// A matrix with unspecified contents.
+    fn mat<T: Elem>(&self, rows: usize, cols: usize) -> Mat<Self, T> {
+        Mat { buf: self.alloc(rows * cols), rows, cols }
+    }
+
+    /// A matrix of zeros.
+    fn zeros<T: Elem>(&self, rows: usize, cols: usize) -> Mat<Self, T> {
+        let mut m = self.mat(rows, cols);
+        self.fill_zero(m.out());
+        m
+    }
+
+    /// A matrix with the given contents.
+    fn from_host<T: Elem>(&self, rows: usize, cols: usize, values: &[T]) -> Mat<Self, T> {
+        let mut m = self.mat(rows, cols);
+        self.upload(values, m.out());
+        m
+    }
+
+    /// The contents of a view, row-major.
+    fn to_host<T: Elem>(&self, src: View<'_, Self, T>) -> Vec<T> {
+        let mut host = vec![T::default(); src.rows * src.cols];
+        self.download(src, &mut host);
+        host
+    }
+}
+
+/// Bytes on the host that outlive their reader: a memory map, or a vector.
+pub trait HostBytes: Send + Sync {
+    /// The bytes.
+    fn bytes(&self) -> &[u8];
+}
+
+impl HostBytes for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+/// Storage dtypes of frozen weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredDtype {
+    /// IEEE single.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half.
+    F16,
+}
+
+impl StoredDtype {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            StoredDtype::F32 => 4,
+            StoredDtype::Bf16 | StoredDtype::F16 => 2,
+        }
+    }
+}
+
+/// A tensor on the host, little-endian, row-major.
+#[derive(Clone)]
+pub struct HostTensor {
+    /// The bytes and their owner.
+    pub bytes: Arc<dyn HostBytes>,
+    /// How to read them.
+    pub dtype: StoredDtype,
+}
+
+/// An owned row-major matrix on a device.
+pub struct Mat<B: Memory, T: Elem = <B as Memory>::Act> {
+    buf: B::Buf<T>,
+    rows: usize,
+    cols: usize,
+}
+
+impl<B: Memory, T: Elem> Mat<B, T> {
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+    /// To be read.
+    pub fn view(&self) -> View<'_, B, T> {
+        View { ptr: B::address(&self.buf), rows: self.rows, cols: self.cols, ld: self.cols, tie: PhantomData }
+    }
+    /// To be overwritten.
+    pub fn out(&mut self) -> Out<'_, B, T> {
+        Out { ptr: B::address_mut(&mut self.buf), rows: self.rows, cols: self.cols, ld: self.cols, tie: PhantomData }
+    }
+    /// To be added into.
+    pub fn acc(&mut self) -> Acc<'_, B, T> {
+        Acc(self.out())
+    }
+}
+
+/// A matrix to be read: `rows` x `cols`, `ld` elements from one row to the next.
+pub struct View<'a, B, T> {
+    pub(crate) ptr: *const T,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Elements from one row to the next.
+    pub ld: usize,
+    pub(crate) tie: PhantomData<(&'a T, fn() -> B)>,
+}
+
+impl<B, T> Clone for View<'_, B, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B, T> Copy for View<'_, B, T> {}
+
+impl<'a, B, T> View<'a, B, T> {
+    /// Rows `r` of the view.
+    pub fn rows(self, r: Range<usize>) -> View<'a, B, T> {
+        assert!(r.start <= r.end && r.end <= self.rows, "rows {r:?} of {}", self.rows);
+        // wrapping: with zero rows the offset may lie past the allocation, and is never read.
+        View { ptr: self.ptr.wrapping_add(r.start * self.ld), rows: r.end - r.start, ..self }
+    }
+    /// Columns `c` of the view.
+    pub fn cols(self, c: Range<usize>) -> View<'a, B, T> {
+        assert!(c.start <= c.end && c.end <= self.cols, "columns {c:?} of {}", self.cols);
+        View { ptr: self.ptr.wrapping_add(c.start), cols: c.end - c.start, ..self }
+    }
+    /// The same elements as `rows` x `cols`; the view must be without gaps.
+    pub fn reshape(self, rows: usize, cols: usize) -> View<'a, B, T> {
+        assert!(
+            (self.ld == self.cols || self.rows <= 1) && rows * cols == self.rows * self.cols,
+            "reshape to {rows} x {cols}"
+        );
+        View { rows, cols, ld: cols, ..self }
+    }
+}
+
+/// A matrix to be overwritten.
+pub struct Out<'a, B, T> {
+    pub(crate) ptr: *mut T,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Elements from one row to the next.
+    pub ld: usize,
+    pub(crate) tie: PhantomData<(&'a mut T, fn() -> B)>,
+}
+
+impl<'a, B, T> Out<'a, B, T> {
+    /// The same matrix for a shorter time.
+    pub fn again(&mut self) -> Out<'_, B, T> {
+        Out { ptr: self.ptr, rows: self.rows, cols: self.cols, ld: self.ld, tie: PhantomData }
+    }
+    /// What is there now, to be read.
+    pub fn view(&self) -> View<'_, B, T> {
+        View { ptr: self.ptr, rows: self.rows, cols: self.cols, ld: self.ld, tie: PhantomData }
+    }
+    /// Rows `r`.
+    pub fn rows(self, r: Range<usize>) -> Out<'a, B, T> {
+        assert!(r.start <= r.end && r.end <= self.rows, "rows {r:?} of {}", self.rows);
+        Out { ptr: self.ptr.wrapping_add(r.start * self.ld), rows: r.end - r.start, ..self }
+    }
+    /// Columns `c`.
+    pub fn cols(self, c: Range<usize>) -> Out<'a, B, T> {
+        assert!(c.start <= c.end && c.end <= self.cols, "columns {c:?} of {}", self.cols);
+        Out { ptr: self.ptr.wrapping_add(c.start), cols: c.end - c.start, ..self }
+    }
+    /// The same elements as `rows` x `cols`; the matrix must be without gaps.
+    pub fn reshape(self, rows: usize, cols: usize) -> Out<'a, B, T> {
+        assert!(
+            (self.ld == self.cols || self.rows <= 1) && rows * cols == self.rows * self.cols,
+            "reshape to {rows} x {cols}"
+        );
+        Out { rows, cols, ld: cols, ..self }
+    }
+}
+
+/// A matrix to be added into.
+pub struct Acc<'a, B, T>(pub(crate) Out<'a, B, T>);
+
+impl<'a, B, T> Acc<'a, B, T> {
+    /// The same matrix for a shorter time.
+    pub fn again(&mut self) -> Acc<'_, B, T> {
+        Acc(self.0.again())
+    }
+    /// Rows `r`.
+    pub fn rows(self, r: Range<usize>) -> Acc<'a, B, T> {
+        Acc(self.0.rows(r))
+    }
+    /// Rows and columns.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.0.rows, self.0.cols)
+    }
+}
+
+/// Where a product goes: over what is there, or added to it.
+pub struct Dst<'a, B, T> {
+    pub(crate) out: Out<'a, B, T>,
+    pub(crate) add: bool,
+}
+
+impl<'a, B, T> From<Out<'a, B, T>> for Dst<'a, B, T> {
+    fn from(out: Out<'a, B, T>) -> Self {
+        Dst { out, add: false }
+    }
+}
+
+impl<'a, B, T> From<Acc<'a, B, T>> for Dst<'a, B, T> {
+    fn from(acc: Acc<'a, B, T>) -> Self {
+        Dst { out: acc.0, add: true }
+    }
+}
+
+// SAFETY: a View is a shared borrow and an Out or Acc an exclusive one of plain elements; the pointers carry no more than
+// the references they were made from.
+unsafe impl<B, T: Sync> Send for View<'_, B, T> {}
+unsafe impl<B, T: Sync> Sync for View<'_, B, T> {}
+unsafe impl<B, T: Send> Send for Out<'_, B, T> {}
+unsafe impl<B, T: Sync> Sync for Out<'_, B, T> {}

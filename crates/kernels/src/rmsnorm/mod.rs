@@ -1,0 +1,44 @@
+//! Root-mean-square normalisation (Zhang and Sennrich 2019, arXiv 1910.07467), over whole rows or over each head.
+
+mod cpu;
+
+use crate::{Acc, Dst, Memory, Out, View};
+
+/// `y = x * rstd * w` with `rstd = (mean(x²) + eps)^(-1/2)`, applied to each of `g = x.cols / w.cols` groups of a row.
+pub trait RmsNorm: Memory {
+    /// `x [t, g*h]`, `w [1, h]`, `y [t, g*h]`, `rstd [t, g]` (saved for backward).
+    fn rmsnorm(
+        &self,
+        x: View<Self, Self::Act>,
+        w: View<Self, Self::Real>,
+        eps: f64,
+        y: Out<Self, Self::Act>,
+        rstd: Out<Self, Self::Real>,
+    );
+    /// `y` again from a saved `rstd`.
+    fn rmsnorm_again(
+        &self,
+        x: View<Self, Self::Act>,
+        w: View<Self, Self::Real>,
+        rstd: View<Self, Self::Real>,
+        y: Out<Self, Self::Act>,
+    );
+    /// With `g = dy * w` and `xhat = x * rstd`: `dx (+)= rstd * (g - xhat * mean(g * xhat))`, `dw += sum_t dy * xhat`.
+    fn rmsnorm_back<'a>(
+        &self,
+        saved: RmsNormSaved<'_, Self>,
+        dy: View<Self, Self::Act>,
+        dx: impl Into<Dst<'a, Self, Self::Act>>,
+        dw: Option<Acc<Self, Self::Real>>,
+    );
+}
+
+/// What the forward pass keeps.
+pub struct RmsNormSaved<'a, B: Memory> {
+    /// Input, `[t, g*h]`.
+    pub x: View<'a, B, B::Act>,
+    /// Weight, `[1, h]`.
+    pub w: View<'a, B, B::Real>,
+    /// Reciprocal root mean square, `[t, g]`.
+    pub rstd: View<'a, B, B::Real>,
+}
