@@ -1,0 +1,134 @@
+//! Self-attention with grouped heads, rotary positions, optional biases and per-head norms on queries and keys.
+
+use crate::{Context, Grads, Linear, LinearSaved, Norm, NormSaved, Part, Rotary};
+use kernels::{AttentionGrads, AttentionSaved, AttentionShape, Backend, Dst, KeyValue, Mat, Out, View};
+
+/// Projections around the attention kernel.
+pub struct SelfAttention<B: Backend> {
+    /// `[n*h, d]`.
+    pub q: Linear<B>,
+    /// `[k*h, d]`.
+    pub k: Linear<B>,
+    /// `[k*h, d]`.
+    pub v: Linear<B>,
+    /// `[d, n*h]`.
+    pub o: Linear<B>,
+    /// Norms over `h` on queries and keys, before rotation.
+    pub qk_norm: Option<(Norm<B>, Norm<B>)>,
+    /// Heads, widths, window.
+    pub shape: AttentionShape,
+}
+
+/// What backward needs beside the input.
+pub struct SelfAttentionSaved<B: Backend> {
+    /// Queries after norm and rotation, `[t, n*h]`.
+    q_tnh: Mat<B>,
+    /// Keys after norm and rotation, `[t, k*h]`.
+    k_tkh: Mat<B>,
+    v_tkh: Mat<B>,
+    o_tnh: Mat<B>,
+    lse_tn: Mat<B, B::Real>,
+    /// Queries and keys before their norms.
+    raw: Option<[(Mat<B>, NormSaved<B>); 2]>,
+    q: LinearSaved<B>,
+    k: LinearSaved<B>,
+    v: LinearSaved<B>,
+    o: LinearSaved<B>,
+}
+
+impl<B: Backend> SelfAttentionSaved<B> {
+    /// Keys and values of these rows, for rows that continue them.
+    pub fn key_value(&self) -> KeyValue<'_, B> {
+        KeyValue { k: self.k_tkh.view(), v: self.v_tkh.view() }
+    }
+}
+
+impl<B: Backend> SelfAttention<B> {
+    /// `x [t, d]` to `y [t, d]`; `context` holds earlier keys and values when they are not among these rows.
+    pub fn forward(
+        &self,
+        ctx: &Context<B>,
+        rotary: &Rotary<B>,
+        part: &Part<B>,
+        x: View<B, B::Act>,
+        context: Option<KeyValue<B>>,
+        y: Out<B, B::Act>,
+    ) -> SelfAttentionSaved<B> {
+        let backend = ctx.backend;
+        let project = |layer: &Linear<B>| {
+            let mut out = backend.mat(x.rows, layer.outputs);
+            let saved = layer.forward(ctx, x, out.out());
+            (out, saved)
+        };
+        let ((mut q_tnh, q), (mut k_tkh, k), (v_tkh, v)) = (project(&self.q), project(&self.k), project(&self.v));
+        let raw = self.qk_norm.as_ref().map(|(nq, nk)| {
+            let normed = |norm: &Norm<B>, m: &mut Mat<B>| {
+                let (out, saved) = norm.forward(ctx, m.view());
+                (std::mem::replace(m, out), saved)
+            };
+            [normed(nq, &mut q_tnh), normed(nk, &mut k_tkh)]
+        });
+        for m in [&mut q_tnh, &mut k_tkh] {
+            backend.rope(m.out(), part.positions.view(), &rotary.table(), self.shape.qk_width, false);
+        }
+        let mut o_tnh = backend.mat(x.rows, self.o.inputs);
+        let mut lse_tn = backend.mat(x.rows, self.shape.query_heads);
+        let own = KeyValue { k: k_tkh.view(), v: v_tkh.view() };
+        backend.attention(
+            &self.shape,
+            &part.spans,
+            q_tnh.view(),
+            own,
+            context.unwrap_or(own),
+            o_tnh.out(),
+            Some(lse_tn.out()),
+        );
+        let o = self.o.forward(ctx, o_tnh.view(), y);
+        SelfAttentionSaved { q_tnh, k_tkh, v_tkh, o_tnh, lse_tn, raw, q, k, v, o }
+    }
+
+    /// Adds the parameters' gradients; writes `dx` when something below needs it.
+    pub fn backward(
+        &self,
+        ctx: &Context<B>,
+        grads: &mut Grads<B>,
+        rotary: &Rotary<B>,
+        part: &Part<B>,
+        x: View<B, B::Act>,
+        saved: &SelfAttentionSaved<B>,
+        dy: View<B, B::Act>,
+        dx: Option<Out<B, B::Act>>,
+    ) {
+        let backend = ctx.backend;
+        let like = |m: &Mat<B>| backend.mat(m.rows(), m.cols());
+        let mut do_tnh = like(&saved.o_tnh);
+        self.o.backward(ctx, grads, saved.o_tnh.view(), &saved.o, dy, Some(do_tnh.out().into()));
+        let (mut dq, mut dk, mut dv) = (like(&saved.q_tnh), like(&saved.k_tkh), like(&saved.v_tkh));
+        let kept = AttentionSaved {
+            q: saved.q_tnh.view(),
+            kv: saved.key_value(),
+            o: saved.o_tnh.view(),
+            lse: saved.lse_tn.view(),
+        };
+        let into = AttentionGrads { dq: dq.out(), dk: dk.out(), dv: dv.out() };
+        backend.attention_back(&self.shape, &part.spans, kept, do_tnh.view(), into);
+        for m in [&mut dq, &mut dk] {
+            backend.rope(m.out(), part.positions.view(), &rotary.table(), self.shape.qk_width, true);
+        }
+        if let (Some((nq, nk)), Some([raw_q, raw_k])) = (&self.qk_norm, &saved.raw) {
+            for (norm, (raw, rstd), d) in [(nq, raw_q, &mut dq), (nk, raw_k, &mut dk)] {
+                let mut below = like(d);
+                norm.backward(ctx, grads, raw.view(), rstd, d.view(), below.out());
+                *d = below;
+            }
+        }
+        let mut dx = dx;
+        let mut first = true;
+        for (layer, kept, d) in [(&self.q, &saved.q, &dq), (&self.k, &saved.k, &dk), (&self.v, &saved.v, &dv)] {
+            let into =
+                dx.as_mut().map(|dx| if first { Dst::from(dx.again()) } else { Dst::from(dx.again().into_acc()) });
+            layer.backward(ctx, grads, x, kept, d.view(), into);
+            first = false;
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Layers of a decoder with forward and backward by hand, generic over the [`kernels::Backend`].
+//!
+//! A layer is plain data. `forward` returns what its `backward` needs; nothing is recorded anywhere else. Frozen or trained,
+//! with or without an adapter, is a value inside [`Linear`]: backward does only the work that some trained parameter needs.
+#![forbid(unsafe_code)]
+
+mod arena;
+mod attention;
+mod block;
+mod context;
+mod linear;
+mod mlp;
+mod norm;
+
+pub use arena::{Grads, Param, ParamId, Params, Table};
+pub use attention::{SelfAttention, SelfAttentionSaved};
+pub use block::{Block, BlockSaved, Kept};
+pub use context::{Context, Dropout, Part, Rotary};
+pub use linear::{Linear, LinearSaved, Lora};
+pub use mlp::{Mlp, MlpSaved};
+pub use norm::{Norm, NormSaved};
+
+use kernels::{Backend, Mat, Weight};
+
+/// A matrix of weights `[rows, cols]`: frozen in its storage dtype, or trained in the arena.
+pub enum Tensor<B: Backend> {
+    /// Never changes, has no gradient.
+    Frozen(B::Stored),
+    /// A parameter of the arena.
+    Trained(ParamId),
+}
+
+impl<B: Backend> Tensor<B> {
+    /// As an operand of a product.
+    pub fn weight<'a>(&'a self, params: &Params<'a, B>) -> Weight<'a, B> {
+        match self {
+            Tensor::Frozen(stored) => Weight::Stored(stored),
+            Tensor::Trained(id) => Weight::Param(params.view(*id)),
+        }
+    }
+}
+
+/// A vector of weights (norms, biases), always in `Real`.
+pub enum Vector<B: Backend> {
+    /// Never changes; `[1, n]`.
+    Frozen(Mat<B, B::Real>),
+    /// A parameter of the arena.
+    Trained(ParamId),
+}
+
+impl<B: Backend> Vector<B> {
+    /// The values, `[1, n]`.
+    pub fn view<'a>(&'a self, params: &Params<'a, B>) -> kernels::View<'a, B, B::Real> {
+        match self {
+            Vector::Frozen(mat) => mat.view(),
+            Vector::Trained(id) => params.view(*id),
+        }
+    }
+
+    /// The parameter, when trained.
+    pub fn trained(&self) -> Option<ParamId> {
+        match self {
+            Vector::Frozen(_) => None,
+            Vector::Trained(id) => Some(*id),
+        }
+    }
+}
