@@ -190,6 +190,10 @@ impl<'a, B, T> Out<'a, B, T> {
     pub fn again(&mut self) -> Out<'_, B, T> {
         Out { ptr: self.ptr, rows: self.rows, cols: self.cols, ld: self.ld, tie: PhantomData }
     }
+    /// To be added into.
+    pub fn into_acc(self) -> Acc<'a, B, T> {
+        Acc(self)
+    }
     /// What is there now, to be read.
     pub fn view(&self) -> View<'_, B, T> {
         View { ptr: self.ptr, rows: self.rows, cols: self.cols, ld: self.ld, tie: PhantomData }
@@ -236,6 +240,17 @@ impl<'a, B, T> Acc<'a, B, T> {
 pub struct Dst<'a, B, T> {
     pub(crate) out: Out<'a, B, T>,
     pub(crate) add: bool,
+}
+
+impl<'a, B, T> Dst<'a, B, T> {
+    /// The same destination for a shorter time.
+    pub fn again(&mut self) -> Dst<'_, B, T> {
+        Dst { out: self.out.again(), add: self.add }
+    }
+    /// What comes next is added.
+    pub fn into_acc(self) -> Acc<'a, B, T> {
+        Acc(self.out)
+    }
 }
 
 impl<'a, B, T> From<Out<'a, B, T>> for Dst<'a, B, T> {

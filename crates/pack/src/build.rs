@@ -1,6 +1,6 @@
 //! From families (a prompt and its answers) to packs under a token budget.
 
-use crate::{Pack, Rows, Target};
+use crate::{Pack, Target};
 use std::collections::HashMap;
 
 /// One continuation of a family's prompt.
@@ -136,6 +136,8 @@ fn pack<'a>(families: impl Iterator<Item = &'a Family<'a>>) -> Pack {
     out.num_grad_targets = out.targets.len();
     let base = out.base.len() as u32;
     out.targets.extend(ungraded.into_iter().map(|(t, tail)| Target { row: t.row + if tail { base } else { 0 }, ..t }));
+    // Base rows before tail rows; a sequence's own targets stay in order.
+    out.targets[out.num_grad_targets..].sort_by_key(|t| t.row);
     out
 }
 

@@ -108,12 +108,6 @@ impl<'a, E: Real, T> View<'a, Cpu<E>, T> {
 }
 
 impl<'a, E: Real, T> Out<'a, Cpu<E>, T> {
-    /// Row `i`.
-    pub(crate) fn row(&self, i: usize) -> &[T] {
-        assert!(i < self.rows, "row {i} of {}", self.rows);
-        // SAFETY: as for `View::row`; nobody writes while `self` is borrowed.
-        unsafe { std::slice::from_raw_parts(self.ptr.add(i * self.ld), self.cols) }
-    }
     /// Row `i`, to be written.
     pub(crate) fn row_mut(&mut self, i: usize) -> &mut [T] {
         assert!(i < self.rows, "row {i} of {}", self.rows);

@@ -50,6 +50,11 @@ impl<E: Real> RowOps for Cpu<E> {
         });
     }
 
+    fn scatter(&self, x: View<Self, E>, rows: &[u32], mut y: Out<Self, E>) {
+        assert!(x.rows == rows.len() && y.cols == x.cols);
+        rows.iter().enumerate().for_each(|(s, &row)| y.row_mut(row as usize).copy_from_slice(x.row(s)));
+    }
+
     fn scatter_add(&self, x: View<Self, E>, rows: &[u32], scale: &[E], y: Acc<Self, E>) {
         assert!(x.rows == rows.len() && y.shape().1 == x.cols && (scale.is_empty() || scale.len() == rows.len()));
         self.each(y.inner().col_chunks(256), |(first, mut y)| {
@@ -60,21 +65,21 @@ impl<E: Real> RowOps for Cpu<E> {
         });
     }
 
-    fn dropout(&self, x: View<Self, E>, p: f64, key: u64, row_keys: &[u64], y: Out<Self, E>) {
-        assert!(y.rows == x.rows && y.cols == x.cols && row_keys.len() == x.rows);
+    fn dropout(&self, x: View<Self, E>, p: f64, key: u64, y: Out<Self, E>) {
+        assert!(y.rows == x.rows && y.cols == x.cols);
         self.each(y.row_chunks(ROWS), |(first, mut y)| {
             for t in 0..y.rows {
-                let keep = kept::<E>(p, key, row_keys[first + t]);
+                let keep = kept::<E>(p, key, (first + t) as u64);
                 y.row_mut(t).iter_mut().zip(x.row(first + t)).enumerate().for_each(|(i, (y, x))| *y = *x * keep(i));
             }
         });
     }
 
-    fn dropout_add(&self, x: View<Self, E>, p: f64, key: u64, row_keys: &[u64], y: Acc<Self, E>) {
-        assert!(y.shape() == (x.rows, x.cols) && row_keys.len() == x.rows);
+    fn dropout_add(&self, x: View<Self, E>, p: f64, key: u64, y: Acc<Self, E>) {
+        assert!(y.shape() == (x.rows, x.cols));
         self.each(y.inner().row_chunks(ROWS), |(first, mut y)| {
             for t in 0..y.rows {
-                let keep = kept::<E>(p, key, row_keys[first + t]);
+                let keep = kept::<E>(p, key, (first + t) as u64);
                 y.row_mut(t).iter_mut().zip(x.row(first + t)).enumerate().for_each(|(i, (y, x))| *y += *x * keep(i));
             }
         });
@@ -82,11 +87,11 @@ impl<E: Real> RowOps for Cpu<E> {
 }
 
 /// The factor of column `i`: `1 / (1 - p)` where the hash keeps it, else 0.
-fn kept<E: Real>(p: f64, key: u64, row_key: u64) -> impl Fn(usize) -> E {
+fn kept<E: Real>(p: f64, key: u64, row: u64) -> impl Fn(usize) -> E {
     let threshold = (p * (1u64 << 32) as f64) as u64;
     let scale = E::of(1.0 / (1.0 - p));
-    let row = mix(key ^ mix(row_key));
-    move |i| if mix(row.wrapping_add(i as u64)) >> 32 >= threshold { scale } else { E::ZERO }
+    let start = mix(key ^ mix(row));
+    move |i| if mix(start.wrapping_add(i as u64)) >> 32 >= threshold { scale } else { E::ZERO }
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection that passes the usual avalanche tests.

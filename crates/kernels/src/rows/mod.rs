@@ -16,11 +16,13 @@ pub trait RowOps: Memory {
     fn bias_back(&self, dy: View<Self, Self::Act>, db: Acc<Self, Self::Real>);
     /// `y[s] = x[rows[s]]`.
     fn gather(&self, x: View<Self, Self::Act>, rows: &[u32], y: Out<Self, Self::Act>);
+    /// `y[rows[s]] = x[s]`.
+    fn scatter(&self, x: View<Self, Self::Act>, rows: &[u32], y: Out<Self, Self::Act>);
     /// `y[rows[s]] += scale[s] * x[s]`, in the order of `s`; `scale` empty means 1.
     fn scatter_add(&self, x: View<Self, Self::Act>, rows: &[u32], scale: &[Self::Real], y: Acc<Self, Self::Act>);
-    /// `y = x * mask / (1 - p)`; entry `(t, i)` is kept when a hash of (`key`, `row_keys[t]`, `i`) is at least `p`, so
-    /// backward and recomputation draw the same mask again, and a row's mask does not depend on the pack it lies in.
-    fn dropout(&self, x: View<Self, Self::Act>, p: f64, key: u64, row_keys: &[u64], y: Out<Self, Self::Act>);
+    /// `y = x * mask / (1 - p)`; entry `(t, i)` is kept when a hash of (`key`, `t`, `i`) is at least `p`, so backward and
+    /// recomputation draw the same mask again.
+    fn dropout(&self, x: View<Self, Self::Act>, p: f64, key: u64, y: Out<Self, Self::Act>);
     /// As [`RowOps::dropout`] of `x`, added into `y`.
-    fn dropout_add(&self, x: View<Self, Self::Act>, p: f64, key: u64, row_keys: &[u64], y: Acc<Self, Self::Act>);
+    fn dropout_add(&self, x: View<Self, Self::Act>, p: f64, key: u64, y: Acc<Self, Self::Act>);
 }

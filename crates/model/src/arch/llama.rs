@@ -1,0 +1,12 @@
+//! Llama 2 and 3 (`LlamaForCausalLM`): optional biases, llama3 frequencies.
+
+use crate::config::Reader;
+use crate::{Blueprint, Error};
+
+pub(super) fn blueprint(config: &Reader) -> Result<Blueprint, Error> {
+    let mut b = super::dense(config, 1e-6)?;
+    b.qkv_bias = config.flag_or("attention_bias", false)?;
+    b.o_bias = b.qkv_bias;
+    b.mlp_bias = config.flag_or("mlp_bias", false)?;
+    Ok(b)
+}

@@ -1,0 +1,278 @@
+//! From a blueprint and a checkpoint to a decoder with its trainable arena.
+
+use crate::{Blueprint, Decoder, Error, Projection};
+use kernels::{AttentionShape, Backend, HostBytes, HostTensor, Mat, Real, RopeLayout, StoredDtype};
+use nn::{Block, Linear, Lora, Mlp, Norm, ParamId, Rotary, SelfAttention, Table, Tensor, Vector};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use weights::{Adapter, Checkpoint, DType, LoraFactor, Mapped, tensor_name};
+
+/// Which weights change.
+#[derive(Clone, Copy, Debug)]
+pub enum Tuning<'a> {
+    /// None.
+    Frozen,
+    /// All.
+    Full,
+    /// Low-rank additions to some linear layers.
+    Lora(&'a Adapters),
+}
+
+/// Where low-rank additions go, and how large they are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adapters {
+    /// `r`.
+    pub rank: usize,
+    /// `alpha / r`, or `alpha / sqrt(r)`.
+    pub scale: f64,
+    /// Paths of the linear layers.
+    pub modules: BTreeSet<String>,
+}
+
+/// How an adapter starts.
+pub enum LoraInit<'a> {
+    /// A uniform in +-1/sqrt(inputs), B zero: the model is unchanged.
+    Fresh {
+        /// Of A.
+        seed: u64,
+    },
+    /// A given adapter.
+    From(&'a Adapter),
+}
+
+/// A decoder, the table of what is trained in it, and the starting values.
+pub struct Built<B: Backend> {
+    /// The decoder.
+    pub decoder: Decoder<B>,
+    /// Trainable tensors.
+    pub table: Table,
+    /// `[1, table.len()]`; adapters are zero until [`initialise_lora`].
+    pub values: Mat<B, B::Real>,
+    /// Things worth saying to the user.
+    pub notes: Vec<String>,
+}
+
+/// A mapped tensor as host bytes.
+struct InFile(Mapped);
+
+impl HostBytes for InFile {
+    fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+struct Builder<'a, B: Backend> {
+    backend: &'a B,
+    checkpoint: &'a Checkpoint,
+    tuning: Tuning<'a>,
+    table: Table,
+    /// Trained tensors of the checkpoint, to be copied once the arena's length is known.
+    sources: Vec<(ParamId, HostTensor)>,
+}
+
+/// Whether weight decay applies: `transformers` leaves out biases and norms, by name.
+fn decays(name: &str) -> bool {
+    let name = name.to_lowercase();
+    let by_part = name.split('.').any(|part| part == "norm" || part.ends_with("_norm"));
+    !(by_part || ["bias", "layernorm", "rmsnorm"].iter().any(|word| name.contains(word)))
+}
+
+impl<B: Backend> Builder<'_, B> {
+    fn host(&self, name: &str, shape: &[usize]) -> Result<HostTensor, Error> {
+        let mapped = self.checkpoint.get_shaped(name, shape)?;
+        let dtype = match mapped.dtype() {
+            DType::F32 => StoredDtype::F32,
+            DType::BF16 => StoredDtype::Bf16,
+            DType::F16 => StoredDtype::F16,
+            other => return Err(Error::Dtype { tensor: name.to_owned(), found: format!("{other:?}") }),
+        };
+        Ok(HostTensor { bytes: Arc::new(InFile(mapped)), dtype })
+    }
+
+    fn trained(&mut self, name: &str, rows: usize, cols: usize, host: HostTensor) -> ParamId {
+        let id = self.table.push(name, rows, cols, decays(name));
+        self.sources.push((id, host));
+        id
+    }
+
+    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor<B>, Error> {
+        let host = self.host(name, &[rows, cols])?;
+        Ok(match self.tuning {
+            Tuning::Full => Tensor::Trained(self.trained(name, rows, cols, host)),
+            _ => Tensor::Frozen(self.backend.store(host, rows, cols)),
+        })
+    }
+
+    fn vector(&mut self, name: &str, len: usize) -> Result<Vector<B>, Error> {
+        let host = self.host(name, &[len])?;
+        Ok(match self.tuning {
+            Tuning::Full => Vector::Trained(self.trained(name, 1, len, host)),
+            _ => {
+                let mut values = vec![B::Real::ZERO; len];
+                self.backend.stored_to_host(&self.backend.store(host, 1, len), &mut values);
+                Vector::Frozen(self.backend.from_host(1, len, &values))
+            }
+        })
+    }
+
+    fn linear(&mut self, p: Projection) -> Result<Linear<B>, Error> {
+        let weight = self.matrix(&format!("{}.weight", p.path), p.outputs, p.inputs)?;
+        let bias = if p.bias { Some(self.vector(&format!("{}.bias", p.path), p.outputs)?) } else { None };
+        let lora = match self.tuning {
+            Tuning::Lora(adapters) if adapters.modules.contains(&p.path) => {
+                let a = tensor_name(&p.path, LoraFactor::A);
+                let b = tensor_name(&p.path, LoraFactor::B);
+                let site = seed_of(0, &p.path);
+                let a = self.table.push(&a, adapters.rank, p.inputs, decays(&a));
+                let b = self.table.push(&b, p.outputs, adapters.rank, decays(&b));
+                Some(Lora { a, b, scale: adapters.scale, site })
+            }
+            _ => None,
+        };
+        Ok(Linear { weight, bias, lora, inputs: p.inputs, outputs: p.outputs })
+    }
+
+    fn norm(&mut self, name: &str, len: usize, eps: f64) -> Result<Norm<B>, Error> {
+        Ok(Norm { weight: self.vector(name, len)?, eps })
+    }
+
+    fn block(&mut self, b: &Blueprint, i: usize) -> Result<Block<B>, Error> {
+        let at = |leaf: &str| format!("model.layers.{i}.{leaf}.weight");
+        let [q, k, v, o, gate, up, down] = b.projections(i);
+        let attention_norm = self.norm(&at("input_layernorm"), b.hidden, b.norm_eps)?;
+        let (q, k, v, o) = (self.linear(q)?, self.linear(k)?, self.linear(v)?, self.linear(o)?);
+        let qk_norm = match b.qk_norm {
+            false => None,
+            true => {
+                let q = self.norm(&at("self_attn.q_norm"), b.head_width, b.norm_eps)?;
+                Some((q, self.norm(&at("self_attn.k_norm"), b.head_width, b.norm_eps)?))
+            }
+        };
+        let shape = AttentionShape {
+            query_heads: b.heads,
+            kv_heads: b.kv_heads,
+            qk_width: b.head_width,
+            v_width: b.head_width,
+            scale: (b.head_width as f64).powf(-0.5),
+            window: b.layers[i].window,
+        };
+        let mlp_norm = self.norm(&at("post_attention_layernorm"), b.hidden, b.norm_eps)?;
+        let mlp = Mlp { gate: self.linear(gate)?, up: self.linear(up)?, down: self.linear(down)? };
+        Ok(Block { attention_norm, attention: SelfAttention { q, k, v, o, qk_norm, shape }, mlp_norm, mlp })
+    }
+}
+
+impl<B: Backend> Built<B> {
+    /// Builds a decoder for sequences of at most `positions` tokens. Frozen weights stay where they are mapped.
+    pub fn new(
+        backend: &B,
+        checkpoint: &Checkpoint,
+        blueprint: Blueprint,
+        tuning: Tuning,
+        positions: usize,
+    ) -> Result<Built<B>, Error> {
+        if let Tuning::Lora(adapters) = tuning {
+            check_modules(&blueprint, adapters)?;
+        }
+        let mut builder = Builder { backend, checkpoint, tuning, table: Table::default(), sources: Vec::new() };
+        let (v, d) = (blueprint.vocab, blueprint.hidden);
+        let embed = builder.matrix("model.embed_tokens.weight", v, d)?;
+        let blocks = (0..blueprint.layers.len()).map(|i| builder.block(&blueprint, i)).collect::<Result<_, _>>()?;
+        let norm = builder.norm("model.norm.weight", d, blueprint.norm_eps)?;
+        let head = if blueprint.tied { None } else { Some(builder.matrix("lm_head.weight", v, d)?) };
+        let notes = tied_note(checkpoint, blueprint.tied);
+        let Builder { table, sources, .. } = builder;
+        let mut values = backend.zeros(1, table.len());
+        for (id, host) in sources {
+            let p = table.param(id);
+            let mut copy = vec![B::Real::ZERO; p.rows * p.cols];
+            backend.stored_to_host(&backend.store(host, p.rows, p.cols), &mut copy);
+            backend.upload(&copy, values.out().cols(p.range()));
+        }
+        let (cos, sin) = blueprint.rope.tables(positions);
+        let half = blueprint.rope.width / 2;
+        let upload = |table: Vec<f64>| {
+            backend.from_host(positions, half, &table.into_iter().map(B::Real::of).collect::<Vec<_>>())
+        };
+        let rotary = Rotary { cos: upload(cos), sin: upload(sin), layout: RopeLayout::HalfSplit };
+        let decoder = Decoder::new(blueprint, embed, blocks, norm, head, rotary);
+        Ok(Built { decoder, table, values, notes })
+    }
+}
+
+fn check_modules(blueprint: &Blueprint, adapters: &Adapters) -> Result<(), Error> {
+    let known: BTreeSet<String> = blueprint.linear_modules().into_iter().collect();
+    match adapters.modules.iter().find(|m| !known.contains(*m) || *m == "lm_head") {
+        None => Ok(()),
+        Some(m) if m == "lm_head" => {
+            Err(Error::Adapter { what: "lm_head is targeted; an adapter on the head is not implemented".to_owned() })
+        }
+        Some(m) => Err(Error::Adapter {
+            what: format!("{m} is targeted, which is no linear layer of this {} model", blueprint.model_type),
+        }),
+    }
+}
+
+fn tied_note(checkpoint: &Checkpoint, tied: bool) -> Vec<String> {
+    let (Ok(embed), Ok(head)) = (checkpoint.get("model.embed_tokens.weight"), checkpoint.get("lm_head.weight")) else {
+        return Vec::new();
+    };
+    if !tied || embed.bytes() == head.bytes() {
+        return Vec::new();
+    }
+    vec!["config.json says tie_word_embeddings: true, but the checkpoint holds an lm_head.weight that differs from the embedding; the embedding is used for both, as transformers does".to_owned()]
+}
+
+/// Fills the adapters' part of an arena.
+pub fn initialise_lora<B: Backend>(
+    backend: &B,
+    table: &Table,
+    values: &mut Mat<B, B::Real>,
+    init: &LoraInit,
+) -> Result<(), Error> {
+    for p in table.params() {
+        let Some((module, factor)) = weights::module_of(&p.name) else { continue };
+        let n = p.rows * p.cols;
+        let host: Vec<B::Real> = match init {
+            LoraInit::Fresh { .. } if factor == LoraFactor::B => vec![B::Real::ZERO; n],
+            LoraInit::Fresh { seed } => {
+                let (key, bound) = (seed_of(*seed, &p.name), (p.cols as f64).powf(-0.5));
+                let uniform = |i: usize| (mix(key.wrapping_add(i as u64)) >> 11) as f64 / (1u64 << 53) as f64;
+                (0..n).map(|i| B::Real::of((2.0 * uniform(i) - 1.0) * bound)).collect()
+            }
+            LoraInit::From(adapter) => {
+                let pair = adapter.get(module).ok_or_else(|| Error::Adapter {
+                    what: format!("it has no factors for {module}, which is targeted"),
+                })?;
+                let given = if factor == LoraFactor::A { &pair.a } else { &pair.b };
+                if given.len() != n {
+                    let what = format!(
+                        "{}: expected {} x {}, found {} elements; it was made for another model",
+                        p.name,
+                        p.rows,
+                        p.cols,
+                        given.len()
+                    );
+                    return Err(Error::Adapter { what });
+                }
+                given.iter().map(|&x| B::Real::of(f64::from(x))).collect()
+            }
+        };
+        backend.upload(&host, values.out().cols(p.range()));
+    }
+    Ok(())
+}
+
+/// A key for a named tensor's random numbers: FNV-1a of the name, mixed with the seed.
+fn seed_of(seed: u64, name: &str) -> u64 {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    mix(hash ^ mix(seed))
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}

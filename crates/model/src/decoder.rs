@@ -1,0 +1,267 @@
+//! A decoder's forward and backward over one pack: the whole of it in one screen each.
+
+use crate::Blueprint;
+use kernels::{Backend, HeadExtra, HeadSaved, KeyValue, Mat, Weight};
+use nn::{Block, Context, Grads, Kept, Norm, NormSaved, Params, Part, Rotary, Tensor};
+use pack::Pack;
+
+/// Embedding, blocks, norm, head.
+pub struct Decoder<B: Backend> {
+    /// Its shapes.
+    pub blueprint: Blueprint,
+    embed: Tensor<B>,
+    blocks: Vec<Block<B>>,
+    norm: Norm<B>,
+    /// `None`: the embedding.
+    head: Option<Tensor<B>>,
+    rotary: Rotary<B>,
+    /// The lowest block with something trained in it; everything below needs no gradient.
+    lowest_trained: usize,
+}
+
+/// What of the forward pass is kept for backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: no backward will come.
+    Nothing,
+    /// Block inputs; blocks are computed again.
+    Inputs,
+    /// Everything backward reads.
+    All,
+}
+
+/// A pack's rows on the device.
+pub struct Parts<B: Backend> {
+    base: Part<B>,
+    tail: Part<B>,
+}
+
+impl<B: Backend> Parts<B> {
+    /// Copies a pack's rows.
+    pub fn new(backend: &B, pack: &Pack) -> Parts<B> {
+        Parts { base: Part::new(backend, &pack.base), tail: Part::new(backend, &pack.tail) }
+    }
+}
+
+/// What backward needs of a forward pass.
+pub struct Trace<B: Backend> {
+    kept: Vec<Kept<B>>,
+    /// Rows that predict graded targets.
+    rows: Vec<u32>,
+    /// Those rows before the final norm, `[s, d]`.
+    x_sd: Mat<B>,
+    norm: NormSaved<B>,
+    /// Those rows after it.
+    h_sd: Mat<B>,
+}
+
+/// A forward pass: hidden rows of the targets, in target order.
+pub struct Forward<B: Backend> {
+    /// Rows of graded targets; with them, when kept, what backward needs.
+    graded: Trace<B>,
+    /// Rows of the other targets, after the final norm.
+    ungraded_sd: Mat<B>,
+}
+
+/// Scores of a pack's targets, in target order.
+pub struct Scores<B: Backend> {
+    /// Log-probability of each target, nats.
+    pub logp: Vec<B::Real>,
+    /// Statistics of the graded targets' distributions, when asked for.
+    pub extra: Option<HeadExtra<B::Real>>,
+    /// Of graded targets.
+    lse: Vec<B::Real>,
+    /// `d logp / d h` of graded targets, where the head is frozen and backward will come.
+    unit_sd: Option<Mat<B>>,
+}
+
+impl<B: Backend> Decoder<B> {
+    pub(crate) fn new(
+        blueprint: Blueprint,
+        embed: Tensor<B>,
+        blocks: Vec<Block<B>>,
+        norm: Norm<B>,
+        head: Option<Tensor<B>>,
+        rotary: Rotary<B>,
+    ) -> Decoder<B> {
+        let trained = |b: &Block<B>| {
+            let a = &b.attention;
+            let linears = [&a.q, &a.k, &a.v, &a.o, &b.mlp.gate, &b.mlp.up, &b.mlp.down];
+            linears.iter().any(|l| l.is_trained()) || b.attention_norm.weight.trained().is_some()
+        };
+        let lowest_trained = blocks.iter().position(trained).unwrap_or(blocks.len());
+        Decoder { blueprint, embed, blocks, norm, head, rotary, lowest_trained }
+    }
+
+    fn head<'a>(&'a self, params: &Params<'a, B>) -> Weight<'a, B> {
+        self.head.as_ref().unwrap_or(&self.embed).weight(params)
+    }
+
+    fn embedded(&self, ctx: &Context<B>, part: &Part<B>) -> Mat<B> {
+        let mut x_td = ctx.backend.mat(part.len(), self.blueprint.hidden);
+        ctx.backend.embed(part.tokens.view(), self.embed.weight(&ctx.params), x_td.out());
+        x_td
+    }
+
+    /// Runs both parts of a pack through all blocks, layer by layer, so that the tail finds the base's keys and values.
+    pub fn forward(&self, ctx: &Context<B>, pack: &Pack, parts: &Parts<B>, keep: Keep) -> Forward<B> {
+        let Parts { base, tail } = parts;
+        let (mut x_td, mut tail_td) = (self.embedded(ctx, base), self.embedded(ctx, tail));
+        let mut kept = Vec::with_capacity(self.blocks.len());
+        for (i, block) in self.blocks.iter().enumerate() {
+            let (y_td, saved) = block.forward(ctx, &self.rotary, base, &x_td, None);
+            if !tail.is_empty() {
+                tail_td = block.forward(ctx, &self.rotary, tail, &tail_td, Some(saved.key_value())).0;
+            }
+            let x_td = std::mem::replace(&mut x_td, y_td);
+            if keep != Keep::Nothing && i >= self.lowest_trained {
+                kept.push(Kept { x_td, saved: (keep == Keep::All).then_some(saved) });
+            }
+        }
+        let (graded, ungraded) = pack.targets.split_at(pack.num_grad_targets);
+        let rows: Vec<u32> = graded.iter().map(|t| t.row).collect();
+        let x_sd = self.gathered(ctx, &rows, &x_td, &tail_td);
+        let (h_sd, norm) = self.norm.forward(ctx, x_sd.view());
+        let others: Vec<u32> = ungraded.iter().map(|t| t.row).collect();
+        let ungraded_sd = self.norm.forward(ctx, self.gathered(ctx, &others, &x_td, &tail_td).view()).0;
+        Forward { graded: Trace { kept, rows, x_sd, norm, h_sd }, ungraded_sd }
+    }
+
+    /// Rows of the pack (base first, then tail), `rows` ascending across that border.
+    fn gathered(&self, ctx: &Context<B>, rows: &[u32], base_td: &Mat<B>, tail_td: &Mat<B>) -> Mat<B> {
+        let base = base_td.rows() as u32;
+        let in_base = rows.partition_point(|&r| r < base);
+        let mut out = ctx.backend.mat(rows.len(), self.blueprint.hidden);
+        ctx.backend.gather(base_td.view(), &rows[..in_base], out.out().rows(0..in_base));
+        let in_tail: Vec<u32> = rows[in_base..].iter().map(|r| r - base).collect();
+        ctx.backend.gather(tail_td.view(), &in_tail, out.out().rows(in_base..rows.len()));
+        out
+    }
+
+    /// Scores the targets of a forward pass. `backward` says that [`Decoder::backward`] will follow.
+    pub fn score(&self, ctx: &Context<B>, pack: &Pack, forward: &Forward<B>, extra: bool, backward: bool) -> Scores<B> {
+        let tokens: Vec<u32> = pack.targets.iter().map(|t| t.token).collect();
+        let (graded, ungraded) = tokens.split_at(pack.num_grad_targets);
+        let w_vd = self.head(&ctx.params);
+        let frozen = matches!(w_vd, Weight::Stored(_));
+        let h_sd = &forward.graded.h_sd;
+        let mut unit_sd = (backward && frozen).then(|| ctx.backend.mat(h_sd.rows(), h_sd.cols()));
+        let scores = ctx.backend.head(h_sd.view(), w_vd, graded, extra, unit_sd.as_mut().map(Mat::out));
+        let others = ctx.backend.head(forward.ungraded_sd.view(), w_vd, ungraded, false, None);
+        let mut logp = scores.logp;
+        logp.extend(others.logp);
+        Scores { logp, extra: scores.extra, lse: scores.lse, unit_sd }
+    }
+
+    /// All logits of every target's row, `[targets, v]` (sampling, comparisons).
+    pub fn logits(&self, ctx: &Context<B>, forward: &Forward<B>) -> Vec<B::Real> {
+        let head = self.head(&ctx.params);
+        let mut logits = ctx.backend.logits(forward.graded.h_sd.view(), head);
+        logits.extend(ctx.backend.logits(forward.ungraded_sd.view(), head));
+        logits
+    }
+
+    /// Adds the gradient of `sum_s coefficient_s * logp_s` over graded targets.
+    pub fn backward(
+        &self,
+        ctx: &Context<B>,
+        grads: &mut Grads<B>,
+        pack: &Pack,
+        parts: &Parts<B>,
+        forward: Forward<B>,
+        scores: Scores<B>,
+        coefficient: &[B::Real],
+    ) {
+        let k = ctx.backend;
+        let Trace { mut kept, rows, x_sd, norm, h_sd } = forward.graded;
+        assert!(
+            coefficient.len() == rows.len(),
+            "{} coefficients for {} graded targets",
+            coefficient.len(),
+            rows.len()
+        );
+        let mut dh_sd = match scores.unit_sd {
+            Some(unit_sd) => {
+                let mut dh_sd = k.zeros(unit_sd.rows(), unit_sd.cols());
+                let all: Vec<u32> = (0..rows.len() as u32).collect();
+                k.scatter_add(unit_sd.view(), &all, coefficient, dh_sd.acc());
+                dh_sd
+            }
+            None => self.head_backward(ctx, grads, pack, &h_sd, &scores.lse, coefficient),
+        };
+        drop(h_sd);
+        let mut dx_sd = k.mat(x_sd.rows(), x_sd.cols());
+        self.norm.backward(ctx, grads, x_sd.view(), &norm, dh_sd.view(), dx_sd.out());
+        dh_sd = k.zeros(parts.base.len(), self.blueprint.hidden);
+        k.scatter_add(dx_sd.view(), &rows, &[], dh_sd.acc());
+        let mut dx_td = Some(dh_sd);
+        let below_all = matches!(self.embed, Tensor::Trained(_));
+        for (i, block) in self.blocks.iter().enumerate().skip(self.lowest_trained).rev() {
+            let below = below_all || i > self.lowest_trained;
+            let kept = kept.pop().expect("backward without a kept forward pass");
+            let dy_td = dx_td.take().expect("every block but the lowest hands a gradient down");
+            dx_td = block.backward(ctx, grads, &self.rotary, &parts.base, kept, dy_td, below);
+        }
+        if let (Tensor::Trained(id), Some(dx_td)) = (&self.embed, dx_td) {
+            k.embed_back(parts.base.tokens.view(), dx_td.view(), grads.acc(*id));
+        }
+    }
+
+    fn head_backward(
+        &self,
+        ctx: &Context<B>,
+        grads: &mut Grads<B>,
+        pack: &Pack,
+        h_sd: &Mat<B>,
+        lse: &[B::Real],
+        coefficient: &[B::Real],
+    ) -> Mat<B> {
+        let Tensor::Trained(id) = self.head.as_ref().unwrap_or(&self.embed) else {
+            panic!("backward of a pass that was scored without it");
+        };
+        let tokens: Vec<u32> = pack.targets[..pack.num_grad_targets].iter().map(|t| t.token).collect();
+        let mut dh_sd = ctx.backend.mat(h_sd.rows(), h_sd.cols());
+        let saved = HeadSaved { tokens: &tokens, lse, coefficient };
+        ctx.backend.head_back(h_sd.view(), self.head(&ctx.params), saved, dh_sd.out(), grads.acc(*id));
+        dh_sd
+    }
+
+    /// Runs rows whose earlier keys and values lie in `cache`, and writes their own keys and values to the cache rows
+    /// `slots`. Spans' contexts are ranges of cache rows. Returns rows `wanted` after the final norm.
+    pub fn step(
+        &self,
+        ctx: &Context<B>,
+        part: &Part<B>,
+        cache: &mut Cache<B>,
+        slots: &[u32],
+        wanted: &[u32],
+    ) -> Mat<B> {
+        let mut x_td = self.embedded(ctx, part);
+        for (block, (k, v)) in self.blocks.iter().zip(&mut cache.layers) {
+            let (y_td, saved) =
+                block.forward(ctx, &self.rotary, part, &x_td, Some(KeyValue { k: k.view(), v: v.view() }));
+            let new = saved.key_value();
+            ctx.backend.scatter(new.k, slots, k.out());
+            ctx.backend.scatter(new.v, slots, v.out());
+            x_td = y_td;
+        }
+        let picked = self.gathered(ctx, wanted, &x_td, &x_td);
+        self.norm.forward(ctx, picked.view()).0
+    }
+
+    /// Logits of hidden rows, `[rows, v]`.
+    pub fn head_logits(&self, ctx: &Context<B>, h_sd: &Mat<B>) -> Vec<B::Real> {
+        ctx.backend.logits(h_sd.view(), self.head(&ctx.params))
+    }
+
+    /// An empty cache of `slots` rows.
+    pub fn cache(&self, backend: &B, slots: usize) -> Cache<B> {
+        let width = self.blueprint.kv_heads * self.blueprint.head_width;
+        Cache { layers: self.blocks.iter().map(|_| (backend.mat(slots, width), backend.mat(slots, width))).collect() }
+    }
+}
+
+/// Keys and values of tokens seen so far, `[slots, k*h]` each, per block.
+pub struct Cache<B: Backend> {
+    layers: Vec<(Mat<B>, Mat<B>)>,
+}

@@ -1,0 +1,19 @@
+//! Decoders: one file per architecture, named as in the checkpoint's `config.json`.
+//!
+//! An architecture is a function from `config.json` to a [`Blueprint`]; building, running and differentiating a blueprint is
+//! the same for all. A decoder does not know which objective trains it.
+#![forbid(unsafe_code)]
+
+pub mod arch;
+mod blueprint;
+mod build;
+mod config;
+mod decoder;
+mod error;
+mod rope;
+
+pub use blueprint::{Blueprint, LayerSpec, Projection};
+pub use build::{Adapters, Built, LoraInit, Tuning, initialise_lora};
+pub use decoder::{Cache, Decoder, Forward, Keep, Parts, Scores, Trace};
+pub use error::Error;
+pub use rope::{RopeScaling, RopeSpec};

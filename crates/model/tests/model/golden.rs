@@ -1,0 +1,115 @@
+//! Logits, log-probabilities, gradients and greedy tokens of transformers 5.23 (float32, eager attention).
+
+use crate::{DENSE, context, golden_dir, load, whole};
+use kernels::{Cpu, Memory};
+use model::{Keep, Parts, Tuning};
+use nn::{Context, Grads, Part};
+use serde_json::Value;
+use weights::SafeTensors;
+
+fn sequences(arch: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(golden_dir().join("forward").join(arch).join("sequences.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn ids(v: &Value) -> Vec<u32> {
+    v.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
+}
+
+fn largest_gap(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn logits_and_log_probabilities_equal_transformers() {
+    let cpu = Cpu::<f32>::new(2);
+    for arch in DENSE {
+        let built = load(&cpu, arch, Tuning::Frozen);
+        let ctx = context(&cpu, &built);
+        let expected =
+            SafeTensors::open(&golden_dir().join("forward").join(arch).join("expected.safetensors")).unwrap();
+        for (i, sequence) in sequences(arch).iter().enumerate() {
+            let pack = whole(&ids(&sequence["input_ids"]));
+            let forward = built.decoder.forward(&ctx, &pack, &Parts::new(&cpu, &pack), Keep::Nothing);
+            let logits = built.decoder.logits(&ctx, &forward);
+            let want = expected.get(&format!("logits.{i}")).unwrap().to_f32().unwrap();
+            // The last row predicts past the end; we do not compute it.
+            let gap = largest_gap(&logits, &want[..logits.len()]);
+            assert!(gap < 1e-4, "{arch} sequence {i}: logits differ by {gap}");
+            let scores = built.decoder.score(&ctx, &pack, &forward, false, false);
+            let gap = largest_gap(&scores.logp, &expected.get(&format!("logps.{i}")).unwrap().to_f32().unwrap());
+            assert!(gap < 1e-4, "{arch} sequence {i}: log-probabilities differ by {gap}");
+        }
+    }
+}
+
+#[test]
+fn gradients_of_the_mean_nll_equal_transformers() {
+    let cpu = Cpu::<f32>::new(2);
+    for arch in DENSE {
+        let built = load(&cpu, arch, Tuning::Full);
+        let ctx = context(&cpu, &built);
+        let pack = whole(&ids(&sequences(arch)[0]["input_ids"]));
+        let parts = Parts::new(&cpu, &pack);
+        let forward = built.decoder.forward(&ctx, &pack, &parts, Keep::All);
+        let scores = built.decoder.score(&ctx, &pack, &forward, false, true);
+        let n = pack.targets.len();
+        let mut values = cpu.zeros(1, built.table.len());
+        let mut grads = Grads { table: &built.table, values: &mut values };
+        built.decoder.backward(&ctx, &mut grads, &pack, &parts, forward, scores, &vec![-1.0 / n as f32; n]);
+        let expected =
+            SafeTensors::open(&golden_dir().join("forward").join(arch).join("nll_gradients.safetensors")).unwrap();
+        assert_eq!(expected.infos().count(), built.table.params().len(), "{arch}");
+        let all = cpu.to_host::<f32>(values.view());
+        for p in built.table.params() {
+            let want = expected.get(&p.name).unwrap().to_f32().unwrap();
+            let largest = want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            let gap = largest_gap(&all[p.range()], &want);
+            // k_proj.bias: adding one vector to every key leaves the softmax as it is but for rotation, so its gradient
+            // is a sum of near-cancelling terms.
+            let tolerance = if p.name.ends_with("k_proj.bias") { 1e-3 * largest + 1e-7 } else { 1e-3 * largest };
+            assert!(gap <= tolerance, "{arch} {}: differs by {gap} of {largest}", p.name);
+        }
+    }
+}
+
+#[test]
+fn greedy_tokens_through_the_cache_equal_transformers() {
+    let cpu = Cpu::<f32>::new(2);
+    for arch in DENSE {
+        let built = load(&cpu, arch, Tuning::Frozen);
+        let ctx = context(&cpu, &built);
+        for sequence in sequences(arch) {
+            let (prompt, want) = (ids(&sequence["prompt_ids"]), ids(&sequence["greedy_24"]));
+            let got = greedy(&cpu, &ctx, &built.decoder, &prompt, want.len());
+            assert_eq!(got, want, "{arch}");
+        }
+    }
+}
+
+fn greedy(
+    cpu: &Cpu<f32>,
+    ctx: &Context<Cpu<f32>>,
+    decoder: &model::Decoder<Cpu<f32>>,
+    prompt: &[u32],
+    n: usize,
+) -> Vec<u32> {
+    let mut cache = decoder.cache(cpu, prompt.len() + n);
+    let (mut new, mut seen, mut out) = (prompt.to_vec(), 0usize, Vec::new());
+    while out.len() < n {
+        let rows = pack::Rows {
+            positions: (seen as u32..(seen + new.len()) as u32).collect(),
+            segments: vec![pack::Segment { rows: 0..new.len(), context: 0..seen }],
+            tokens: new.clone(),
+        };
+        let slots: Vec<u32> = rows.positions.clone();
+        let hidden = decoder.step(ctx, &Part::new(cpu, &rows), &mut cache, &slots, &[new.len() as u32 - 1]);
+        let logits = decoder.head_logits(ctx, &hidden);
+        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
+        seen += new.len();
+        new = vec![best];
+        out.push(best);
+    }
+    out
+}

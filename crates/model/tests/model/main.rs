@@ -1,0 +1,47 @@
+//! Decoders against transformers' numbers, and their gradients against finite differences.
+
+mod golden;
+mod gradients;
+
+use kernels::{Backend, Mat};
+use model::{Adapters, Built, Tuning};
+use nn::{Context, Params};
+use pack::{Answer, Family, Pack, plan_packs};
+use std::path::PathBuf;
+
+/// Every dense architecture there is a golden for.
+const DENSE: [&str; 5] = ["llama", "llama31", "mistral", "qwen2", "qwen3"];
+
+/// Reference runs: the committed ones, or all of them where `PROSPECT_GOLDEN` points.
+fn golden_dir() -> PathBuf {
+    match std::env::var_os("PROSPECT_GOLDEN") {
+        Some(dir) => dir.into(),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden"),
+    }
+}
+
+fn load<B: Backend>(backend: &B, name: &str, tuning: Tuning) -> Built<B> {
+    let dir = golden_dir().join("models").join(name);
+    let checkpoint = weights::Checkpoint::open(&dir).unwrap();
+    let blueprint = model::arch::blueprint(&weights::read_config(&dir).unwrap()).unwrap();
+    Built::new(backend, &checkpoint, blueprint, tuning, 256).unwrap()
+}
+
+fn context<'a, B: Backend>(backend: &'a B, built: &'a Built<B>) -> Context<'a, B> {
+    context_at(backend, built, &built.values)
+}
+
+fn context_at<'a, B: Backend>(backend: &'a B, built: &'a Built<B>, values: &'a Mat<B, B::Real>) -> Context<'a, B> {
+    Context { backend, params: Params { table: &built.table, values }, adapters: true, dropout: None }
+}
+
+/// One whole sequence, every token after the first scored.
+fn whole(tokens: &[u32]) -> Pack {
+    let answer = Answer { tokens, scored: None, sequence: 0, grad: true };
+    plan_packs(&[Family { prompt: &[], answers: vec![answer] }], 1 << 20).remove(0)
+}
+
+fn adapters(built: &model::Blueprint, rank: usize) -> Adapters {
+    let modules = built.linear_modules().into_iter().filter(|m| m != "lm_head").collect();
+    Adapters { rank, scale: 2.0, modules }
+}

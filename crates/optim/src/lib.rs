@@ -1,0 +1,4 @@
+//! Optimisers over ranges of a flat arena, learning-rate schedules, clipping.
+#![forbid(unsafe_code)]
+
+pub mod schedule;

@@ -1,0 +1,221 @@
+//! LoRA adapters as PEFT folders: loading and saving the pairs of factors.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::dtype::{DType, TensorInfo};
+use crate::error::Error;
+use crate::peft::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, AdapterConfig, LoraFactor, module_of, tensor_name};
+use crate::safetensors::{Mapped, SafeTensors};
+use crate::write::{write_atomic, write_file};
+
+/// The two factors of one module, row-major; both have the rank of the adapter's configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraPair<'a> {
+    /// Path of the module in the base model, as `model.layers.0.self_attn.q_proj`.
+    pub module: String,
+    /// `[r, in]`.
+    pub a: Cow<'a, [f32]>,
+    /// `[out, r]`.
+    pub b: Cow<'a, [f32]>,
+}
+
+impl LoraPair<'_> {
+    /// Width of the module's input, for rank `r`.
+    pub fn inputs(&self, r: usize) -> usize {
+        self.a.len() / r
+    }
+
+    /// Width of the module's output, for rank `r`.
+    pub fn outputs(&self, r: usize) -> usize {
+        self.b.len() / r
+    }
+}
+
+/// A LoRA adapter in memory, in f32.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// Its configuration.
+    pub config: AdapterConfig,
+    /// Its factors, sorted by module.
+    pub pairs: Vec<LoraPair<'static>>,
+}
+
+impl Adapter {
+    /// Reads a PEFT adapter folder. Which modules it has is read from the tensors; `target_modules` may be a list, a
+    /// pattern or absent. Fails on a tensor that is no LoRA factor, a factor without its partner, or another rank than
+    /// the configuration's.
+    pub fn load(dir: &Path) -> Result<Adapter, Error> {
+        let config = AdapterConfig::read(dir)?;
+        let path = dir.join(ADAPTER_WEIGHTS_FILE);
+        if !path.exists() && dir.join("adapter_model.bin").exists() {
+            let what = "only pickled PyTorch files, which can run code and are not read; save the adapter with \
+                        safe_serialization=True";
+            return Err(Error::NoWeights { dir: dir.to_owned(), what: what.to_owned() });
+        }
+        let file = SafeTensors::open(&path)?;
+        let mut factors: BTreeMap<&str, [Option<Mapped>; 2]> = BTreeMap::new();
+        for (i, info) in file.infos().enumerate() {
+            let Some((module, factor)) = module_of(&info.name) else {
+                let what =
+                    format!("tensor {:?} is no factor of a linear layer's LoRA, which is all that is read", info.name);
+                return Err(Error::adapter(&path, what));
+            };
+            factors.entry(module).or_default()[factor as usize] = Some(file.at(i));
+        }
+        if factors.is_empty() {
+            return Err(Error::adapter(&path, "no tensor is there"));
+        }
+        let pairs =
+            factors.into_iter().map(|(module, ab)| read_pair(&path, module, ab, config.r)).collect::<Result<_, _>>()?;
+        Ok(Adapter { config, pairs })
+    }
+
+    /// The factors of a module.
+    pub fn get(&self, module: &str) -> Option<&LoraPair<'static>> {
+        self.pairs.binary_search_by(|p| p.module.as_str().cmp(module)).ok().map(|i| &self.pairs[i])
+    }
+}
+
+fn read_pair(path: &Path, module: &str, ab: [Option<Mapped>; 2], r: usize) -> Result<LoraPair<'static>, Error> {
+    let (a, b) = match ab {
+        [Some(a), Some(b)] => (a, b),
+        [a, _] => {
+            let (there, absent) = if a.is_some() { ("lora_A", "lora_B") } else { ("lora_B", "lora_A") };
+            return Err(Error::adapter(path, format!("module {module:?} has {there} but no {absent}")));
+        }
+    };
+    // An unknown width is taken from the tensor itself: only the rank and the number of axes are known here.
+    a.expect_shape(&[r, a.shape().last().copied().unwrap_or(0)])?;
+    b.expect_shape(&[b.shape().first().copied().unwrap_or(0), r])?;
+    Ok(LoraPair { module: module.to_owned(), a: a.to_f32()?.into(), b: b.to_f32()?.into() })
+}
+
+/// Writes a PEFT adapter folder, made if it is not there, with factors stored as `dtype`. The configuration comes last:
+/// a folder that has it has its weights.
+///
+/// Panics if a factor is no matrix of the configuration's rank.
+pub fn save_adapter(dir: &Path, config: &AdapterConfig, pairs: &[LoraPair<'_>], dtype: DType) -> Result<(), Error> {
+    let r = config.r;
+    let mut infos = Vec::with_capacity(2 * pairs.len());
+    let by_module: BTreeMap<&str, &LoraPair<'_>> = pairs.iter().map(|p| (p.module.as_str(), p)).collect();
+    for pair in pairs {
+        let LoraPair { module, a, b } = pair;
+        assert!(
+            a.len().is_multiple_of(r) && b.len().is_multiple_of(r),
+            "{module}: {} and {} of rank {r}",
+            a.len(),
+            b.len()
+        );
+        infos.push(TensorInfo::new(tensor_name(module, LoraFactor::A), dtype, [r, pair.inputs(r)]));
+        infos.push(TensorInfo::new(tensor_name(module, LoraFactor::B), dtype, [pair.outputs(r), r]));
+    }
+    fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    write_file(&dir.join(ADAPTER_WEIGHTS_FILE), &infos, |info, sink| {
+        let (module, factor) = module_of(&info.name).expect("named above");
+        let pair = by_module[module];
+        sink.put(if factor == LoraFactor::A { &pair.a } else { &pair.b })
+    })?;
+    write_atomic(&dir.join(ADAPTER_CONFIG_FILE), &config.to_json())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::Tensor;
+    use crate::target::Targets;
+    use crate::testdir::TestDir;
+    use crate::write::write_tensors;
+    use std::path::PathBuf;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/weights").join(name)
+    }
+
+    fn config() -> AdapterConfig {
+        AdapterConfig::new(2, Targets::Names(vec!["q_proj".to_owned()]))
+    }
+
+    fn pair<'a>(module: &str, a: &'a [f32], b: &'a [f32]) -> LoraPair<'a> {
+        LoraPair { module: module.to_owned(), a: a.into(), b: b.into() }
+    }
+
+    #[test]
+    fn a_saved_adapter_reads_back() {
+        let dir = TestDir::new();
+        let out = dir.join("new/adapter");
+        let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0.5, -0.5]);
+        let pairs = [pair("m.1.q_proj", &a, &b), pair("m.0.q_proj", &a[..4], &a[..4])];
+        save_adapter(&out, &config(), &pairs, DType::F32).unwrap();
+        let adapter = Adapter::load(&out).unwrap();
+        assert_eq!(adapter.pairs, [pairs[1].clone(), pairs[0].clone()], "sorted by module");
+        let q = adapter.get("m.1.q_proj").unwrap();
+        assert_eq!((q.inputs(2), q.outputs(2)), (3, 1));
+        assert!(adapter.get("m.2.q_proj").is_none());
+        let file = SafeTensors::open(&out.join(ADAPTER_WEIGHTS_FILE)).unwrap();
+        assert_eq!(file.get("base_model.model.m.1.q_proj.lora_A.weight").unwrap().shape(), [2, 3]);
+        assert_eq!(file.get("base_model.model.m.1.q_proj.lora_B.weight").unwrap().shape(), [1, 2]);
+    }
+
+    #[test]
+    fn an_adapter_of_peft_survives_loading_and_saving_bit_for_bit() {
+        let dir = TestDir::new();
+        let adapter = Adapter::load(&fixture("adapter")).unwrap();
+        // Its targets are a regular expression: the modules come from the tensors.
+        assert!(matches!(adapter.config.target_modules, Some(Targets::Pattern(_))));
+        assert_eq!(adapter.pairs.len(), 6);
+        assert_eq!(adapter.config.scale(), 3.0);
+        save_adapter(dir.path(), &adapter.config, &adapter.pairs, DType::F32).unwrap();
+        for name in [ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE] {
+            let (ours, theirs) = (fs::read(dir.join(name)).unwrap(), fs::read(fixture("adapter").join(name)).unwrap());
+            if name == ADAPTER_CONFIG_FILE {
+                // PEFT writes no newline at the end; nothing else differs.
+                assert_eq!(String::from_utf8(ours).unwrap().trim_end(), String::from_utf8(theirs).unwrap());
+            } else {
+                assert_eq!(ours, theirs);
+            }
+        }
+    }
+
+    #[test]
+    fn adapters_that_do_not_hang_together_are_refused_by_name() {
+        let name = |factor| tensor_name("m.q_proj", factor);
+        let (a, b) = (name(LoraFactor::A), name(LoraFactor::B));
+        let embedding = "base_model.model.embed_tokens.lora_embedding_A".to_owned();
+        type Shaped<'a> = (&'a String, &'a [usize]);
+        let cases: [(&[Shaped<'_>], &str); 6] = [
+            (&[(&a, &[2, 3])], "has lora_A but no lora_B"),
+            (&[(&b, &[3, 2])], "has lora_B but no lora_A"),
+            (&[(&a, &[3, 3]), (&b, &[3, 2])], "has shape [3, 3], expected [2, 3]"),
+            (&[(&a, &[2, 3]), (&b, &[3, 1])], "has shape [3, 1], expected [3, 2]"),
+            (&[(&a, &[2, 3, 1]), (&b, &[3, 2])], "has shape [2, 3, 1]"),
+            (&[(&embedding, &[2, 3])], "is no factor of a linear layer's LoRA"),
+        ];
+        for (tensors, expected) in cases {
+            let dir = TestDir::new();
+            dir.file(ADAPTER_CONFIG_FILE, config().to_json());
+            let zeros = [0; 64];
+            let tensors: Vec<_> = tensors
+                .iter()
+                .map(|&(name, shape)| {
+                    let bytes = &zeros[..4 * shape.iter().product::<usize>()];
+                    Tensor { name, dtype: DType::F32, shape, bytes }
+                })
+                .collect();
+            write_tensors(&dir.join(ADAPTER_WEIGHTS_FILE), &tensors).unwrap();
+            let message = Adapter::load(dir.path()).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn pickled_weights_are_not_read() {
+        let dir = TestDir::new();
+        dir.file(ADAPTER_CONFIG_FILE, config().to_json());
+        assert!(matches!(Adapter::load(dir.path()), Err(Error::Io { .. })));
+        dir.file("adapter_model.bin", "");
+        assert!(Adapter::load(dir.path()).unwrap_err().to_string().contains("safe_serialization=True"));
+    }
+}

@@ -1,0 +1,40 @@
+//! Model files: safetensors, Hugging Face folders, PEFT adapters.
+//!
+//! Reading never copies a weight: [`Checkpoint`] maps the shards and hands out [`Mapped`] tensors that keep their file
+//! alive, to be used in place or converted. Writing never holds a model: [`write_model`] asks for one tensor after the
+//! other. Nothing in a model folder is executed, and no name in it leaves the folder.
+
+#![deny(unsafe_code)] // `map` alone is exempt, for memory-mapping
+
+#[cfg(target_endian = "big")]
+compile_error!("safetensors are little-endian and are used in place: a big-endian host needs a converting reader");
+
+mod adapter;
+mod checkpoint;
+pub mod convert;
+mod dtype;
+mod error;
+mod folder;
+mod header;
+mod json;
+mod map;
+mod merge;
+mod peft;
+mod safetensors;
+mod target;
+#[cfg(test)]
+mod testdir;
+mod write;
+
+pub use adapter::{Adapter, LoraPair, save_adapter};
+pub use checkpoint::Checkpoint;
+pub use convert::Element;
+pub use dtype::{DType, Tensor, TensorInfo};
+pub use error::Error;
+pub use folder::{ConfigChanges, copy_companions, read_config, write_config};
+pub use header::Fault;
+pub use merge::{MergeOptions, MergeReport, MergedModule, merge};
+pub use peft::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, AdapterConfig, LoraFactor, module_of, tensor_name};
+pub use safetensors::{Mapped, SafeTensors};
+pub use target::{Targets, resolve};
+pub use write::{Sink, write_atomic, write_file, write_model, write_tensors};

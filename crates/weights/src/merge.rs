@@ -1,0 +1,357 @@
+//! Merging a LoRA adapter into its base model: W + scale * B A, in f32, rounded once to the stored type.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::adapter::{Adapter, LoraPair};
+use crate::checkpoint::Checkpoint;
+use crate::dtype::{DType, TensorInfo};
+use crate::error::Error;
+use crate::folder::{ConfigChanges, copy_companions, read_config, write_config};
+use crate::safetensors::Mapped;
+use crate::target::leaves;
+use crate::write::{Sink, write_model};
+
+/// Elements of a weight that are in memory at once, at least one row.
+const BLOCK: usize = 1 << 18;
+
+/// How the merged model is stored.
+#[derive(Clone, Debug)]
+pub struct MergeOptions {
+    /// Type of all float tensors; `None` keeps each as it is in the base model.
+    pub dtype: Option<DType>,
+    /// Most bytes of values in one file.
+    pub max_shard_bytes: usize,
+}
+
+impl Default for MergeOptions {
+    /// Types as they are, shards of 5 GB.
+    fn default() -> MergeOptions {
+        MergeOptions { dtype: None, max_shard_bytes: 5_000_000_000 }
+    }
+}
+
+/// What merging did to one module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MergedModule {
+    /// Path of the module.
+    pub module: String,
+    /// Elements of its weight.
+    pub elements: usize,
+    /// Elements that differ from the base after rounding; 0 where the update was lost to rounding.
+    pub changed: usize,
+    /// Largest |scale * (B A)|, before rounding.
+    pub largest_update: f32,
+}
+
+/// A merged model that was written.
+#[derive(Clone, Debug)]
+pub struct MergeReport {
+    /// The new folder; [`Checkpoint::open`] reads it back.
+    pub dir: PathBuf,
+    /// Bytes of values.
+    pub bytes: usize,
+    /// The modules that the adapter is on, in its order.
+    pub modules: Vec<MergedModule>,
+    /// Files copied from the base model.
+    pub copied: Vec<String>,
+}
+
+/// Writes base plus adapter to the folder `out`, made if it is not there: weights, tokenizer, and config.json last.
+///
+/// One block of rows is in memory at a time. Fails before anything is written if a module of the adapter is not in the
+/// base, has another shape, or is quantised.
+pub fn merge(base: &Checkpoint, adapter: &Adapter, out: &Path, options: &MergeOptions) -> Result<MergeReport, Error> {
+    let config = read_config(base.dir())?;
+    if let Some(value) = config.get("quantization_config").filter(|v| !v.is_null()) {
+        return Err(Error::Unsupported {
+            path: base.dir().to_owned(),
+            key: "quantization_config".to_owned(),
+            value: value.to_string(),
+            why: "an adapter is merged into the unquantised base model; give that one",
+        });
+    }
+    check_modules(base, adapter)?;
+    fs::create_dir_all(out).map_err(Error::io("create", out))?;
+    let resolved = |dir: &Path| fs::canonicalize(dir).map_err(Error::io("open", dir));
+    if resolved(base.dir())? == resolved(out)? {
+        return Err(Error::SameFolder { path: out.to_owned() });
+    }
+
+    let infos: Vec<TensorInfo> = base.infos().map(|info| stored_as(info, options.dtype)).collect();
+    let mut merged = Vec::with_capacity(adapter.pairs.len());
+    let bytes = write_model(out, &infos, options.max_shard_bytes, |info, sink| {
+        let weight = base.get(&info.name)?;
+        match info.name.strip_suffix(".weight").and_then(|module| adapter.get(module)) {
+            Some(pair) => merged.push(merge_weight(&weight, pair, adapter, info.dtype, sink)?),
+            None if weight.dtype() == info.dtype => sink.put_bytes(weight.bytes())?,
+            None => copy_converted(&weight, sink)?,
+        }
+        weight.release();
+        Ok::<(), Error>(())
+    })?;
+    merged.sort_by(|a, b| a.module.cmp(&b.module));
+    let copied = copy_companions(base.dir(), out)?;
+    write_config(base.dir(), out, &ConfigChanges { dtype: options.dtype, ..ConfigChanges::default() })?;
+    Ok(MergeReport { dir: out.to_owned(), bytes, modules: merged, copied })
+}
+
+/// The tensor as it will be stored. The balancing bias of DeepSeek-V3's router stays what it is, as models keep it in f32.
+fn stored_as(info: &TensorInfo, dtype: Option<DType>) -> TensorInfo {
+    let keeps = !info.dtype.is_float() || info.name.ends_with(".e_score_correction_bias");
+    let dtype = dtype.filter(|_| !keeps).unwrap_or(info.dtype);
+    TensorInfo { dtype, ..info.clone() }
+}
+
+fn check_modules(base: &Checkpoint, adapter: &Adapter) -> Result<(), Error> {
+    let r = adapter.config.r;
+    for pair in &adapter.pairs {
+        let name = format!("{}.weight", pair.module);
+        if !base.contains(&name) {
+            let matrices = base.infos().filter(|i| i.shape.len() == 2).filter_map(|i| i.name.strip_suffix(".weight"));
+            let modules: BTreeSet<String> = leaves(&matrices.collect::<Vec<_>>()).into_iter().collect();
+            return Err(Error::NoTarget { target: pair.module.clone(), modules: modules.into_iter().collect() });
+        }
+        let weight = base.get_shaped(&name, &[pair.outputs(r), pair.inputs(r)])?;
+        if !weight.dtype().is_float() {
+            return Err(weight.wrong_type("F32, BF16, F16 or F64: merge into the unquantised base model"));
+        }
+    }
+    Ok(())
+}
+
+/// Puts W + scale * B A, one block of rows after the other.
+fn merge_weight(
+    weight: &Mapped,
+    pair: &LoraPair<'_>,
+    adapter: &Adapter,
+    stored: DType,
+    sink: &mut Sink<'_>,
+) -> Result<MergedModule, Error> {
+    let (r, scale) = (adapter.config.r, adapter.config.scale() as f32);
+    let (outputs, inputs) = (pair.outputs(r), pair.inputs(r));
+    let mut report =
+        MergedModule { module: pair.module.clone(), elements: outputs * inputs, changed: 0, largest_update: 0.0 };
+    // From here up a value rounds to infinity in f16.
+    let limit = if stored == DType::F16 { 65520.0 } else { f32::INFINITY };
+    let rows_at_once = (BLOCK / inputs.max(1)).clamp(1, outputs.max(1));
+    let mut block = vec![0.0; rows_at_once * inputs];
+    let mut before = block.clone();
+    let mut update = vec![0.0; inputs];
+    for first in (0..outputs).step_by(rows_at_once) {
+        let rows = rows_at_once.min(outputs - first);
+        let (block, before) = (&mut block[..rows * inputs], &mut before[..rows * inputs]);
+        weight.read_range(first * inputs, block)?;
+        before.copy_from_slice(block);
+        for (row, b_r) in block.chunks_exact_mut(inputs.max(1)).zip(pair.b[first * r..].chunks_exact(r)) {
+            add_row_update(row, b_r, &pair.a, scale, &mut update);
+            report.largest_update = update.iter().fold(report.largest_update, |m, u| m.max(u.abs()));
+        }
+        if !block.iter().all(|w| w.abs() < limit) {
+            return Err(Error::NonFinite { name: weight.name().to_owned(), dtype: stored });
+        }
+        report.changed += count_changed(before, block, stored);
+        sink.put(block)?;
+    }
+    Ok(report)
+}
+
+/// `row[i] += scale * sum_r b[r] * a[r, i]`; leaves the products with `scale` in `update`.
+fn add_row_update(row: &mut [f32], b_r: &[f32], a_ri: &[f32], scale: f32, update: &mut [f32]) {
+    update.fill(0.0);
+    for (&b, a_i) in b_r.iter().zip(a_ri.chunks_exact(row.len().max(1))) {
+        for (u, &a) in update.iter_mut().zip(a_i) {
+            *u += b * a;
+        }
+    }
+    for (w, u) in row.iter_mut().zip(update) {
+        *u *= scale;
+        *w += *u;
+    }
+}
+
+/// How many values differ once both are rounded to the stored type.
+fn count_changed(before: &[f32], after: &[f32], stored: DType) -> usize {
+    use crate::convert::Element;
+    fn count<T: Element>(before: &[f32], after: &[f32]) -> usize {
+        before.iter().zip(after).filter(|&(&b, &a)| T::from_f32(b) != T::from_f32(a)).count()
+    }
+    match stored {
+        DType::BF16 => count::<half::bf16>(before, after),
+        DType::F16 => count::<half::f16>(before, after),
+        _ => count::<f32>(before, after),
+    }
+}
+
+/// Puts all values, a block at a time, in the type that is stored.
+fn copy_converted(weight: &Mapped, sink: &mut Sink<'_>) -> Result<(), Error> {
+    let count = weight.info().element_count();
+    let mut block = vec![0.0f64; BLOCK.min(count)];
+    for start in (0..count).step_by(BLOCK) {
+        let block = &mut block[..BLOCK.min(count - start)];
+        weight.read_range(start, block)?;
+        sink.put(block)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peft::AdapterConfig;
+    use crate::target::Targets;
+    use crate::testdir::TestDir;
+    use half::bf16;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/weights").join(name)
+    }
+
+    fn adapter(module: &str, r: usize, a: Vec<f32>, b: Vec<f32>) -> Adapter {
+        let config = AdapterConfig::new(r, Targets::Names(vec!["q_proj".to_owned()]));
+        Adapter { config, pairs: vec![LoraPair { module: module.to_owned(), a: a.into(), b: b.into() }] }
+    }
+
+    /// A folder with config.json and the matrix `q_proj.weight` of shape [2, 3], and `norm.weight`.
+    fn base(dtype: DType) -> (TestDir, Checkpoint) {
+        let dir = TestDir::new();
+        dir.file("config.json", r#"{"torch_dtype": "x"}"#);
+        let infos = [TensorInfo::new("q_proj.weight", dtype, [2, 3]), TensorInfo::new("norm.weight", dtype, [1])];
+        write_model(dir.path(), &infos, 1000, |info, sink| {
+            if info.name == "norm.weight" { sink.put(&[0.1f32]) } else { sink.put(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]) }
+        })
+        .unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        (dir, checkpoint)
+    }
+
+    #[test]
+    fn merging_equals_pefts_own_merge() {
+        let out = TestDir::new();
+        let base = Checkpoint::open(&fixture("base")).unwrap();
+        let adapter = Adapter::load(&fixture("adapter")).unwrap();
+        let report = merge(&base, &adapter, out.path(), &MergeOptions::default()).unwrap();
+        let ours = Checkpoint::open(&report.dir).unwrap();
+        let theirs = Checkpoint::open(&fixture("merged")).unwrap();
+        assert!(ours.infos().eq(theirs.infos()));
+        let mut differing = 0;
+        for name in ours.names() {
+            let (ours, theirs) =
+                (ours.get(name).unwrap().to_f32().unwrap(), theirs.get(name).unwrap().to_f32().unwrap());
+            // The order of a sum of four products is all that may differ.
+            assert!(ours.iter().zip(&theirs).all(|(o, t)| (o - t).abs() <= 1e-7), "{name}");
+            differing += usize::from(base.get(name).unwrap().to_f32().unwrap() != ours);
+        }
+        assert_eq!(differing, 6);
+        assert_eq!(
+            report.modules.iter().map(|m| &m.module).collect::<Vec<_>>(),
+            adapter.pairs.iter().map(|p| &p.module).collect::<Vec<_>>()
+        );
+        assert!(report.modules.iter().all(|m| m.changed > m.elements / 2 && m.largest_update > 0.01), "{report:?}");
+        assert_eq!(
+            std::fs::read(out.join("config.json")).unwrap(),
+            std::fs::read(fixture("base/config.json")).unwrap()
+        );
+    }
+
+    #[test]
+    fn the_sum_is_made_in_f32_and_rounded_once() {
+        let (_dir, base) = base(DType::BF16);
+        let out = TestDir::new();
+        // Just above half of the step of bf16 at 1: rounding the update itself would make it the half, and 1 stay 1.
+        let update = 0.5 / 128.0 * (1.0 + 1.0 / 1024.0);
+        let adapter = adapter("q_proj", 1, vec![update, 0.0, 0.0], vec![1.0, 0.0]);
+        let report = merge(&base, &adapter, out.path(), &MergeOptions::default()).unwrap();
+        let merged = Checkpoint::open(out.path()).unwrap();
+        let weight = merged.get("q_proj.weight").unwrap();
+        assert_eq!(weight.dtype(), DType::BF16);
+        assert_eq!(weight.to_f32().unwrap(), [1.0078125, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(merged.get("norm.weight").unwrap().view::<bf16>().unwrap(), [bf16::from_f32(0.1)]);
+        let expected = MergedModule { module: "q_proj".into(), elements: 6, changed: 1, largest_update: update };
+        assert_eq!(report.modules, [expected]);
+    }
+
+    #[test]
+    fn an_update_that_rounding_loses_is_counted_as_unchanged() {
+        let (_dir, base) = base(DType::BF16);
+        let out = TestDir::new();
+        let adapter = adapter("q_proj", 1, vec![1e-4; 3], vec![1.0; 2]);
+        let report = merge(&base, &adapter, out.path(), &MergeOptions::default()).unwrap();
+        assert_eq!(report.modules[0].changed, 0);
+        // Stored wider, nothing is lost, and config.json says so.
+        let options = MergeOptions { dtype: Some(DType::F32), ..MergeOptions::default() };
+        let report = merge(&base, &adapter, out.path(), &options).unwrap();
+        assert_eq!(report.modules[0].changed, 6);
+        assert_eq!(read_config(out.path()).unwrap()["torch_dtype"], "float32");
+        let merged = Checkpoint::open(out.path()).unwrap();
+        assert_eq!(merged.get("norm.weight").unwrap().to_f32().unwrap(), [bf16::from_f32(0.1).to_f32()]);
+    }
+
+    #[test]
+    fn blocks_of_rows_make_no_difference() {
+        // More than one block of rows, with a last one that is not full.
+        let (outputs, inputs) = (3, BLOCK / 2 + 1);
+        let dir = TestDir::new();
+        dir.file("config.json", "{}");
+        let values: Vec<f32> = (0..outputs * inputs).map(|i| (i % 1013) as f32).collect();
+        let infos = [TensorInfo::new("q_proj.weight", DType::F32, [outputs, inputs])];
+        write_model(dir.path(), &infos, 1, |_, sink| sink.put(&values)).unwrap();
+        let a: Vec<f32> = (0..inputs).map(|i| (i % 7) as f32).collect();
+        let adapter = adapter("q_proj", 1, a.clone(), vec![1.0, 2.0, 3.0]);
+        let out = TestDir::new();
+        merge(&Checkpoint::open(dir.path()).unwrap(), &adapter, out.path(), &MergeOptions::default()).unwrap();
+        let merged = Checkpoint::open(out.path()).unwrap().get("q_proj.weight").unwrap();
+        let merged = merged.view::<f32>().unwrap();
+        for (o, row) in merged.chunks(inputs).enumerate() {
+            for (i, &w) in row.iter().enumerate() {
+                assert_eq!(w, values[o * inputs + i] + (o + 1) as f32 * a[i], "row {o} column {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_adapter_of_another_model_is_refused_before_anything_is_written() {
+        let (_dir, base) = base(DType::F32);
+        let dir = TestDir::new();
+        let out = dir.join("out");
+        let absent = adapter("k_proj", 1, vec![0.0; 3], vec![0.0; 2]);
+        let message = merge(&base, &absent, &out, &MergeOptions::default()).unwrap_err().to_string();
+        assert!(message.contains("\"k_proj\"") && message.contains("which has: q_proj"), "{message}");
+        let narrow = adapter("q_proj", 1, vec![0.0; 2], vec![0.0; 2]);
+        let message = merge(&base, &narrow, &out, &MergeOptions::default()).unwrap_err().to_string();
+        assert!(message.contains("has shape [2, 3], expected [2, 2]"), "{message}");
+        assert!(!out.exists());
+    }
+
+    #[test]
+    fn a_result_that_is_not_finite_is_refused() {
+        let (_dir, base) = base(DType::F16);
+        let out = TestDir::new();
+        let adapter = adapter("q_proj", 1, vec![65520.0; 3], vec![1.0, 0.0]);
+        let error = merge(&base, &adapter, out.path(), &MergeOptions::default()).unwrap_err();
+        assert!(matches!(error, Error::NonFinite { .. }), "{error}");
+        assert_eq!(error.exit_code(), 5);
+        assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+        let options = MergeOptions { dtype: Some(DType::F32), ..MergeOptions::default() };
+        assert!(merge(&base, &adapter, out.path(), &options).is_ok());
+    }
+
+    #[test]
+    fn the_base_model_is_never_the_output() {
+        let (dir, base) = base(DType::F32);
+        let adapter = adapter("q_proj", 1, vec![0.0; 3], vec![0.0; 2]);
+        let error = merge(&base, &adapter, &dir.path().join("."), &MergeOptions::default()).unwrap_err();
+        assert!(matches!(error, Error::SameFolder { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_quantised_base_is_refused() {
+        let (dir, base) = base(DType::F32);
+        dir.file("config.json", r#"{"quantization_config": {"quant_method": "bitsandbytes"}}"#);
+        let adapter = adapter("q_proj", 1, vec![0.0; 3], vec![0.0; 2]);
+        let out = TestDir::new();
+        let message = merge(&base, &adapter, out.path(), &MergeOptions::default()).unwrap_err().to_string();
+        assert!(message.contains("give that one"), "{message}");
+    }
+}
