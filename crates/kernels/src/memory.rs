@@ -46,6 +46,7 @@ pub trait Memory: Sized + Send + Sync + 'static {
     }
 
     /// A matrix with the given contents.
+    #[allow(clippy::wrong_self_convention)] // from the host, by the device
     fn from_host<T: Elem>(&self, rows: usize, cols: usize, values: &[T]) -> Mat<Self, T> {
         let mut m = self.mat(rows, cols);
         self.upload(values, m.out());
@@ -132,6 +133,9 @@ impl<B: Memory, T: Elem> Mat<B, T> {
     }
 }
 
+/// The borrow behind a pointer, and whose memory it is.
+type Tie<R, B> = PhantomData<(R, fn() -> B)>;
+
 /// A matrix to be read: `rows` x `cols`, `ld` elements from one row to the next.
 pub struct View<'a, B, T> {
     pub(crate) ptr: *const T,
@@ -141,7 +145,7 @@ pub struct View<'a, B, T> {
     pub cols: usize,
     /// Elements from one row to the next.
     pub ld: usize,
-    pub(crate) tie: PhantomData<(&'a T, fn() -> B)>,
+    pub(crate) tie: Tie<&'a T, B>,
 }
 
 impl<B, T> Clone for View<'_, B, T> {
@@ -182,7 +186,7 @@ pub struct Out<'a, B, T> {
     pub cols: usize,
     /// Elements from one row to the next.
     pub ld: usize,
-    pub(crate) tie: PhantomData<(&'a mut T, fn() -> B)>,
+    pub(crate) tie: Tie<&'a mut T, B>,
 }
 
 impl<'a, B, T> Out<'a, B, T> {

@@ -52,7 +52,7 @@ pub fn families_of_rows<'a>(rows: impl IntoIterator<Item = (&'a [u32], Answer<'a
 /// Cuts families into packs of at most `budget` rows (a family that alone exceeds it is split between its answers, and
 /// failing that gets a pack of its own).
 ///
-/// First-fit over families in descending size, ties in the caller's order: the result depends on the families and the
+/// All in the caller's order when one pack holds them; else first-fit in descending size. The result depends on the families and the
 /// budget only, never on how a step was cut into micro-batches.
 pub fn plan_packs(families: &[Family], budget: usize) -> Vec<Pack> {
     let mut pieces: Vec<Family> = Vec::new();
@@ -60,7 +60,9 @@ pub fn plan_packs(families: &[Family], budget: usize) -> Vec<Pack> {
         split(family, budget, &mut pieces);
     }
     let mut order: Vec<usize> = (0..pieces.len()).collect();
-    order.sort_by_key(|&i| std::cmp::Reverse(pieces[i].num_rows()));
+    if pieces.iter().map(Family::num_rows).sum::<usize>() > budget {
+        order.sort_by_key(|&i| std::cmp::Reverse(pieces[i].num_rows()));
+    }
     let mut bins: Vec<(usize, Vec<usize>)> = Vec::new();
     for i in order {
         let rows = pieces[i].num_rows();

@@ -14,7 +14,7 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ("data", &[]),
     ("kernels", &[]),
     ("objective", &[]),
-    ("optim", &[]),
+    ("optim", &["kernels"]),
     ("pack", &[]),
     ("rundir", &[]),
     ("testkit", &[]),

@@ -1,6 +1,6 @@
 //! AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) and the squared norm that clipping needs, over ranges of an arena.
 
-mod cpu;
+pub(crate) mod cpu;
 
 use crate::{Acc, Memory, View};
 

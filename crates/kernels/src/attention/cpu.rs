@@ -1,7 +1,7 @@
 //! Blocks of query rows against all keys they see, as two products per block; scratch is one block row of scores.
 
 use super::{Attention, AttentionGrads, AttentionSaved, AttentionShape, KeyValue, Span};
-use crate::cpu::simd::{lane_sum, vectorise};
+use crate::cpu::simd::{exp_sum, lane_max, lane_sum, loops};
 use crate::gemm::cpu::{Operand, product};
 use crate::{Cpu, Dst, Memory, Out, Real, View};
 use gemm::Parallelism;
@@ -82,19 +82,34 @@ fn times_values<E: Real>(
     }
 }
 
-/// Replaces scores by softmax probabilities, zero outside `seen`; returns the log-sum-exp.
-#[inline(always)]
-fn softmax<E: Real>(row: &mut [E], seen: Range<usize>) -> E {
-    let (before, rest) = row.split_at_mut(seen.start);
-    let (live, after) = rest.split_at_mut(seen.len());
-    before.fill(E::ZERO);
-    after.fill(E::ZERO);
-    let max = live.iter().fold(E::NEG_INFINITY, |m, &x| m.max(x));
-    live.iter_mut().for_each(|x| *x = (*x - max).exp());
-    let sum = lane_sum(live.len(), |i| live[i]);
-    let scale = E::ONE / sum;
-    live.iter_mut().for_each(|x| *x *= scale);
-    max + sum.ln()
+loops! {
+    /// One row of a block's scores.
+    trait AttentionLoops {
+        /// Replaces scores by softmax probabilities, zero outside `seen`; returns the log-sum-exp.
+        fn softmax_row(row: &mut [E], seen: Range<usize>) -> E {
+            let (before, rest) = row.split_at_mut(seen.start);
+            let (live, after) = rest.split_at_mut(seen.end - seen.start);
+            before.fill(E::ZERO);
+            after.fill(E::ZERO);
+            let max = lane_max(live);
+            let sum = exp_sum(live, max);
+            let scale = E::ONE / sum;
+            live.iter_mut().for_each(|x| *x *= scale);
+            max + sum.ln()
+        }
+        /// From scores and `do vᵀ` to `p` and `ds = p (do vᵀ - do . o)`, zero outside `seen`.
+        fn softmax_back_row(p: &mut [E], ds: &mut [E], seen: Range<usize>, lse: E, d_o: &[E], o: &[E]) {
+            let delta = lane_sum([d_o, o], |[d, o]| d * o);
+            for outside in [0..seen.start, seen.end..p.len()] {
+                p[outside.clone()].fill(E::ZERO);
+                ds[outside].fill(E::ZERO);
+            }
+            for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen]) {
+                *p = (*p - lse).exp();
+                *ds = *p * (*ds - delta);
+            }
+        }
+    }
 }
 
 /// The columns of head `j`, `width` wide.
@@ -111,7 +126,7 @@ unsafe fn alias<'a, E>(out: &Out<'a, Cpu<E>, E>) -> Out<'a, Cpu<E>, E> {
 }
 
 fn check<E: Real>(shape: &AttentionShape, q: &View<Cpu<E>, E>, kv: &KeyValue<Cpu<E>>) {
-    assert!(shape.query_heads % shape.kv_heads == 0, "{shape:?}");
+    assert!(shape.query_heads.is_multiple_of(shape.kv_heads), "{shape:?}");
     assert!(q.cols == shape.query_heads * shape.qk_width && kv.k.cols == shape.kv_heads * shape.qk_width, "{shape:?}");
     assert!(kv.v.cols == shape.kv_heads * shape.v_width && kv.k.rows == kv.v.rows, "{shape:?}");
 }
@@ -149,15 +164,13 @@ impl<E: Real> Attention for Cpu<E> {
                         own.k.rows(vis.own.clone()).cols(kc.clone()),
                     );
                     times_keys(shape.scale, q, ck, ok, scores.again());
-                    vectorise(|| {
-                        for i in 0..block.len() {
-                            let sum = softmax(scores.row_mut(i), seen(span, &block, &vis, shape.window, i));
-                            if let Some(lse) = &lse {
-                                // SAFETY: (row, head) belongs to this task alone: spans tile the rows, heads the columns.
-                                unsafe { alias(lse) }.row_mut(rows.start + i)[n] = sum;
-                            }
+                    for i in 0..block.len() {
+                        let sum = E::softmax_row(scores.row_mut(i), seen(span, &block, &vis, shape.window, i));
+                        if let Some(lse) = &lse {
+                            // SAFETY: (row, head) belongs to this task alone: spans tile the rows, heads the columns.
+                            unsafe { alias(lse) }.row_mut(rows.start + i)[n] = sum;
                         }
-                    });
+                    }
                     // SAFETY: these rows and the columns of this head belong to this task alone.
                     let o = unsafe { alias(&o) }.rows(rows.clone()).cols(head(n, shape.v_width));
                     let (cv, ov) = (
@@ -241,23 +254,11 @@ fn back_family<E: Real>(
                 let mut ds = ds_scratch.out().rows(0..block.len()).cols(0..width);
                 times_keys(shape.scale, q, k.rows(vis.context.clone()), k.rows(vis.own.clone()), p.again());
                 times_keys(1.0, d_o, v.rows(vis.context.clone()), v.rows(vis.own.clone()), ds.again());
-                vectorise(|| {
-                    for i in 0..block.len() {
-                        let (d_o, o) = (d_o.row(i), o.row(i));
-                        let delta = lane_sum(o.len(), |c| d_o[c] * o[c]);
-                        let lse = saved.lse.row(rows.start + i)[n];
-                        let live = seen(span, &block, &vis, shape.window, i);
-                        let (p, ds) = (p.row_mut(i), ds.row_mut(i));
-                        for c in (0..live.start).chain(live.end..width) {
-                            (p[c], ds[c]) = (E::ZERO, E::ZERO);
-                        }
-                        let (p, ds) = (&mut p[live.clone()], &mut ds[live]);
-                        for c in 0..p.len() {
-                            p[c] = (p[c] - lse).exp();
-                            ds[c] = p[c] * (ds[c] - delta);
-                        }
-                    }
-                });
+                for i in 0..block.len() {
+                    let lse = saved.lse.row(rows.start + i)[n];
+                    let live = seen(span, &block, &vis, shape.window, i);
+                    E::softmax_back_row(p.row_mut(i), ds.row_mut(i), live, lse, d_o.row(i), o.row(i));
+                }
                 let (p, ds) = (p.view(), ds.view());
                 times_values(
                     shape.scale,

@@ -1,6 +1,6 @@
 //! Causal attention over packed segments with shared prefixes, grouped heads and a sliding window; never a `T x T` matrix.
 
-mod cpu;
+pub(crate) mod cpu;
 #[cfg(test)]
 mod tests;
 

@@ -155,7 +155,9 @@ mod tests {
         for bytes in (0..5000).chain([1 << 20, (1 << 20) + 1, 123_456_789]) {
             let class = size_class(bytes);
             assert!(
-                class >= bytes && class % LINE == 0 && (class <= LINE || class - bytes <= (bytes / 4).max(LINE)),
+                class >= bytes
+                    && class.is_multiple_of(LINE)
+                    && (class <= LINE || class - bytes <= (bytes / 4).max(LINE)),
                 "{bytes} {class}"
             );
         }

@@ -7,11 +7,35 @@ mod stored;
 pub use buffer::CpuBuf;
 pub use stored::CpuStored;
 
+use crate::adamw::cpu::AdamwLoops;
+use crate::attention::cpu::AttentionLoops;
+use crate::head::cpu::HeadLoops;
+use crate::rmsnorm::cpu::RmsNormLoops;
+use crate::rope::cpu::RopeLoops;
+use crate::rows::cpu::RowLoops;
+use crate::swiglu::cpu::SwiGluLoops;
 use crate::{Acc, Elem, HostTensor, Memory, Out, Real, View};
 use buffer::BufferPool;
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use stored::UnpackLoops;
+
+/// The inner loops of all operators over slices of `E`.
+pub trait Loops<E>:
+    AdamwLoops<E>
+    + AttentionLoops<E>
+    + HeadLoops<E>
+    + RmsNormLoops<E>
+    + RopeLoops<E>
+    + RowLoops<E>
+    + SwiGluLoops<E>
+    + UnpackLoops<E>
+{
+}
+
+impl Loops<f32> for f32 {}
+impl Loops<f64> for f64 {}
 
 /// A CPU with its own threads. Results do not depend on their number.
 pub struct Cpu<E> {

@@ -1,7 +1,9 @@
-//! Compiles a plain loop for the instruction sets at hand and picks one at run time.
+//! Loops over rows, compiled for every instruction set at hand and for both floats, and picked at run time.
 //!
 //! The loops are written so that every instruction set gives the same bits: reductions have explicit lanes, and there is
-//! no fused multiply-add. So this only changes speed.
+//! no fused multiply-add. So the choice only changes speed.
+
+use crate::Real;
 
 /// Instruction sets worth a separate compilation.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,51 +36,130 @@ pub(crate) fn isa() -> Isa {
     Isa::Plain
 }
 
-/// Runs `work`, which must be `#[inline(always)]` down to its loops, compiled for this processor.
-#[inline]
-pub(crate) fn vectorise<R>(work: impl FnOnce() -> R) -> R {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2")]
-        fn avx512<R>(work: impl FnOnce() -> R) -> R {
-            work()
+/// Declares a trait of loops over slices of `E` and implements it for `f32` and `f64`.
+///
+/// Neither closures nor generic functions would do. Nothing makes the compiler inline a closure into a function of
+/// another instruction set, and a generic function is compiled in the crate that first uses it, with that crate's
+/// optimisation level. Bodies are generic and always inlined, down to what they call; the implementations are not.
+macro_rules! loops {
+    ($(#[$doc:meta])* trait $Loops:ident {
+        $($(#[$about:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*
+    }) => {
+        $(#[$doc])*
+        pub trait $Loops<E> {
+            $($(#[$about])* fn $name($($arg: $ty),*) $(-> $ret)?;)*
         }
-        #[target_feature(enable = "avx2")]
-        fn avx2<R>(work: impl FnOnce() -> R) -> R {
-            work()
+        mod body {
+            use super::*;
+            $(#[inline(always)] pub(super) fn $name<E: Real>($($arg: $ty),*) $(-> $ret)? $body)*
         }
-        match isa() {
-            // SAFETY: the features were detected just now.
-            Isa::Avx512 => return unsafe { avx512(work) },
-            // SAFETY: as above.
-            Isa::Avx2 => return unsafe { avx2(work) },
-            Isa::Plain => {}
+        mod single {
+            use super::*;
+            type E = f32;
+            crate::cpu::simd::loops!(@for $Loops $($name($($arg: $ty),*) $(-> $ret)?;)*);
         }
-    }
-    work()
+        mod double {
+            use super::*;
+            type E = f64;
+            crate::cpu::simd::loops!(@for $Loops $($name($($arg: $ty),*) $(-> $ret)?;)*);
+        }
+    };
+    (@for $Loops:ident $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {
+        impl $Loops<E> for E {
+            $(fn $name($($arg: $ty),*) $(-> $ret)? {
+                #[cfg(target_arch = "x86_64")]
+                #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    body::$name::<E>($($arg),*)
+                }
+                #[cfg(target_arch = "x86_64")]
+                #[target_feature(enable = "avx2")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    body::$name::<E>($($arg),*)
+                }
+                use crate::cpu::simd::{Isa, isa};
+                match isa() {
+                    // SAFETY: the features were detected.
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 => unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 => unsafe { avx2($($arg),*) },
+                    Isa::Plain => body::$name::<E>($($arg),*),
+                }
+            })*
+        }
+    };
 }
+pub(crate) use loops;
 
-/// Sum of `f(i)` over `0..n` in eight interleaved partial sums, added in a fixed order.
+/// Partial results of a reduction: two AVX-512 registers of f32, enough to hide the latency of an addition.
+pub(crate) const LANES: usize = 32;
+
+/// Joins lanes pairwise in a fixed order.
 #[inline(always)]
-pub(crate) fn lane_sum<E: crate::Real>(n: usize, f: impl Fn(usize) -> E) -> E {
-    const LANES: usize = 16;
-    let mut acc = [E::ZERO; LANES];
-    let full = n - n % LANES;
-    for base in (0..full).step_by(LANES) {
-        for (l, a) in acc.iter_mut().enumerate() {
-            *a += f(base + l);
-        }
-    }
-    for i in full..n {
-        acc[i - full] += f(i);
-    }
+pub(crate) fn join<E: Real>(mut lanes: [E; LANES], f: impl Fn(E, E) -> E) -> E {
     let mut width = LANES;
     while width > 1 {
         width /= 2;
         for l in 0..width {
-            let upper = acc[l + width];
-            acc[l] += upper;
+            lanes[l] = f(lanes[l], lanes[l + width]);
         }
     }
-    acc[0]
+    lanes[0]
+}
+
+/// Sum over columns of `f(row 0's entry, row 1's entry, ..)`; the order depends on the length only.
+#[inline(always)]
+pub(crate) fn lane_sum<T: Copy, E: Real, const N: usize>(rows: [&[T]; N], f: impl Fn([T; N]) -> E) -> E {
+    let n = rows[0].len();
+    let full = n - n % LANES;
+    let mut lanes = [E::ZERO; LANES];
+    let mut base = 0;
+    while base < full {
+        let block = rows.map(|r| &r[base..base + LANES]);
+        for l in 0..LANES {
+            lanes[l] += f(block.map(|b| b[l]));
+        }
+        base += LANES;
+    }
+    for i in full..n {
+        lanes[i - full] += f(rows.map(|r| r[i]));
+    }
+    join(lanes, |a, b| a + b)
+}
+
+/// The largest entry; minus infinity of nothing. A NaN may get lost.
+#[inline(always)]
+pub(crate) fn lane_max<E: Real>(row: &[E]) -> E {
+    let mut lanes = [E::NEG_INFINITY; LANES];
+    let blocks = row.chunks_exact(LANES);
+    let rest = blocks.remainder();
+    for block in blocks {
+        for l in 0..LANES {
+            lanes[l] = block[l].max(lanes[l]);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane = x.max(*lane);
+    }
+    join(lanes, |a, b| a.max(b))
+}
+
+/// Replaces each `x` by `exp(x - max)` and returns the sum.
+#[inline(always)]
+pub(crate) fn exp_sum<E: Real>(row: &mut [E], max: E) -> E {
+    let mut lanes = [E::ZERO; LANES];
+    let mut blocks = row.chunks_exact_mut(LANES);
+    for block in &mut blocks {
+        for l in 0..LANES {
+            block[l] = (block[l] - max).exp();
+            lanes[l] += block[l];
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(blocks.into_remainder()) {
+        *x = (*x - max).exp();
+        *lane += *x;
+    }
+    join(lanes, |a, b| a + b)
 }

@@ -1,8 +1,8 @@
 //! Frozen weights where they lie: mapped from the checkpoint, unpacked a panel of rows at a time.
 
 use super::Cpu;
+use super::simd::loops;
 use crate::{HostTensor, Real, StoredDtype, View};
-use half::{bf16, f16};
 use std::any::TypeId;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -33,7 +33,7 @@ impl CpuStored {
             StoredDtype::F32 => TypeId::of::<E>() == TypeId::of::<f32>(),
             StoredDtype::Bf16 | StoredDtype::F16 => false,
         };
-        let aligned = bytes.as_ptr() as usize % align_of::<E>() == 0;
+        let aligned = bytes.as_ptr().cast::<E>().is_aligned();
         // The pointer is read only as `E`, whose size the constructor has multiplied out.
         (same && aligned && cfg!(target_endian = "little")).then(|| View {
             ptr: bytes.as_ptr().cast(),
@@ -50,17 +50,36 @@ impl CpuStored {
         let bytes = &self.tensor.bytes.bytes()[rows.start * self.cols * size..rows.end * self.cols * size];
         let dst = &mut dst[..(rows.end - rows.start) * self.cols];
         match self.tensor.dtype {
-            StoredDtype::F32 => {
-                let from = |b: &[u8]| E::of(f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-                dst.iter_mut().zip(bytes.chunks_exact(4)).for_each(|(y, b)| *y = from(b));
+            StoredDtype::F32 => E::unpack_f32(bytes, dst),
+            StoredDtype::Bf16 => E::unpack_bf16(bytes, dst),
+            StoredDtype::F16 => E::unpack_f16(bytes, dst),
+        }
+    }
+}
+
+loops! {
+    /// Little-endian bytes to floats.
+    trait UnpackLoops {
+        fn unpack_f32(bytes: &[u8], dst: &mut [E]) {
+            for (y, b) in dst.iter_mut().zip(bytes.chunks_exact(4)) {
+                *y = E::of(f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
             }
-            StoredDtype::Bf16 => {
-                let from = |b: &[u8]| E::of(f64::from(bf16::from_le_bytes([b[0], b[1]]).to_f32()));
-                dst.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(y, b)| *y = from(b));
+        }
+        fn unpack_bf16(bytes: &[u8], dst: &mut [E]) {
+            for (y, b) in dst.iter_mut().zip(bytes.chunks_exact(2)) {
+                let bits = u32::from(u16::from_le_bytes([b[0], b[1]])) << 16;
+                *y = E::of(f64::from(f32::from_bits(bits)));
             }
-            StoredDtype::F16 => {
-                let from = |b: &[u8]| E::of(f64::from(f16::from_le_bytes([b[0], b[1]]).to_f32()));
-                dst.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(y, b)| *y = from(b));
+        }
+        /// Exponent and mantissa move into place, and a multiplication by 2^112 corrects the exponent's bias, of
+        /// subnormal numbers too; branch-free, so that it vectorises.
+        fn unpack_f16(bytes: &[u8], dst: &mut [E]) {
+            for (y, b) in dst.iter_mut().zip(bytes.chunks_exact(2)) {
+                let bits = u32::from(u16::from_le_bytes([b[0], b[1]]));
+                let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
+                let infinite = if bits & 0x7c00 == 0x7c00 { 0xff << 23 } else { 0 };
+                let value = f32::from_bits(magnitude.to_bits() | infinite | (bits & 0x8000) << 16);
+                *y = E::of(f64::from(value));
             }
         }
     }

@@ -22,11 +22,9 @@ impl<E: Real> Embed for Cpu<E> {
 
     fn embed_back(&self, tokens: View<Self, u32>, dx: View<Self, E>, dw: Acc<Self, E>) {
         assert!(tokens.cols == 1 && tokens.rows == dx.rows && dw.shape().1 == dx.cols);
-        self.each(dw.inner().col_chunks(64), |(first, mut dw)| {
+        self.each(dw.inner().col_chunks(256), |(first, mut dw)| {
             for t in 0..dx.rows {
-                let dx = &dx.row(t)[first..first + dw.cols];
-                let token = tokens.row(t)[0] as usize;
-                dw.row_mut(token).iter_mut().zip(dx).for_each(|(w, x)| *w += *x);
+                E::add_row(&dx.row(t)[first..], dw.row_mut(tokens.row(t)[0] as usize));
             }
         });
     }

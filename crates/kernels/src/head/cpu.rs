@@ -1,7 +1,7 @@
 //! Tiles of rows by vocabulary; the logits of one tile are the only ones that exist.
 
 use super::{Head, HeadExtra, HeadSaved, HeadScores};
-use crate::cpu::simd::{lane_sum, vectorise};
+use crate::cpu::simd::{exp_sum, lane_max, lane_sum, loops};
 use crate::gemm::cpu::{direct, panels};
 use crate::gemm::{Gemm, Weight};
 use crate::{Acc, Cpu, Memory, Out, Real, View};
@@ -33,27 +33,46 @@ fn tiles<E: Real>(cpu: &Cpu<E>, w: Weight<Cpu<E>>, mut work: impl FnMut(usize, V
     }
 }
 
+loops! {
+    /// One row of a tile's logits.
+    trait HeadLoops {
+        fn max_row(row: &[E]) -> E {
+            lane_max(row)
+        }
+        /// Replaces each logit by `exp(logit - max)` and returns the sum.
+        fn exp_row(row: &mut [E], max: E) -> E {
+            exp_sum(row, max)
+        }
+        /// Sum of logits, and of `exp(logit - max) * logit`.
+        fn logit_sums_row(row: &[E], max: E) -> (E, E) {
+            (lane_sum([row], |[x]| x), lane_sum([row], |[x]| (x - max).exp() * x))
+        }
+        /// Replaces each logit by `-coefficient * exp(logit - lse)`.
+        fn dlogits_row(row: &mut [E], coefficient: E, lse: E) {
+            row.iter_mut().for_each(|x| *x = -(coefficient * (*x - lse).exp()));
+        }
+    }
+}
+
 /// Takes one tile's logits into a row's statistics and leaves `exp(logit - max)` in their place; returns the factor by
 /// which earlier sums shrank.
-#[inline(always)]
 fn absorb<E: Real>(row: &mut [E], first: usize, token: u32, extra: bool, state: &mut Running<E>) -> E {
     if let Some(&logit) = (token as usize).checked_sub(first).and_then(|i| row.get(i)) {
         state.target = logit;
     }
-    let tile_max = row.iter().fold(E::NEG_INFINITY, |m, &x| m.max(x));
+    let tile_max = E::max_row(row);
     // A NaN never compares greater; the sum below carries it on to the log-probability, where it is noticed.
     let max = state.max.max(tile_max);
+    let shrink = if state.max == max { E::ONE } else { (state.max - max).exp() };
     if extra {
         if tile_max > state.max {
             state.argmax = (first + row.iter().position(|&x| x == tile_max).unwrap_or(0)) as u32;
         }
-        state.total += lane_sum(row.len(), |i| row[i]);
+        let (total, weighted) = E::logit_sums_row(row, max);
+        state.total += total;
+        state.weighted = state.weighted * shrink + weighted;
     }
-    let shrink = if state.max == max { E::ONE } else { (state.max - max).exp() };
-    let weighted = if extra { lane_sum(row.len(), |i| (row[i] - max).exp() * row[i]) } else { E::ZERO };
-    row.iter_mut().for_each(|x| *x = (*x - max).exp());
-    state.sum = state.sum * shrink + lane_sum(row.len(), |i| row[i]);
-    state.weighted = state.weighted * shrink + weighted;
+    state.sum = state.sum * shrink + E::exp_row(row, max);
     state.max = max;
     shrink
 }
@@ -117,17 +136,14 @@ impl<E: Real> Head for Cpu<E> {
                 let mut logits = scratch.out().rows(0..h.rows).cols(0..w.rows);
                 self.linear(1.0, h, Weight::Param(w), logits.again());
                 self.each(logits.again().row_chunks(16), |(at, mut logits)| {
-                    vectorise(|| {
-                        for i in 0..logits.rows {
-                            let s = rows.start + at + i;
-                            let (c, lse) = (coefficient[s], lse[s]);
-                            let row = logits.row_mut(i);
-                            row.iter_mut().for_each(|x| *x = -(c * (*x - lse).exp()));
-                            if let Some(x) = (tokens[s] as usize).checked_sub(first).and_then(|i| row.get_mut(i)) {
-                                *x += c;
-                            }
+                    for i in 0..logits.rows {
+                        let s = rows.start + at + i;
+                        let row = logits.row_mut(i);
+                        E::dlogits_row(row, coefficient[s], lse[s]);
+                        if let Some(x) = (tokens[s] as usize).checked_sub(first).and_then(|i| row.get_mut(i)) {
+                            *x += coefficient[s];
                         }
-                    });
+                    }
                 });
                 self.linear_dx(1.0, logits.view(), Weight::Param(w), Acc(dh.again().rows(rows.clone())));
                 self.linear_dw(1.0, logits.view(), h, dw.again().rows(first..first + w.rows));
@@ -181,15 +197,13 @@ fn score_rows<E: Real>(
         let tasks: Vec<_> =
             logits.again().row_chunks(16).into_iter().zip(states.chunks_mut(16)).zip(shrinks.chunks_mut(16)).collect();
         cpu.each(tasks, |(((at, mut logits), states), shrinks)| {
-            vectorise(|| {
-                for i in 0..logits.rows {
-                    shrinks[i] = absorb(logits.row_mut(i), first, tokens[at + i], extra, &mut states[i]);
-                }
-            });
+            for i in 0..logits.rows {
+                shrinks[i] = absorb(logits.row_mut(i), first, tokens[at + i], extra, &mut states[i]);
+            }
         });
         if let Some(unit) = &mut unit {
             for (s, &shrink) in shrinks.iter().enumerate().filter(|(_, s)| **s != E::ONE) {
-                unit.row_mut(s).iter_mut().for_each(|u| *u *= shrink);
+                E::scale_row(shrink, unit.row_mut(s));
             }
             cpu.linear_dx(1.0, logits.view(), Weight::Param(w), Acc(unit.again()));
         }

@@ -1,6 +1,6 @@
 //! The language-model head: log-probabilities of given tokens without ever holding a `[tokens, vocabulary]` matrix.
 
-mod cpu;
+pub(crate) mod cpu;
 #[cfg(test)]
 mod tests;
 

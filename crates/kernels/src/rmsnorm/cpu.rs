@@ -1,7 +1,7 @@
 //! One pass per row.
 
 use super::{RmsNorm, RmsNormSaved};
-use crate::cpu::simd::{lane_sum, vectorise};
+use crate::cpu::simd::{lane_sum, loops};
 use crate::{Acc, Cpu, Dst, Out, Real, View};
 
 /// Rows handed to a thread at a time.
@@ -9,10 +9,55 @@ const ROWS: usize = 32;
 /// Columns of the weight gradient handed to a thread at a time.
 const COLS: usize = 256;
 
+loops! {
+    /// One row, group by group.
+    trait RmsNormLoops {
+        fn rmsnorm_row(x: &[E], w: &[E], eps: f64, y: &mut [E], rstd: &mut [E]) {
+            let h = w.len();
+            for ((x, y), r) in x.chunks_exact(h).zip(y.chunks_exact_mut(h)).zip(rstd) {
+                let mean = lane_sum([x], |[x]| x * x) / E::of(h as f64);
+                *r = E::ONE / (mean + E::of(eps)).sqrt();
+                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                    *y = *x * *r * *w;
+                }
+            }
+        }
+        fn rmsnorm_again_row(x: &[E], w: &[E], rstd: &[E], y: &mut [E]) {
+            let h = w.len();
+            for ((x, y), r) in x.chunks_exact(h).zip(y.chunks_exact_mut(h)).zip(rstd) {
+                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                    *y = *x * *r * *w;
+                }
+            }
+        }
+        fn rmsnorm_back_row(x: &[E], w: &[E], rstd: &[E], dy: &[E], dx: &mut [E], add: bool) {
+            let h = w.len();
+            let groups = x.chunks_exact(h).zip(dy.chunks_exact(h)).zip(dx.chunks_exact_mut(h)).zip(rstd);
+            for (((x, dy), dx), r) in groups {
+                // mean(g * xhat) * rstd, so that dx = rstd * g - x * rstd * that.
+                let m = lane_sum([dy, w, x], |[dy, w, x]| dy * w * x) * *r * *r / E::of(h as f64);
+                let back = |dy: E, w: E, x: E| *r * (dy * w - x * m);
+                let entries = dx.iter_mut().zip(dy).zip(w).zip(x);
+                if add {
+                    entries.for_each(|(((dx, dy), w), x)| *dx += back(*dy, *w, *x));
+                } else {
+                    entries.for_each(|(((dx, dy), w), x)| *dx = back(*dy, *w, *x));
+                }
+            }
+        }
+        /// Adds one group's part of the weight gradient.
+        fn rmsnorm_weight_row(x: &[E], dy: &[E], rstd: E, sum: &mut [E]) {
+            for ((s, x), dy) in sum.iter_mut().zip(x).zip(dy) {
+                *s += *dy * (*x * rstd);
+            }
+        }
+    }
+}
+
 /// Groups in a row.
 fn groups<E: Real>(x: &View<Cpu<E>, E>, w: &View<Cpu<E>, E>) -> usize {
     assert!(
-        w.rows == 1 && w.cols > 0 && x.cols % w.cols == 0,
+        w.rows == 1 && w.cols > 0 && x.cols.is_multiple_of(w.cols),
         "norm over {} columns with a weight of {}",
         x.cols,
         w.cols
@@ -22,42 +67,23 @@ fn groups<E: Real>(x: &View<Cpu<E>, E>, w: &View<Cpu<E>, E>) -> usize {
 
 impl<E: Real> RmsNorm for Cpu<E> {
     fn rmsnorm(&self, x: View<Self, E>, w: View<Self, E>, eps: f64, y: Out<Self, E>, rstd: Out<Self, E>) {
-        let (g, h) = (groups(&x, &w), w.cols);
+        let g = groups(&x, &w);
         assert!(y.rows == x.rows && y.cols == x.cols && rstd.rows == x.rows && rstd.cols == g);
         let tasks = y.row_chunks(ROWS).into_iter().zip(rstd.row_chunks(ROWS)).collect();
         self.each(tasks, |((first, mut y), (_, mut rstd))| {
-            vectorise(|| {
-                let w = w.row(0);
-                for t in 0..y.rows {
-                    let x = x.row(first + t);
-                    for j in 0..g {
-                        let x = &x[j * h..(j + 1) * h];
-                        let mean = lane_sum(h, |i| x[i] * x[i]) / E::of(h as f64);
-                        let r = E::ONE / (mean + E::of(eps)).sqrt();
-                        rstd.row_mut(t)[j] = r;
-                        let y = &mut y.row_mut(t)[j * h..(j + 1) * h];
-                        (0..h).for_each(|i| y[i] = x[i] * r * w[i]);
-                    }
-                }
-            });
+            for t in 0..y.rows {
+                E::rmsnorm_row(x.row(first + t), w.row(0), eps, y.row_mut(t), rstd.row_mut(t));
+            }
         });
     }
 
     fn rmsnorm_again(&self, x: View<Self, E>, w: View<Self, E>, rstd: View<Self, E>, y: Out<Self, E>) {
-        let (g, h) = (groups(&x, &w), w.cols);
+        let g = groups(&x, &w);
         assert!(y.rows == x.rows && y.cols == x.cols && rstd.rows == x.rows && rstd.cols == g);
         self.each(y.row_chunks(ROWS), |(first, mut y)| {
-            vectorise(|| {
-                let w = w.row(0);
-                for t in 0..y.rows {
-                    let (x, r) = (x.row(first + t), rstd.row(first + t));
-                    for j in 0..g {
-                        let (x, r) = (&x[j * h..(j + 1) * h], r[j]);
-                        let y = &mut y.row_mut(t)[j * h..(j + 1) * h];
-                        (0..h).for_each(|i| y[i] = x[i] * r * w[i]);
-                    }
-                }
-            });
+            for t in 0..y.rows {
+                E::rmsnorm_again_row(x.row(first + t), w.row(0), rstd.row(first + t), y.row_mut(t));
+            }
         });
     }
 
@@ -71,49 +97,26 @@ impl<E: Real> RmsNorm for Cpu<E> {
         let RmsNormSaved { x, w, rstd } = saved;
         let Dst { out: dx, add } = dx.into();
         let (g, h) = (groups(&x, &w), w.cols);
-        assert!(
-            dy.rows == x.rows
-                && dy.cols == x.cols
-                && dx.rows == x.rows
-                && dx.cols == x.cols
-                && rstd.rows == x.rows
-                && rstd.cols == g
-        );
+        let shape = (x.rows, x.cols);
+        assert!((dy.rows, dy.cols) == shape && (dx.rows, dx.cols) == shape && (rstd.rows, rstd.cols) == (x.rows, g));
         self.each(dx.row_chunks(ROWS), |(first, mut dx)| {
-            vectorise(|| {
-                let w = w.row(0);
-                for t in 0..dx.rows {
-                    let (x, dy, r) = (x.row(first + t), dy.row(first + t), rstd.row(first + t));
-                    for j in 0..g {
-                        let (x, dy, r) = (&x[j * h..(j + 1) * h], &dy[j * h..(j + 1) * h], r[j]);
-                        let dx = &mut dx.row_mut(t)[j * h..(j + 1) * h];
-                        // mean(g * xhat) * rstd, so that dx = rstd * g - x * rstd * that.
-                        let m = lane_sum(h, |i| dy[i] * w[i] * x[i]) * r * r / E::of(h as f64);
-                        let back = |i: usize| r * (dy[i] * w[i] - x[i] * m);
-                        if add {
-                            (0..h).for_each(|i| dx[i] += back(i));
-                        } else {
-                            (0..h).for_each(|i| dx[i] = back(i));
-                        }
-                    }
-                }
-            });
+            for t in 0..dx.rows {
+                let row = first + t;
+                E::rmsnorm_back_row(x.row(row), w.row(0), rstd.row(row), dy.row(row), dx.row_mut(t), add);
+            }
         });
         let Some(dw) = dw else { return };
         assert!(dw.shape() == (1, h));
         self.each(dw.inner().col_chunks(COLS), |(first, mut dw)| {
-            vectorise(|| {
-                let mut sum = vec![E::ZERO; dw.cols];
-                for t in 0..x.rows {
-                    let (x, dy, r) = (x.row(t), dy.row(t), rstd.row(t));
-                    for j in 0..g {
-                        let at = j * h + first;
-                        let (x, dy, r) = (&x[at..at + sum.len()], &dy[at..at + sum.len()], r[j]);
-                        (0..sum.len()).for_each(|i| sum[i] += dy[i] * (x[i] * r));
-                    }
+            let mut sum = vec![E::ZERO; dw.cols];
+            for t in 0..x.rows {
+                for (j, &r) in rstd.row(t).iter().enumerate() {
+                    let at = j * h + first;
+                    let cols = at..at + sum.len();
+                    E::rmsnorm_weight_row(&x.row(t)[cols.clone()], &dy.row(t)[cols], r, &mut sum);
                 }
-                dw.row_mut(0).iter_mut().zip(&sum).for_each(|(d, s)| *d += *s);
-            });
+            }
+            E::add_row(&sum, dw.row_mut(0));
         });
     }
 }

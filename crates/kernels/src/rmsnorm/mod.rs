@@ -1,6 +1,6 @@
 //! Root-mean-square normalisation (Zhang and Sennrich 2019, arXiv 1910.07467), over whole rows or over each head.
 
-mod cpu;
+pub(crate) mod cpu;
 
 use crate::{Acc, Dst, Memory, Out, View};
 

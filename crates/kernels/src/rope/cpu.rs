@@ -1,8 +1,32 @@
 //! In place, row by row.
 
 use super::{Rope, RopeLayout, RopeTable};
-use crate::cpu::simd::vectorise;
+use crate::cpu::simd::loops;
 use crate::{Cpu, Out, Real, View};
+
+loops! {
+    /// One row, head by head.
+    trait RopeLoops {
+        fn rope_half_split_row(x: &mut [E], head_width: usize, cos: &[E], sin: &[E], sign: E) {
+            let half = cos.len();
+            for head in x.chunks_exact_mut(head_width) {
+                let (a, b) = head[..2 * half].split_at_mut(half);
+                for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                    let s = *s * sign;
+                    (*a, *b) = (*a * *c - *b * s, *b * *c + *a * s);
+                }
+            }
+        }
+        fn rope_interleaved_row(x: &mut [E], head_width: usize, cos: &[E], sin: &[E], sign: E) {
+            for head in x.chunks_exact_mut(head_width) {
+                for ((pair, c), s) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
+                    let s = *s * sign;
+                    (pair[0], pair[1]) = (pair[0] * *c - pair[1] * s, pair[1] * *c + pair[0] * s);
+                }
+            }
+        }
+    }
+}
 
 impl<E: Real> Rope for Cpu<E> {
     fn rope(
@@ -13,34 +37,19 @@ impl<E: Real> Rope for Cpu<E> {
         head_width: usize,
         inverse: bool,
     ) {
-        let half = table.cos.cols;
-        assert!(2 * half <= head_width && x.cols % head_width == 0 && positions.cols == 1 && positions.rows == x.rows);
+        let (cos, sin) = (table.cos, table.sin);
+        assert!(2 * cos.cols <= head_width && sin.cols == cos.cols && x.cols.is_multiple_of(head_width));
+        assert!(positions.cols == 1 && positions.rows == x.rows);
         let sign = if inverse { -E::ONE } else { E::ONE };
-        let (cos, sin, layout) = (table.cos, table.sin, table.layout);
+        let rotate = match table.layout {
+            RopeLayout::HalfSplit => E::rope_half_split_row,
+            RopeLayout::Interleaved => E::rope_interleaved_row,
+        };
         self.each(x.row_chunks(32), |(first, mut x)| {
-            vectorise(|| {
-                for t in 0..x.rows {
-                    let p = positions.row(first + t)[0] as usize;
-                    let (cos, sin) = (cos.row(p), sin.row(p));
-                    for head in x.row_mut(t).chunks_exact_mut(head_width) {
-                        match layout {
-                            RopeLayout::HalfSplit => {
-                                let (a, b) = head[..2 * half].split_at_mut(half);
-                                for i in 0..half {
-                                    let (c, s) = (cos[i], sin[i] * sign);
-                                    (a[i], b[i]) = (a[i] * c - b[i] * s, b[i] * c + a[i] * s);
-                                }
-                            }
-                            RopeLayout::Interleaved => {
-                                for (i, pair) in head[..2 * half].chunks_exact_mut(2).enumerate() {
-                                    let (c, s) = (cos[i], sin[i] * sign);
-                                    (pair[0], pair[1]) = (pair[0] * c - pair[1] * s, pair[1] * c + pair[0] * s);
-                                }
-                            }
-                        }
-                    }
-                }
-            });
+            for t in 0..x.rows {
+                let p = positions.row(first + t)[0] as usize;
+                rotate(x.row_mut(t), head_width, cos.row(p), sin.row(p), sign);
+            }
         });
     }
 }

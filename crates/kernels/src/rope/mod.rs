@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al. 2021, arXiv 2104.09864).
 
-mod cpu;
+pub(crate) mod cpu;
 
 use crate::{Memory, Out, View};
 

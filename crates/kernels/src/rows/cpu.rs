@@ -1,18 +1,74 @@
 //! Plain loops; sums over rows split columns between threads, so that their order is fixed.
 
 use super::RowOps;
-use crate::cpu::simd::vectorise;
+use crate::cpu::simd::loops;
 use crate::{Acc, Cpu, Out, Real, View};
 
+/// Rows handed to a thread at a time.
 const ROWS: usize = 64;
+/// Columns handed to a thread at a time where rows are summed.
+const COLS: usize = 256;
+
+loops! {
+    /// One row.
+    trait RowLoops {
+        fn add_row(x: &[E], y: &mut [E]) {
+            y.iter_mut().zip(x).for_each(|(y, x)| *y += *x);
+        }
+        fn add_scaled_row(scale: E, x: &[E], y: &mut [E]) {
+            y.iter_mut().zip(x).for_each(|(y, x)| *y += scale * *x);
+        }
+        fn scale_row(scale: E, y: &mut [E]) {
+            y.iter_mut().for_each(|y| *y *= scale);
+        }
+        fn dropout_row(mask: Mask, x: &[E], y: &mut [E]) {
+            let scale = E::of(mask.scale);
+            for (i, (y, x)) in y.iter_mut().zip(x).enumerate() {
+                *y = if mask.keeps(i as u64) { *x * scale } else { E::ZERO };
+            }
+        }
+        fn dropout_add_row(mask: Mask, x: &[E], y: &mut [E]) {
+            let scale = E::of(mask.scale);
+            for (i, (y, x)) in y.iter_mut().zip(x).enumerate() {
+                *y += if mask.keeps(i as u64) { *x * scale } else { E::ZERO };
+            }
+        }
+    }
+}
+
+/// Which columns of a row dropout keeps.
+#[derive(Clone, Copy)]
+pub struct Mask {
+    start: u64,
+    threshold: u64,
+    scale: f64,
+}
+
+impl Mask {
+    fn new(p: f64, key: u64, row: u64) -> Mask {
+        Mask { start: mix(key ^ mix(row)), threshold: (p * (1u64 << 32) as f64) as u64, scale: 1.0 / (1.0 - p) }
+    }
+
+    #[inline(always)]
+    fn keeps(self, i: u64) -> bool {
+        mix(self.start.wrapping_add(i)) >> 32 >= self.threshold
+    }
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection that passes the usual avalanche tests.
+#[inline(always)]
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
 
 impl<E: Real> RowOps for Cpu<E> {
     fn add(&self, x: View<Self, E>, y: Acc<Self, E>) {
         assert!(y.shape() == (x.rows, x.cols));
         self.each(y.inner().row_chunks(ROWS), |(first, mut y)| {
-            vectorise(|| {
-                (0..y.rows).for_each(|t| y.row_mut(t).iter_mut().zip(x.row(first + t)).for_each(|(y, x)| *y += *x))
-            });
+            (0..y.rows).for_each(|t| E::add_row(x.row(first + t), y.row_mut(t)))
         });
     }
 
@@ -26,20 +82,16 @@ impl<E: Real> RowOps for Cpu<E> {
     fn add_bias(&self, bias: View<Self, E>, y: Acc<Self, E>) {
         assert!(bias.rows == 1 && bias.cols == y.shape().1);
         self.each(y.inner().row_chunks(ROWS), |(_, mut y)| {
-            vectorise(|| {
-                (0..y.rows).for_each(|t| y.row_mut(t).iter_mut().zip(bias.row(0)).for_each(|(y, b)| *y += *b))
-            });
+            (0..y.rows).for_each(|t| E::add_row(bias.row(0), y.row_mut(t)))
         });
     }
 
     fn bias_back(&self, dy: View<Self, E>, db: Acc<Self, E>) {
         assert!(db.shape() == (1, dy.cols));
-        self.each(db.inner().col_chunks(64), |(first, mut db)| {
+        self.each(db.inner().col_chunks(COLS), |(first, mut db)| {
             let mut sum = vec![E::ZERO; db.cols];
-            for t in 0..dy.rows {
-                sum.iter_mut().zip(&dy.row(t)[first..]).for_each(|(s, d)| *s += *d);
-            }
-            db.row_mut(0).iter_mut().zip(&sum).for_each(|(d, s)| *d += *s);
+            (0..dy.rows).for_each(|t| E::add_row(&dy.row(t)[first..], &mut sum));
+            E::add_row(&sum, db.row_mut(0));
         });
     }
 
@@ -57,10 +109,10 @@ impl<E: Real> RowOps for Cpu<E> {
 
     fn scatter_add(&self, x: View<Self, E>, rows: &[u32], scale: &[E], y: Acc<Self, E>) {
         assert!(x.rows == rows.len() && y.shape().1 == x.cols && (scale.is_empty() || scale.len() == rows.len()));
-        self.each(y.inner().col_chunks(256), |(first, mut y)| {
+        self.each(y.inner().col_chunks(COLS), |(first, mut y)| {
             for (s, &row) in rows.iter().enumerate() {
                 let c = scale.get(s).copied().unwrap_or(E::ONE);
-                y.row_mut(row as usize).iter_mut().zip(&x.row(s)[first..]).for_each(|(y, x)| *y += c * *x);
+                E::add_scaled_row(c, &x.row(s)[first..], y.row_mut(row as usize));
             }
         });
     }
@@ -69,8 +121,7 @@ impl<E: Real> RowOps for Cpu<E> {
         assert!(y.rows == x.rows && y.cols == x.cols);
         self.each(y.row_chunks(ROWS), |(first, mut y)| {
             for t in 0..y.rows {
-                let keep = kept::<E>(p, key, (first + t) as u64);
-                y.row_mut(t).iter_mut().zip(x.row(first + t)).enumerate().for_each(|(i, (y, x))| *y = *x * keep(i));
+                E::dropout_row(Mask::new(p, key, (first + t) as u64), x.row(first + t), y.row_mut(t));
             }
         });
     }
@@ -79,25 +130,8 @@ impl<E: Real> RowOps for Cpu<E> {
         assert!(y.shape() == (x.rows, x.cols));
         self.each(y.inner().row_chunks(ROWS), |(first, mut y)| {
             for t in 0..y.rows {
-                let keep = kept::<E>(p, key, (first + t) as u64);
-                y.row_mut(t).iter_mut().zip(x.row(first + t)).enumerate().for_each(|(i, (y, x))| *y += *x * keep(i));
+                E::dropout_add_row(Mask::new(p, key, (first + t) as u64), x.row(first + t), y.row_mut(t));
             }
         });
     }
-}
-
-/// The factor of column `i`: `1 / (1 - p)` where the hash keeps it, else 0.
-fn kept<E: Real>(p: f64, key: u64, row: u64) -> impl Fn(usize) -> E {
-    let threshold = (p * (1u64 << 32) as f64) as u64;
-    let scale = E::of(1.0 / (1.0 - p));
-    let start = mix(key ^ mix(row));
-    move |i| if mix(start.wrapping_add(i as u64)) >> 32 >= threshold { scale } else { E::ZERO }
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection that passes the usual avalanche tests.
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }

@@ -1,6 +1,6 @@
 //! Movement and addition of rows: residuals, biases, gather and scatter, dropout.
 
-mod cpu;
+pub(crate) mod cpu;
 
 use crate::{Acc, Memory, Out, View};
 

@@ -1,7 +1,7 @@
 //! Elementwise over rows.
 
 use super::SwiGlu;
-use crate::cpu::simd::vectorise;
+use crate::cpu::simd::loops;
 use crate::{Cpu, Out, Real, View};
 
 #[inline(always)]
@@ -9,16 +9,31 @@ fn sigmoid<E: Real>(x: E) -> E {
     E::ONE / (E::ONE + (-x).exp())
 }
 
+loops! {
+    /// One row.
+    trait SwiGluLoops {
+        fn swiglu_row(gate: &[E], up: &[E], a: &mut [E]) {
+            for ((a, g), u) in a.iter_mut().zip(gate).zip(up) {
+                *a = *g * sigmoid(*g) * *u;
+            }
+        }
+        fn swiglu_back_row(gate: &[E], up: &[E], da: &[E], dgate: &mut [E], dup: &mut [E]) {
+            for ((((dg, du), g), u), da) in dgate.iter_mut().zip(dup).zip(gate).zip(up).zip(da) {
+                let s = sigmoid(*g);
+                *du = *da * (*g * s);
+                *dg = *da * *u * (s * (E::ONE + *g * (E::ONE - s)));
+            }
+        }
+    }
+}
+
 impl<E: Real> SwiGlu for Cpu<E> {
     fn swiglu(&self, gate: View<Self, E>, up: View<Self, E>, a: Out<Self, E>) {
         assert!(gate.rows == a.rows && up.rows == a.rows && gate.cols == a.cols && up.cols == a.cols);
         self.each(a.row_chunks(16), |(first, mut a)| {
-            vectorise(|| {
-                for t in 0..a.rows {
-                    let (g, u, a) = (gate.row(first + t), up.row(first + t), a.row_mut(t));
-                    (0..a.len()).for_each(|i| a[i] = g[i] * sigmoid(g[i]) * u[i]);
-                }
-            });
+            for t in 0..a.rows {
+                E::swiglu_row(gate.row(first + t), up.row(first + t), a.row_mut(t));
+            }
         });
     }
 
@@ -34,17 +49,10 @@ impl<E: Real> SwiGlu for Cpu<E> {
         assert!([gate.cols, up.cols, dgate.cols, dup.cols].iter().all(|&c| c == da.cols));
         let tasks = dgate.row_chunks(16).into_iter().zip(dup.row_chunks(16)).collect();
         self.each(tasks, |((first, mut dgate), (_, mut dup))| {
-            vectorise(|| {
-                for t in 0..dgate.rows {
-                    let (g, u, da) = (gate.row(first + t), up.row(first + t), da.row(first + t));
-                    let (dg, du) = (dgate.row_mut(t), dup.row_mut(t));
-                    for i in 0..da.len() {
-                        let s = sigmoid(g[i]);
-                        du[i] = da[i] * (g[i] * s);
-                        dg[i] = da[i] * u[i] * (s * (E::ONE + g[i] * (E::ONE - s)));
-                    }
-                }
-            });
+            for t in 0..dgate.rows {
+                let row = first + t;
+                E::swiglu_back_row(gate.row(row), up.row(row), da.row(row), dgate.row_mut(t), dup.row_mut(t));
+            }
         });
     }
 }

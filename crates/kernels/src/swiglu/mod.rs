@@ -1,6 +1,6 @@
 //! The gated activation of a decoder's feed-forward layer (Shazeer 2020, arXiv 2002.05202).
 
-mod cpu;
+pub(crate) mod cpu;
 
 use crate::{Memory, Out, View};
 

@@ -1,0 +1,3 @@
+//! The prospect command line.
+#![forbid(unsafe_code)]
+fn main() {}

@@ -1,0 +1,562 @@
+//! The configuration as plain values: what `train` reads, resolved and complete.
+//!
+//! Paths are as they were written, relative to the current directory, as in TRL. Nothing here was looked up on disk.
+
+use std::path::PathBuf;
+
+/// One run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `compat: trl`: TRL's conventions throughout, for comparison runs. The single settings below follow it already.
+    pub compat_trl: bool,
+    /// The base model.
+    pub model: Model,
+    /// What is trained of it.
+    pub tuning: Tuning,
+    /// Rows.
+    pub data: Data,
+    /// Loss.
+    pub objective: Objective,
+    /// How long.
+    pub duration: Duration,
+    /// Rows per step.
+    pub batch: Batch,
+    /// AdamW and clipping.
+    pub optimizer: Optimizer,
+    /// Learning rate over the steps.
+    pub schedule: Schedule,
+    /// Evaluation and what is best.
+    pub evaluation: Evaluation,
+    /// Run folder and checkpoints.
+    pub saving: Saving,
+    /// What is logged and where to.
+    pub logging: Logging,
+    /// How it is computed; no field changes what is computed, but for `seed`.
+    pub engine: Engine,
+}
+
+impl Config {
+    /// Whether the objective needs a reference model.
+    pub fn needs_reference(&self) -> bool {
+        matches!(self.objective, Objective::Kto(_))
+    }
+
+    /// Probability of dropout before A in training: 0 without an adapter and where `disable_dropout` holds.
+    /// For an adapter that is continued it is what the YAML says, else `recorded`, its own configuration's.
+    pub fn adapter_dropout(&self, recorded: f64) -> f64 {
+        let disabled = matches!(&self.objective, Objective::Kto(kto) if kto.disable_dropout);
+        match &self.tuning {
+            Tuning::Full => 0.0,
+            _ if disabled => 0.0,
+            Tuning::Lora(lora) => lora.dropout,
+            Tuning::Adapter { claims, .. } => claims.dropout.unwrap_or(recorded),
+        }
+    }
+}
+
+/// The base model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// A folder in the Hugging Face layout.
+    pub path: PathBuf,
+    /// How weights are stored in memory; arithmetic is float32.
+    pub dtype: Dtype,
+}
+
+/// Storage of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// 4 bytes each.
+    Float32,
+    /// 2 bytes each.
+    Bfloat16,
+    /// As in the files; float16 is held as float32.
+    Auto,
+}
+
+/// What is trained.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tuning {
+    /// Every weight.
+    Full,
+    /// A fresh adapter: A random, B zero.
+    Lora(Lora),
+    /// An adapter that exists; its initial state is the KTO reference.
+    Adapter {
+        /// A folder in PEFT's layout.
+        path: PathBuf,
+        /// What the YAML says about it; each must agree with its `adapter_config.json`.
+        claims: LoraClaims,
+    },
+}
+
+/// A fresh LoRA adapter: W + scale * B A.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lora {
+    /// Rank, >= 1.
+    pub r: usize,
+    /// scale = alpha / r, or alpha / sqrt(r) with `rslora`.
+    pub alpha: f64,
+    /// As PEFT records it; whether it acts is [`Config::adapter_dropout`].
+    pub dropout: f64,
+    /// Which linear layers.
+    pub targets: Targets,
+    /// Rank-stabilised scale.
+    pub rslora: bool,
+}
+
+/// `lora_*` keys written beside `adapter_name_or_path`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LoraClaims {
+    /// `lora_r`
+    pub r: Option<usize>,
+    /// `lora_alpha`
+    pub alpha: Option<f64>,
+    /// `lora_dropout`
+    pub dropout: Option<f64>,
+    /// `lora_target_modules`
+    pub targets: Option<Targets>,
+    /// `use_rslora`
+    pub rslora: Option<bool>,
+}
+
+/// Which linear layers carry an adapter (PEFT's rules).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Targets {
+    /// PEFT's own choice for the architecture.
+    Default,
+    /// Every linear layer but the head.
+    AllLinear,
+    /// Layers whose dotted name is, or ends in a dot and, one of these.
+    Names(Vec<String>),
+    /// Layers whose whole dotted name matches.
+    Regex(String),
+}
+
+/// Rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Data {
+    /// Files or folders, at least one.
+    pub train: Vec<PathBuf>,
+    /// Files or folders; empty when none were named.
+    pub eval: Vec<PathBuf>,
+    /// Rows split off `train` by hash; never together with `eval`.
+    pub val_size: Option<ValSize>,
+    /// Split of a folder that is trained on.
+    pub train_split: String,
+    /// Split of a folder that is evaluated on, when it has one.
+    pub test_split: String,
+    /// Field of plain-text rows (SFT).
+    pub text_field: String,
+    /// A Jinja file or a folder with a tokenizer, instead of the model's own template.
+    pub chat_template: Option<PathBuf>,
+    /// Tokens per row, >= 1; `None` for no limit but the model's.
+    pub max_length: Option<usize>,
+    /// What happens to longer rows.
+    pub truncation: Truncation,
+    /// What happens to rows that cannot be read.
+    pub bad_rows: BadRows,
+    /// A new order every epoch; KTO moves pairing groups as a whole.
+    pub shuffle: bool,
+}
+
+/// Size of the evaluation split.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ValSize {
+    /// In (0, 1).
+    Fraction(f64),
+    /// >= 1.
+    Rows(usize),
+}
+
+/// Rows over `max_length`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Truncation {
+    /// Their end is cut; a row whose prompt leaves no room is dropped and counted.
+    KeepStart,
+    /// They are dropped and counted.
+    Drop,
+}
+
+/// Rows that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadRows {
+    /// Stop, and say where.
+    Error,
+    /// Leave them out and count them.
+    Skip,
+}
+
+/// Loss.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Objective {
+    /// `trainer: kto`
+    Kto(Kto),
+    /// `trainer: sft`
+    Sft(Sft),
+}
+
+/// KTO and its variants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kto {
+    /// The row loss.
+    pub loss: KtoLoss,
+    /// Strength of the reference, > 0: reward = beta * log-ratio.
+    pub beta: f64,
+    /// Weight of desirable rows.
+    pub desirable_weight: Weight,
+    /// Weight of undesirable rows; not both weights are automatic.
+    pub undesirable_weight: Weight,
+    /// Which rows share a KL estimate z0.
+    pub z0_scope: Z0Scope,
+    /// Where mismatched completions come from.
+    pub pairing: Pairing,
+    /// How row losses become the step's loss.
+    pub normalisation: Normalisation,
+    /// A step of one class.
+    pub homogeneous_batch: HomogeneousBatch,
+    /// Reference log-probabilities are cached before training even where the policy can compute them.
+    pub precompute_ref_log_probs: bool,
+    /// No dropout anywhere.
+    pub disable_dropout: bool,
+    /// Warn above this z0, in nats per completion.
+    pub kl_warn: Option<f64>,
+    /// Save and stop above this z0, in nats per completion.
+    pub kl_stop: Option<f64>,
+}
+
+/// The loss of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KtoLoss {
+    /// 1 - sigma(+-beta (r - z0))
+    Kto,
+    /// z0 enters with the sign of r.
+    KtoS,
+    /// z0 = 0, no mismatched rows.
+    ApoZeroUnpaired,
+}
+
+/// Weight of a class.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Weight {
+    /// >= 0
+    Number(f64),
+    /// From the class counts, by the paper's Eq. 9.
+    Auto,
+}
+
+/// Rows that share one z0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Z0Scope {
+    /// All rows of an optimiser step.
+    Step,
+    /// The rows of a micro-batch, as in TRL.
+    MicroBatch,
+}
+
+/// Mismatched completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    /// A fixed derangement within groups; the partner's prompt differs.
+    Group,
+    /// TRL's rotation by one inside each batch of `per_device_train_batch_size` rows in file order.
+    Trl,
+}
+
+/// From row losses to the loss of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Normalisation {
+    /// The mean over the rows of the step.
+    Rows,
+    /// The mean over micro-batches of their means, as in TRL.
+    MeanOfMeans,
+}
+
+/// A step whose rows are all desirable or all undesirable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HomogeneousBatch {
+    /// Its exact loss.
+    Exact,
+    /// No update.
+    Skip,
+}
+
+/// Supervised fine-tuning: the mean negative log-likelihood over target tokens of the step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sft {
+    /// Targets are completions only; `None`: yes for rows with prompt and completion.
+    pub completion_only_loss: Option<bool>,
+    /// Targets are assistant turns only; the template must mark them.
+    pub assistant_only_loss: bool,
+    /// A batch row is a bin of `max_length` tokens; `None` for one row each.
+    pub packing: Option<Packing>,
+}
+
+/// How bins are filled; attention is block-diagonal always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// Best fit, longest first; overlong rows are cut.
+    Bfd,
+    /// Best fit, longest first; overlong rows are split.
+    BfdSplit,
+    /// One stream of tokens, cut anywhere.
+    Wrapped,
+}
+
+/// Length of the run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Duration {
+    /// Optimiser steps, >= 1; the data repeat.
+    Steps(usize),
+    /// Passes over the rows, > 0; steps = ceil(epochs * steps per epoch).
+    Epochs(f64),
+}
+
+/// Rows per step; all >= 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Rows per micro-batch in training.
+    pub train_rows: usize,
+    /// Micro-batches per optimiser step.
+    pub accumulation: usize,
+    /// Rows per micro-batch in evaluation.
+    pub eval_rows: usize,
+}
+
+/// AdamW.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Optimizer {
+    /// The name in `optim`; both are the same arithmetic.
+    pub name: OptimizerName,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Decay of the first moment, in [0, 1).
+    pub beta1: f64,
+    /// Decay of the second moment, in [0, 1).
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled; not on norms and biases.
+    pub weight_decay: f64,
+    /// Clip to this norm; `None` for no clipping.
+    pub max_grad_norm: Option<f64>,
+}
+
+/// Names of AdamW.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptimizerName {
+    /// `adamw_torch`
+    AdamwTorch,
+    /// `adamw_torch_fused`
+    AdamwTorchFused,
+}
+
+/// Learning rate over the steps, as transformers computes it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Schedule {
+    /// Its shape after the warm-up.
+    pub kind: ScheduleKind,
+    /// Its beginning.
+    pub warmup: Warmup,
+}
+
+/// Warm-up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Warmup {
+    /// A count of steps, 0 for none.
+    Steps(usize),
+    /// A share of all steps, in (0, 1): ceil(share * steps).
+    Ratio(f64),
+}
+
+/// Shape of the learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ScheduleKind {
+    /// To 0 in a line.
+    Linear,
+    /// Along a cosine.
+    Cosine {
+        /// Waves; 0.5 ends at 0.
+        num_cycles: f64,
+    },
+    /// Along a cosine to a floor.
+    CosineWithMinLr {
+        /// Waves; 0.5 ends at the floor.
+        num_cycles: f64,
+        /// The floor.
+        floor: Floor,
+    },
+    /// Cosines with hard restarts.
+    CosineWithRestarts {
+        /// Whole number of cosines.
+        num_cycles: usize,
+    },
+    /// A power of what is left.
+    Polynomial {
+        /// The last learning rate.
+        lr_end: f64,
+        /// The power.
+        power: f64,
+    },
+    /// No change and no warm-up, as in transformers.
+    Constant,
+    /// No change after the warm-up.
+    ConstantWithWarmup,
+    /// 1 / sqrt of the step.
+    InverseSqrt {
+        /// Steps; `None`: the warm-up's, or 10000.
+        timescale: Option<usize>,
+    },
+    /// Up, level, down.
+    WarmupStableDecay {
+        /// Steps of decay.
+        num_decay_steps: usize,
+        /// Steps between; `None`: what is left.
+        num_stable_steps: Option<usize>,
+        /// Curve of the warm-up.
+        warmup_curve: Curve,
+        /// Curve of the decay.
+        decay_curve: Curve,
+        /// The floor as a share.
+        min_lr_ratio: f64,
+        /// Waves of a cosine decay.
+        num_cycles: f64,
+    },
+}
+
+/// Floor of `cosine_with_min_lr`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Floor {
+    /// A learning rate.
+    Rate(f64),
+    /// A share of the peak, in [0, 1].
+    Share(f64),
+}
+
+/// Curves of `warmup_stable_decay`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Curve {
+    /// A line.
+    Linear,
+    /// Half a cosine.
+    Cosine,
+    /// 1 - sqrt
+    OneMinusSqrt,
+}
+
+/// When something happens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Interval {
+    /// Never.
+    Never,
+    /// Every so many optimiser steps, >= 1.
+    Steps(usize),
+    /// Every ceil(share * all steps) steps, share in (0, 1).
+    Share(f64),
+    /// After each epoch.
+    Epoch,
+}
+
+/// Evaluation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// When.
+    pub every: Interval,
+    /// What decides which checkpoint is best; `None` when nothing asks for it.
+    pub best: Option<Best>,
+    /// `final/` is the best checkpoint instead of the last state.
+    pub load_best_at_end: bool,
+    /// Stop when it gets no better.
+    pub early_stopping: Option<EarlyStopping>,
+}
+
+/// The metric of the best checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Best {
+    /// With its prefix: `eval_loss`.
+    pub metric: String,
+    /// Which way is better.
+    pub greater_is_better: bool,
+}
+
+/// Stop when evaluation gets no better.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EarlyStopping {
+    /// Evaluations without improvement, >= 1.
+    pub patience: usize,
+    /// An improvement is a change by more than this.
+    pub threshold: f64,
+}
+
+/// Run folder and checkpoints.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Saving {
+    /// The run folder.
+    pub output_dir: PathBuf,
+    /// Begin anew in a folder that exists.
+    pub overwrite: bool,
+    /// When a checkpoint is written.
+    pub every: Interval,
+    /// `save_strategy: best`: a checkpoint after each evaluation that is better.
+    pub when_best: bool,
+    /// Checkpoints kept, >= 1, the best besides; `None` keeps all.
+    pub total_limit: Option<usize>,
+    /// Where to go on from.
+    pub resume: Resume,
+}
+
+/// Where to go on from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// Nowhere: a new run.
+    No,
+    /// The newest checkpoint of `output_dir` that verifies.
+    Newest,
+    /// This checkpoint.
+    From(PathBuf),
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logging {
+    /// When a line is logged.
+    pub every: Interval,
+    /// The first step too.
+    pub first_step: bool,
+    /// TensorBoard event files in the run folder.
+    pub tensorboard: bool,
+    /// Trackers that were asked for and are not sent to yet.
+    pub not_sent: Vec<String>,
+    /// Name of the run.
+    pub run_name: Option<String>,
+    /// `logits/*` and `entropy`.
+    pub extra_metrics: bool,
+}
+
+/// How it is computed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Engine {
+    /// Of everything random but the order of rows.
+    pub seed: u64,
+    /// Of the order of rows and the pairing.
+    pub data_seed: u64,
+    /// Reductions in a fixed order.
+    pub deterministic: bool,
+    /// Recompute activations.
+    pub recompute: Recompute,
+    /// CPU threads, >= 1; `None`: all physical cores.
+    pub threads: Option<usize>,
+    /// Bytes the memory plan may use; `None`: what is free.
+    pub max_memory: Option<u64>,
+}
+
+/// Recomputation of activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recompute {
+    /// As the memory plan says.
+    Auto,
+    /// Every block.
+    Always,
+    /// None.
+    Never,
+}

@@ -1,0 +1,107 @@
+//! LLaMA-Factory's training YAML; keys it shares with transformers are in our own table.
+
+use super::{Line, Row, To};
+use Line::{Anyway, Is};
+use To::{Key, KeyBut, NoEffect, Respelled, Secret, Unless, Values};
+
+/// Keys of which two make a file one of LLaMA-Factory's.
+pub(super) const MARKS: &[&str] =
+    &["stage", "finetuning_type", "cutoff_len", "template", "dataset", "dataset_dir", "tokenized_path", "neat_packing"];
+
+const STAGES: &[(&str, Line)] = &[("sft", Is("trainer", "sft")), ("kto", Is("trainer", "kto"))];
+const TUNINGS: &[(&str, Line)] = &[("full", Is("use_peft", "false")), ("lora", Is("use_peft", "true"))];
+const NEAT: &[(&str, Line)] = &[("true", Is("packing", "true")), ("false", Anyway)];
+const ON_PROMPT: &[(&str, Line)] = &[("true", Is("completion_only_loss", "false")), ("false", Anyway)];
+const NO_RECOMPUTE: &[(&str, Line)] = &[("true", Is("gradient_checkpointing", "false")), ("false", Anyway)];
+const PURE_BF16: &[(&str, Line)] = &[("true", Is("dtype", "bfloat16")), ("false", Anyway)];
+
+const NAMED: &str = "a name of dataset_info.json there; here the file it stands for";
+const TURNS: &str = "a row's end is cut; LLaMA-Factory cuts each turn in proportion";
+const TOKENISED: &str = "rows are tokenised at the start of a run, from the files that are named";
+const KERNELS: &str = "it chooses among torch's kernels; the engine here has its own";
+const QUANT: &str = "quantised bases are not offered yet; `dtype: bfloat16` halves the base";
+const OTHER: &str = "this way of training is not offered";
+const LATER: &str = "it concerns another command than training";
+
+#[rustfmt::skip] // a table: one row, one line
+pub(super) const ROWS: &[Row] = &[
+    ("stage", Values(STAGES, "sft and kto are trained")),
+    ("finetuning_type", Values(TUNINGS, "full weights and LoRA are trained")),
+    ("enable_liger_kernel", Key("use_liger_kernel")),
+    ("packing", KeyBut("packing", "best fit instead of a greedy knapsack; over-long rows are cut instead of dropped")),
+    ("neat_packing", Values(NEAT, "expected true or false")),
+    ("dataset", KeyBut("dataset_name", NAMED)),
+    ("eval_dataset", KeyBut("eval_dataset_name", NAMED)),
+    ("dataset_dir", NoEffect("dataset_name holds whole paths")),
+    ("media_dir", NoEffect("rows are text")),
+    ("tokenized_path", NoEffect(TOKENISED)),
+    ("template", Unless(&[], "templates are not known by name: the tokenizer's own is used, or the Jinja file in `chat_template_path`")),
+    ("cutoff_len", KeyBut("max_length", TURNS)),
+    ("overwrite_cache", NoEffect(TOKENISED)),
+    ("preprocessing_num_workers", NoEffect("tokenising uses `threads`")),
+    ("preprocessing_batch_size", NoEffect("rows are tokenised one by one")),
+    ("plot_loss", NoEffect("plots are always drawn")),
+    ("max_samples", Unless(&["null"], "rows are not counted off: cut the file to as many rows")),
+    ("mix_strategy", Unless(&["concat"], "files are read one after the other")),
+    ("interleave_probs", Unless(&[], "files are read one after the other")),
+    ("buffer_size", NoEffect("whole files are shuffled")),
+    ("train_on_prompt", Values(ON_PROMPT, "expected true or false")),
+    ("mask_history", Unless(&["false"], "every assistant turn is a target, or the completion alone")),
+    ("ignore_pad_token_for_loss", NoEffect("rows are packed: there is no padding anywhere")),
+    ("eval_on_each_dataset", Unless(&["false"], "evaluation rows are one set")),
+    ("default_system", Unless(&[], "write the system message in the rows or in the chat template")),
+    ("enable_thinking", Unless(&[], "reasoning text is trained on as it stands in the rows")),
+    ("tool_format", Unless(&[], "tools are rendered by the chat template")),
+    ("lora_rank", Key("lora_r")),
+    ("lora_target", Respelled("lora_target_modules", &[("all", "all-linear")])),
+    ("additional_target", Unless(&[], "layers trained in full beside an adapter are not offered yet")),
+    ("create_new_adapter", Unless(&["false"], "an adapter that is given is trained on")),
+    ("loraplus_lr_ratio", Unless(&[], "one learning rate for A and B")),
+    ("pissa_init", Unless(&["false"], "A is Kaiming-uniform and B zero")),
+    ("freeze_trainable_layers", Unless(&[], OTHER)),
+    ("freeze_trainable_modules", Unless(&[], OTHER)),
+    ("use_galore", Unless(&["false"], OTHER)),
+    ("use_apollo", Unless(&["false"], OTHER)),
+    ("use_badam", Unless(&["false"], OTHER)),
+    ("use_adam_mini", Unless(&["false"], OTHER)),
+    ("use_muon", Unless(&["false"], OTHER)),
+    ("use_llama_pro", Unless(&["false"], OTHER)),
+    ("use_dft_loss", Unless(&["false"], "dynamic fine-tuning is not offered yet")),
+    ("pref_beta", Key("beta")),
+    ("pref_ftx", Unless(&["0", "0.0"], "a likelihood term beside KTO is not offered")),
+    ("kto_chosen_weight", Key("desirable_weight")),
+    ("kto_rejected_weight", Key("undesirable_weight")),
+    ("ref_model", Unless(&[], "the reference is the model before training, without a second copy")),
+    ("ref_model_adapters", Unless(&[], "the reference is the adapter's initial state")),
+    ("pure_bf16", Values(PURE_BF16, "expected true or false")),
+    ("disable_gradient_checkpointing", Values(NO_RECOMPUTE, "expected true or false")),
+    ("flash_attn", NoEffect(KERNELS)),
+    ("shift_attn", Unless(&["false"], "shifted sparse attention is not offered")),
+    ("rope_scaling", Unless(&[], "positions are scaled as the model's config.json says")),
+    ("use_unsloth", NoEffect(KERNELS)),
+    ("use_unsloth_gc", NoEffect(KERNELS)),
+    ("use_reentrant_gc", NoEffect("recomputation here is exact and needs no options")),
+    ("upcast_layernorm", NoEffect("arithmetic is float32 on the CPU")),
+    ("upcast_lmhead_output", NoEffect("arithmetic is float32 on the CPU")),
+    ("quantization_bit", Unless(&[], QUANT)),
+    ("quantization_method", NoEffect("it only matters with `quantization_bit`")),
+    ("quantization_type", NoEffect("it only matters with `quantization_bit`")),
+    ("double_quantization", NoEffect("it only matters with `quantization_bit`")),
+    ("resize_vocab", Unless(&["false"], "the vocabulary stays as it is")),
+    ("add_tokens", Unless(&[], "the vocabulary stays as it is")),
+    ("cache_dir", NoEffect("models are local folders")),
+    ("use_fast_tokenizer", NoEffect("tokenizer.json is the tokenizer")),
+    ("print_param_status", NoEffect("`prospect plan` shows what is trained")),
+    ("compute_accuracy", NoEffect("the log has its metrics always")),
+    ("include_num_input_tokens_seen", NoEffect("num_tokens is always logged")),
+    ("use_swanlab", Unless(&["false"], "nothing is sent to trackers yet")),
+    ("predict_with_generate", Unless(&["false"], LATER)),
+    ("export_dir", NoEffect(LATER)),
+    ("export_size", NoEffect(LATER)),
+    ("infer_backend", NoEffect(LATER)),
+    ("infer_dtype", NoEffect(LATER)),
+    ("hf_hub_token", Secret),
+    ("ms_hub_token", Secret),
+    ("om_hub_token", Secret),
+    ("swanlab_api_key", Secret),
+];

@@ -1,0 +1,299 @@
+//! Files of other tools: recognising them, and saying of every key what becomes of it here.
+
+mod accelerate;
+mod dataset_info;
+mod flags;
+mod llama_factory;
+mod mlx;
+
+use crate::problem::{Code, Errors, Place, Problem, Source};
+use crate::settings::{Settings, is_secret, written};
+use crate::table::{self, Status};
+use crate::value::Kind;
+use crate::yaml::{Content, Node, Pair};
+use std::fmt;
+
+/// Whose file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Ours, and TRL's: flat keys.
+    Flat,
+    /// An accelerate launch file.
+    Accelerate,
+    /// Nested sections `model`, `lora`, `training`, `kto` of the MLX trainer.
+    Mlx,
+    /// LLaMA-Factory's training YAML.
+    LlamaFactory,
+    /// LLaMA-Factory's `dataset_info.json`.
+    DatasetInfo,
+    /// Command lines of the RTX 3090 trainer, one per line.
+    Flags,
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Dialect::Flat => "a TRL configuration",
+            Dialect::Accelerate => "an accelerate launch file",
+            Dialect::Mlx => "a nested MLX-style configuration",
+            Dialect::LlamaFactory => "a LLaMA-Factory configuration",
+            Dialect::DatasetInfo => "a LLaMA-Factory dataset_info.json",
+            Dialect::Flags => "a list of command lines",
+        })
+    }
+}
+
+/// One key of a file and what becomes of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Accounted {
+    /// Dotted where it is nested; with its command for flags.
+    pub key: String,
+    /// As written, on one line; secrets as `***`.
+    pub value: String,
+    /// Where the key stands.
+    pub place: Place,
+    /// What becomes of it.
+    pub outcome: Outcome,
+}
+
+/// What becomes of a key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It is this line of our YAML.
+    Works {
+        /// Our key.
+        key: String,
+        /// Its value as YAML.
+        value: String,
+        /// What differs from the other tool; may be empty.
+        remark: &'static str,
+    },
+    /// Accepted without effect, and why.
+    NoEffect(String),
+    /// Not taken, and why.
+    Refused(String),
+    /// No table knows it; the nearest key that one knows.
+    Unknown(Option<&'static str>),
+}
+
+/// What a foreign key is here.
+#[derive(Clone, Copy)]
+pub(crate) enum To {
+    /// Our key with the same value.
+    Key(&'static str),
+    /// Our key with the same value, and what differs.
+    KeyBut(&'static str, &'static str),
+    /// Our key; these values are spelled otherwise.
+    Respelled(&'static str, &'static [(&'static str, &'static str)]),
+    /// Our key, or none, by value; any other value is refused with the reason.
+    Values(&'static [(&'static str, Line)], &'static str),
+    /// No effect, and why.
+    NoEffect(&'static str),
+    /// Refused unless it has one of these values, and why.
+    Unless(&'static [&'static str], &'static str),
+    /// Found by the reader under these names only.
+    OneOf(&'static [&'static str]),
+    /// Never to be printed; refused.
+    Secret,
+    /// Decided by looking at the value.
+    By(fn(&str) -> Outcome),
+}
+
+/// A line of our YAML, or that the value says what is done anyway.
+#[derive(Clone, Copy)]
+pub(crate) enum Line {
+    Is(&'static str, &'static str),
+    Anyway,
+}
+
+/// A row of a dialect's table: the dotted key, and what it is here.
+pub(crate) type Row = (&'static str, To);
+
+const SECRET: &str = "a secret: give it to the program that needs it, never in a file";
+const ANYWAY: &str = "it says what is done anyway";
+
+/// Recognises whose file a text is. Errors: text that is neither YAML nor a list of known commands.
+pub fn recognise(path: &str, text: &str) -> Result<Dialect, Errors> {
+    if flags::looks_like(text) {
+        return Ok(Dialect::Flags);
+    }
+    let pairs = crate::top_level(&Source::File(path.into()), text)?;
+    Ok(of_pairs(&pairs).unwrap_or(Dialect::Flat))
+}
+
+/// Says of every key of a file, ours or another tool's, what becomes of it here.
+///
+/// Errors only where the text cannot be read at all; a wrong value is [`Outcome::Refused`] with the reason.
+pub fn account(path: &str, text: &str) -> Result<Vec<Accounted>, Errors> {
+    let source = Source::File(path.into());
+    let dialect = recognise(path, text)?;
+    if dialect == Dialect::Flags {
+        return Ok(flags::account(&source, text));
+    }
+    let pairs = crate::top_level(&source, text)?;
+    let mut out = Vec::new();
+    match dialect {
+        Dialect::DatasetInfo => {
+            for entry in &pairs {
+                walk(&entry.key, "", &entry.value, &entry.key_place, dataset_info::ROWS, &mut out);
+            }
+        }
+        Dialect::Accelerate => each(&pairs, accelerate::ROWS, &mut out),
+        Dialect::Mlx => each(&pairs, mlx::ROWS, &mut out),
+        Dialect::LlamaFactory => each(&pairs, llama_factory::ROWS, &mut out),
+        Dialect::Flat | Dialect::Flags => each(&pairs, &[], &mut out),
+    }
+    Ok(out)
+}
+
+/// Our YAML of what [`account`] found, with what was refused or unknown as comments. A key that two foreign keys name is
+/// written once.
+pub fn as_yaml(dialect: Dialect, accounted: &[Accounted]) -> String {
+    let mut lines: Vec<(String, String)> = Vec::new();
+    let always: &[(&str, &str)] = match dialect {
+        Dialect::Mlx => &[("use_peft", "true")],
+        Dialect::Flags => &[("trainer", "kto"), ("use_peft", "true")],
+        _ => &[],
+    };
+    let works = accounted.iter().filter_map(|a| match &a.outcome {
+        Outcome::Works { key, value, .. } => Some((key.as_str(), value.as_str())),
+        _ => None,
+    });
+    for (key, value) in always.iter().copied().chain(works) {
+        if !lines.iter().any(|(k, _)| k == key) {
+            lines.push((key.into(), value.into()));
+        }
+    }
+    let mut out: String = lines.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+    for a in accounted {
+        match &a.outcome {
+            Outcome::Refused(reason) => out += &format!("# not taken: {}: {} ({reason})\n", a.key, a.value),
+            Outcome::Unknown(_) => out += &format!("# unknown: {}: {}\n", a.key, a.value),
+            Outcome::Works { .. } | Outcome::NoEffect(_) => {}
+        }
+    }
+    out
+}
+
+/// Whose file it is, unless it is a flat one.
+pub(crate) fn of_pairs(pairs: &[Pair]) -> Option<Dialect> {
+    let has = |key: &str| pairs.iter().any(|pair| pair.key == key);
+    let count = |keys: &[&str]| keys.iter().filter(|key| has(key)).count();
+    let is_map = |pair: &Pair| matches!(pair.value.content, Content::Map(_));
+    if count(accelerate::MARKS) >= 2 {
+        Some(Dialect::Accelerate)
+    } else if !pairs.is_empty() && pairs.iter().all(|pair| dataset_info::is_entry(&pair.value)) {
+        Some(Dialect::DatasetInfo)
+    } else if pairs.iter().filter(|p| is_map(p) && mlx::SECTIONS.contains(&p.key.as_str())).count() >= 2 {
+        Some(Dialect::Mlx)
+    } else if count(llama_factory::MARKS) >= 2 {
+        Some(Dialect::LlamaFactory)
+    } else {
+        None
+    }
+}
+
+/// The error of loading another tool's file as ours: its keys in ours.
+pub(crate) fn not_ours(dialect: Dialect, path: &str, text: &str) -> Problem {
+    let whole = Place::whole(Source::File(path.into()));
+    let problem = Problem::new(Code::Dialect, &whole, format!("this is {dialect}, not a flat configuration"));
+    let Ok(accounted) = account(path, text) else { return problem };
+    let works: Vec<String> =
+        as_yaml(dialect, &accounted).lines().filter(|l| !l.starts_with('#')).map(String::from).collect();
+    match works.as_slice() {
+        [] => problem.help("nothing in it is a setting of a run here: give the run's own file"),
+        lines => problem.help(format!("write it with flat keys: {}", lines.join(" | "))),
+    }
+}
+
+fn each(pairs: &[Pair], rows: &[Row], out: &mut Vec<Accounted>) {
+    for pair in pairs {
+        walk("", &pair.key, &pair.value, &pair.key_place, rows, out);
+    }
+}
+
+/// Accounts for a key, or for the keys inside it when its table has rows for them. `shown` is put before `key` in what
+/// is said, and is no part of the table's key.
+fn walk(shown: &str, key: &str, node: &Node, place: &Place, rows: &[Row], out: &mut Vec<Accounted>) {
+    let known =
+        rows.iter().any(|(name, _)| *name == key) || matches!(table::find(key).map(|e| e.kind), Some(Kind::Anything));
+    if let Content::Map(pairs) = &node.content
+        && !known
+    {
+        for pair in pairs {
+            let inner = if key.is_empty() { pair.key.clone() } else { format!("{key}.{}", pair.key) };
+            walk(shown, &inner, &pair.value, &pair.key_place, rows, out);
+        }
+        return;
+    }
+    let name = if shown.is_empty() { key.into() } else { format!("{shown}.{key}") };
+    let to = rows.iter().find(|(name, _)| *name == key).map(|(_, to)| *to);
+    let outcome = match to {
+        Some(to) => apply(to, node),
+        None if table::find(key).is_some() => ours(key, node, ""),
+        None => {
+            let names = rows.iter().map(|(name, _)| *name).chain(table::entries().map(|e| e.key));
+            Outcome::Unknown(table::nearest(key, names))
+        }
+    };
+    let (mut place, mut value) = (place.clone(), node.flow());
+    if matches!(to, Some(To::Secret)) || is_secret(key) {
+        place.text = place.text.replace(&value, "***");
+        value = "***".into();
+    }
+    out.push(Accounted { key: name, value, place, outcome });
+}
+
+/// What a foreign key with this value is.
+pub(crate) fn apply(to: To, node: &Node) -> Outcome {
+    let text = node.flow();
+    match to {
+        To::Key(key) => ours(key, node, ""),
+        To::KeyBut(key, remark) => ours(key, node, remark),
+        To::Respelled(key, spellings) => {
+            let mut node = node.clone();
+            if let Some((_, ours)) = spellings.iter().find(|(theirs, _)| *theirs == text) {
+                node.content = Content::Scalar { text: (*ours).into(), plain: true };
+            }
+            ours(key, &node, "")
+        }
+        To::Values(values, reason) => match values.iter().find(|(value, _)| *value == text.to_lowercase()) {
+            Some((_, Line::Is(key, value))) => {
+                Outcome::Works { key: (*key).into(), value: (*value).into(), remark: "" }
+            }
+            Some((_, Line::Anyway)) => Outcome::NoEffect(ANYWAY.into()),
+            None => Outcome::Refused(reason.into()),
+        },
+        To::NoEffect(reason) => Outcome::NoEffect(reason.into()),
+        To::Unless(values, _) if node.is_null() || values.contains(&text.to_lowercase().as_str()) => {
+            Outcome::NoEffect(ANYWAY.into())
+        }
+        To::Unless(_, reason) => Outcome::Refused(reason.into()),
+        To::OneOf(names) if names.contains(&text.as_str()) => {
+            Outcome::NoEffect("the reader finds it under this name".into())
+        }
+        To::OneOf(names) => Outcome::Refused(format!("the reader knows it as `{}`", names.join("` or `"))),
+        To::Secret => Outcome::Refused(SECRET.into()),
+        To::By(look) => look(&text),
+    }
+}
+
+/// What our own table says of a key with this value.
+fn ours(key: &str, node: &Node, remark: &'static str) -> Outcome {
+    let entry = table::find(key).expect("the tables of other tools name keys of ours");
+    let pair = Pair { key: key.into(), key_place: node.place.clone(), value: node.clone() };
+    let settings = Settings::collect(&[pair]);
+    if let Some(problem) = settings.problems.first() {
+        let label = if problem.label.is_empty() { String::new() } else { format!(": {}", problem.label) };
+        return Outcome::Refused(format!("{}{label}", problem.message));
+    }
+    if let Some((key, setting)) = settings.iter().next() {
+        return Outcome::Works { key: key.into(), value: written(&setting.value), remark };
+    }
+    match entry.status {
+        Status::NoEffect(reason) => Outcome::NoEffect(reason.into()),
+        Status::Refused { .. } => Outcome::NoEffect(ANYWAY.into()),
+        _ if node.is_null() => Outcome::NoEffect("it is unset".into()),
+        _ => Outcome::NoEffect("this value leaves it unset".into()),
+    }
+}

@@ -1,0 +1,154 @@
+//! What can go wrong between a file and a token row, each with the place, what was expected and what to do.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// A position in a data file. Lines and columns count from 1; columns count characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file as the user named it.
+    pub file: PathBuf,
+    /// Line, from 1.
+    pub line: u64,
+    /// Column in characters, from 1.
+    pub column: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+    }
+}
+
+/// Any failure of this crate.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be read.
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// No data file was found where the user pointed.
+    NoFiles {
+        /// The file or folder asked for.
+        path: PathBuf,
+        /// What was looked for, what was found, what to do.
+        reason: String,
+    },
+    /// A row of a data file cannot be used.
+    Row {
+        /// Where it is.
+        place: Place,
+        /// The offending field (`messages[1].content`), empty when the whole row is meant.
+        field: String,
+        /// Expected, found, and what to do.
+        reason: String,
+    },
+    /// All rows were read and none can be trained on.
+    NothingToTrain {
+        /// What became of the rows, the first of them, and what to do.
+        reason: String,
+    },
+    /// A tokenizer folder cannot be used.
+    Tokenizer {
+        /// The offending file or folder.
+        path: PathBuf,
+        /// Expected, found, and what to do.
+        reason: String,
+    },
+    /// A chat template does not compile or does not render.
+    Template(TemplateError),
+    /// A setting is impossible, before any data are read.
+    Setting {
+        /// The configuration key.
+        key: &'static str,
+        /// Expected, found, and what to do.
+        reason: String,
+    },
+}
+
+/// Why a chat template failed, in the categories a template author knows from Jinja.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateError {
+    /// The category.
+    pub kind: TemplateErrorKind,
+    /// Line of the template, from 1; 0 when unknown.
+    pub line: usize,
+    /// What happened.
+    pub reason: String,
+}
+
+/// The category of a [`TemplateError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TemplateErrorKind {
+    /// The template is not valid Jinja.
+    Syntax,
+    /// The template itself refused the conversation with `raise_exception`.
+    Raised,
+    /// An operation on a value of the wrong type, or on one that is undefined.
+    Type,
+    /// The template ran too long or wrote too much.
+    Limit,
+}
+
+impl fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            TemplateErrorKind::Syntax => "the chat template is not valid",
+            TemplateErrorKind::Raised => "the chat template refuses this conversation",
+            TemplateErrorKind::Type => "the chat template cannot render this conversation",
+            TemplateErrorKind::Limit => "the chat template was stopped",
+        };
+        match self.line {
+            0 => write!(f, "{what}: {}", self.reason),
+            line => write!(f, "{what} (template line {line}): {}", self.reason),
+        }
+    }
+}
+
+impl Error {
+    /// The process exit code: 2 configuration, 3 data, 6 files.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Setting { .. } => 2,
+            Error::NoFiles { .. } | Error::Row { .. } | Error::NothingToTrain { .. } | Error::Template(_) => 3,
+            Error::Io { .. } | Error::Tokenizer { .. } => 6,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io { path, source } => write!(f, "cannot read {}: {source}", path.display()),
+            Error::NoFiles { path, reason } => write!(f, "{}: {reason}", path.display()),
+            Error::Row { place, field, reason } if field.is_empty() => write!(f, "{place}: {reason}"),
+            Error::Row { place, field, reason } => write!(f, "{place}: field `{field}`: {reason}"),
+            Error::NothingToTrain { reason } => f.write_str(reason),
+            Error::Tokenizer { path, reason } => write!(f, "{}: {reason}", path.display()),
+            Error::Template(e) => e.fmt(f),
+            Error::Setting { key, reason } => write!(f, "`{key}`: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<TemplateError> for Error {
+    fn from(e: TemplateError) -> Self {
+        Error::Template(e)
+    }
+}
+
+/// `std::result::Result` with this crate's error.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,280 @@
+//! A Hugging Face tokenizer folder: token ids both ways, special tokens, and the chat template that belongs to it.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value as Json};
+use tokenizers::AddedToken;
+
+use crate::clock::Clock;
+use crate::error::{Error, Result, TemplateError};
+use crate::template::{ChatTemplate, RenderInput};
+
+/// A tokenizer with its special tokens and chat template.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    folder: PathBuf,
+    specials: Vec<(String, String)>,
+    /// `(add_bos, add_eos)` where the folder's configuration overrides the post-processor of `tokenizer.json`.
+    framing: Option<(bool, bool)>,
+    model_max_length: Option<usize>,
+    template: Option<std::result::Result<ChatTemplate, TemplateError>>,
+}
+
+/// Special tokens that a template can name.
+const SPECIAL_NAMES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
+
+impl Tokenizer {
+    /// Reads `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` of `folder`.
+    ///
+    /// `clock` answers the template's `strftime_now`; give the start of the run, so that a resumed run renders the same.
+    ///
+    /// # Errors
+    /// `Tokenizer` naming the file when one is missing, malformed or names a token that does not exist.
+    pub fn load(folder: &Path, clock: Clock) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        if !path.is_file() {
+            return Err(no_tokenizer_json(folder));
+        }
+        let bad = |path: &Path, reason: String| Error::Tokenizer { path: path.to_owned(), reason };
+        let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| bad(&path, e.to_string()))?;
+        // Truncation and padding saved with a tokenizer are settings of the call that saved it.
+        inner.with_truncation(None).map_err(|e| bad(&path, e.to_string()))?.with_padding(None);
+        let config_path = folder.join("tokenizer_config.json");
+        let config = read_object(&config_path)?;
+        let map = read_object(&folder.join("special_tokens_map.json"))?;
+        add_declared_tokens(&mut inner, &config).map_err(|reason| bad(&config_path, reason))?;
+        let mut specials = Vec::new();
+        for name in SPECIAL_NAMES {
+            if let Some(token) = config.get(name).and_then(token_text).or_else(|| map.get(name).and_then(token_text)) {
+                if inner.token_to_id(&token).is_none() {
+                    let reason = format!("`{name}`: expected a token of the vocabulary, found {token:?}");
+                    return Err(bad(&config_path, reason));
+                }
+                specials.push((name.to_owned(), token));
+            }
+        }
+        let flag = |name: &str| config.get(name).and_then(Json::as_bool);
+        let framing = match (flag("add_bos_token"), flag("add_eos_token")) {
+            (None, None) => None,
+            (bos, eos) => Some((bos.unwrap_or(false), eos.unwrap_or(false))),
+        };
+        // "No limit" is written as 1e30.
+        let limit = config.get("model_max_length").and_then(Json::as_f64).filter(|&n| (1.0..1e15).contains(&n));
+        let template = template_source(folder, &config)?;
+        let template = template.map(|source| ChatTemplate::new(&source, specials.clone(), clock));
+        let model_max_length = limit.map(|n| n as usize);
+        Ok(Tokenizer { inner, folder: folder.to_owned(), specials, framing, model_max_length, template })
+    }
+
+    /// The same tokenizer with another chat template: a Jinja file, or a folder whose tokenizer has one.
+    ///
+    /// # Errors
+    /// `Tokenizer` when there is none at `path`.
+    pub fn with_template(mut self, path: &Path, clock: Clock) -> Result<Self> {
+        let none = |reason: String| Error::Tokenizer { path: path.to_owned(), reason };
+        let source = if path.is_dir() {
+            template_source(path, &read_object(&path.join("tokenizer_config.json"))?)?
+        } else {
+            Some(std::fs::read_to_string(path).map_err(|e| none(format!("no chat template can be read there: {e}")))?)
+        };
+        let source = source.ok_or_else(|| none("expected a chat template, found none".to_owned()))?;
+        self.template = Some(ChatTemplate::new(&source, self.specials.clone(), clock));
+        Ok(self)
+    }
+
+    /// Token ids of `text`; `add_special` adds what the tokenizer adds by itself (BOS, for most that have one).
+    ///
+    /// # Errors
+    /// `Tokenizer` when the vocabulary cannot express the text.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        let framed = if add_special { self.framing } else { Some((false, false)) };
+        let encoding = self.inner.encode_fast(text, framed.is_none()).map_err(|e| self.failed(&e.to_string()))?;
+        let ids = encoding.get_ids();
+        let (bos, eos) = framed.unwrap_or_default();
+        let bos = self.bos_id().filter(|_| bos);
+        let eos = self.eos_id().filter(|_| eos);
+        Ok(bos.into_iter().chain(ids.iter().copied()).chain(eos).collect())
+    }
+
+    /// Token ids of `text` without added tokens, and the byte range of `text` that each stands for.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        let encoding = self.inner.encode(text, false).map_err(|e| self.failed(&e.to_string()))?;
+        let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
+        Ok((encoding.get_ids().to_vec(), offsets))
+    }
+
+    /// The text of `ids`; `skip_special` leaves special tokens out.
+    ///
+    /// # Errors
+    /// `Tokenizer` when the decoder refuses the ids.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.inner.decode(ids, skip_special).map_err(|e| self.failed(&e.to_string()))
+    }
+
+    /// The text of a special token, by its configuration name (`eos_token`).
+    pub fn special(&self, name: &str) -> Option<&str> {
+        self.specials.iter().find(|(n, _)| n == name).map(|(_, token)| token.as_str())
+    }
+
+    fn special_id(&self, name: &str) -> Option<u32> {
+        self.special(name).and_then(|token| self.token_to_id(token))
+    }
+
+    /// Id of the beginning-of-sequence token.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.special_id("bos_token")
+    }
+
+    /// Id of the end-of-sequence token.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.special_id("eos_token")
+    }
+
+    /// Id of the padding token. Nothing here pads; generation code reports it.
+    pub fn pad_id(&self) -> Option<u32> {
+        self.special_id("pad_token")
+    }
+
+    /// The id of a token, given as it stands in the vocabulary.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The token of an id, as it stands in the vocabulary.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Number of ids needed: one past the greatest, added tokens included. The model's embedding has at least as many rows.
+    pub fn vocab_size(&self) -> usize {
+        let added = self.inner.get_added_vocabulary().get_vocab().values().copied().max();
+        let base = self.inner.get_vocab_size(false);
+        added.map_or(base, |id| base.max(id as usize + 1))
+    }
+
+    /// The tokenizer's own limit on sequence length, if it states a real one.
+    pub fn model_max_length(&self) -> Option<usize> {
+        self.model_max_length
+    }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    /// `Tokenizer` when the folder has none, `Template` when it does not compile.
+    pub fn template(&self) -> Result<&ChatTemplate> {
+        match &self.template {
+            Some(Ok(template)) => Ok(template),
+            Some(Err(e)) => Err(Error::Template(e.clone())),
+            None => Err(Error::Tokenizer {
+                path: self.folder.clone(),
+                reason: "no chat template: expected chat_template.jinja or `chat_template` in tokenizer_config.json; \
+                         add one, or give data as plain text (`prompt` and `completion` strings, or `text`)"
+                    .into(),
+            }),
+        }
+    }
+
+    /// Renders a conversation with the tokenizer's chat template.
+    ///
+    /// # Errors
+    /// As [`template`](Self::template), and what [`ChatTemplate::render`] gives.
+    pub fn render(&self, input: RenderInput<'_>) -> Result<String> {
+        Ok(self.template()?.render(input)?)
+    }
+
+    fn failed(&self, reason: &str) -> Error {
+        Error::Tokenizer { path: self.folder.join("tokenizer.json"), reason: reason.to_owned() }
+    }
+}
+
+fn no_tokenizer_json(folder: &Path) -> Error {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.file_name());
+    let other = names
+        .filter_map(|n| n.into_string().ok())
+        .find(|n| n.ends_with(".tiktoken") || n == "tokenizer.model" || n == "vocab.json" || n == "tiktoken.model");
+    let found = other.map_or("none".to_owned(), |n| format!("only {n}"));
+    let reason = format!(
+        "expected tokenizer.json, found {found}; convert it once with transformers \
+         (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)) or take it from the base model"
+    );
+    Error::Tokenizer { path: folder.to_owned(), reason }
+}
+
+/// The JSON object in `path`; empty when there is no such file.
+fn read_object(path: &Path) -> Result<Map<String, Json>> {
+    let bad = |reason: String| Error::Tokenizer { path: path.to_owned(), reason };
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
+        Err(source) => return Err(Error::Io { path: path.to_owned(), source }),
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(Json::Object(map)) => Ok(map),
+        Ok(_) => Err(bad("expected a JSON object".into())),
+        Err(e) => Err(bad(format!("not valid JSON: {e}"))),
+    }
+}
+
+/// A special token is written as a string or as an object with `content`.
+fn token_text(json: &Json) -> Option<String> {
+    json.as_str().or_else(|| json.get("content").and_then(Json::as_str)).map(str::to_owned)
+}
+
+/// Adds tokens that `added_tokens_decoder` declares and `tokenizer.json` lacks, at the ids declared.
+fn add_declared_tokens(
+    inner: &mut tokenizers::Tokenizer,
+    config: &Map<String, Json>,
+) -> std::result::Result<(), String> {
+    let Some(Json::Object(declared)) = config.get("added_tokens_decoder") else { return Ok(()) };
+    let mut missing: Vec<(u32, String, bool)> = Vec::new();
+    for (id, token) in declared {
+        let id: u32 = id.parse().map_err(|_| format!("`added_tokens_decoder`: expected token ids, found {id:?}"))?;
+        let Some(content) = token_text(token) else { continue };
+        if inner.token_to_id(&content).is_none() {
+            let special = token.get("special").and_then(Json::as_bool).unwrap_or(false);
+            missing.push((id, content, special));
+        }
+    }
+    missing.sort();
+    for (id, content, special) in missing {
+        let token = AddedToken::from(content.clone(), special);
+        let added = if special { inner.add_special_tokens([token]) } else { inner.add_tokens([token]) };
+        added.map_err(|e| format!("`added_tokens_decoder`: {content:?}: {e}"))?;
+        let got = inner.token_to_id(&content);
+        if got != Some(id) {
+            let got = got.map_or("none".to_owned(), |id| id.to_string());
+            return Err(format!(
+                "`added_tokens_decoder`: {content:?} is declared with id {id}, but tokenizer.json leaves id {got} for it; \
+                 save the tokenizer again with transformers"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The template's text: the file wins over the configuration's key; of several named ones the default.
+fn template_source(folder: &Path, config: &Map<String, Json>) -> Result<Option<String>> {
+    let path = folder.join("chat_template.jinja");
+    match std::fs::read_to_string(&path) {
+        Ok(source) => return Ok(Some(source)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(source) => return Err(Error::Io { path, source }),
+    }
+    Ok(match config.get("chat_template") {
+        Some(Json::String(source)) => Some(source.clone()),
+        Some(Json::Array(named)) => {
+            let named = |wanted: &str| {
+                let entry = named.iter().find(|t| t.get("name").and_then(Json::as_str) == Some(wanted))?;
+                entry.get("template").and_then(Json::as_str).map(str::to_owned)
+            };
+            named("default")
+        }
+        _ => None,
+    })
+}

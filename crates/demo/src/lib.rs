@@ -1,0 +1,2 @@
+//! The whole story in three minutes, nothing faked.
+#![forbid(unsafe_code)]

@@ -1,0 +1,83 @@
+//! AdamW over an arena: two moments beside the values, weight decay on the ranges that want it.
+
+use kernels::{AdamwStep, Backend, Mat};
+use std::ops::Range;
+
+/// Settings that do not change during a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay, applied to ranges that want it.
+    pub weight_decay: f64,
+}
+
+/// A range of the arena, and whether weight decay applies to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Elements.
+    pub range: Range<usize>,
+    /// Whether weight decay applies.
+    pub decay: bool,
+}
+
+/// Joins neighbouring ranges with the same decay: one launch each.
+pub fn groups(params: impl IntoIterator<Item = (Range<usize>, bool)>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (range, decay) in params {
+        match groups.last_mut() {
+            Some(last) if last.decay == decay && last.range.end == range.start => last.range.end = range.end,
+            _ => groups.push(Group { range, decay }),
+        }
+    }
+    groups
+}
+
+/// The optimiser's state.
+pub struct AdamW<B: Backend> {
+    settings: Settings,
+    groups: Vec<Group>,
+    /// First moments, `[1, n]`.
+    pub m: Mat<B, B::Real>,
+    /// Second moments, `[1, n]`.
+    pub v: Mat<B, B::Real>,
+    /// Updates done.
+    pub steps: u64,
+}
+
+impl<B: Backend> AdamW<B> {
+    /// For an arena of `len` elements.
+    pub fn new(backend: &B, len: usize, settings: Settings, groups: Vec<Group>) -> AdamW<B> {
+        AdamW { settings, groups, m: backend.zeros(1, len), v: backend.zeros(1, len), steps: 0 }
+    }
+
+    /// One update; the gradient is multiplied by `grad_scale` first.
+    pub fn update(
+        &mut self,
+        backend: &B,
+        values: &mut Mat<B, B::Real>,
+        grads: &Mat<B, B::Real>,
+        learning_rate: f64,
+        grad_scale: f64,
+    ) {
+        self.steps += 1;
+        let Settings { beta1, beta2, epsilon, weight_decay } = self.settings;
+        for Group { range, decay } in &self.groups {
+            let weight_decay = if *decay { weight_decay } else { 0.0 };
+            let step = AdamwStep { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.steps, grad_scale };
+            let (p, m, v) =
+                (values.out().cols(range.clone()), self.m.out().cols(range.clone()), self.v.out().cols(range.clone()));
+            backend.adamw(&step, p.into_acc(), grads.view().cols(range.clone()), m.into_acc(), v.into_acc());
+        }
+    }
+}
+
+/// The factor that clips a gradient of norm `norm` to `max_norm`, as `torch.nn.utils.clip_grad_norm_` does: never above 1;
+/// a `max_norm` of 0 disables.
+pub fn clip(norm: f64, max_norm: f64) -> f64 {
+    if max_norm == 0.0 { 1.0 } else { (max_norm / (norm + 1e-6)).min(1.0) }
+}

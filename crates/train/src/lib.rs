@@ -1,0 +1,20 @@
+//! The library's front door: plan, step, run.
+//!
+//! A run is a function: [`run`] takes a configuration and returns how it ended; what happens on the way is told to an observer
+//! as [`Event`]s. A step is a function: [`step::preference_step`] and [`step::text_step`] take rows and return a report.
+#![forbid(unsafe_code)]
+
+mod error;
+mod evaluate;
+mod plan;
+pub mod policy;
+mod prepare;
+mod report;
+mod run;
+mod state;
+pub mod step;
+
+pub use error::Error;
+pub use plan::Plan;
+pub use prepare::{Job, Rows, loss_of};
+pub use run::{Control, Ended, Event, run};

@@ -1,0 +1,244 @@
+//! What a run will do and take, before it does it: steps, schedule, memory by part.
+
+use crate::step::Execution;
+use crate::{Error, Job};
+use config::{Curve, Floor, Objective, Recompute, ScheduleKind};
+use model::{Blueprint, Keep};
+use optim::schedule::{Ramp, Shape, StableDecay};
+use std::fmt::Write;
+
+/// Rows of a pack beyond which products get no faster.
+const PACK_ROWS: usize = 2048;
+/// What the process takes before a model is loaded, bytes.
+const PROCESS: u64 = 24 << 20;
+
+/// A run's plan.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How steps are computed.
+    pub execution: Execution,
+    /// Weights of the model.
+    pub parameters: usize,
+    /// Those that are trained.
+    pub trainable: usize,
+    /// Bytes by part, in order; the sum is the expected peak.
+    pub memory: Vec<(&'static str, u64)>,
+    /// Bytes that may be used.
+    pub available: u64,
+}
+
+/// Most rows of a step, by kind.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    /// Base rows of a whole step.
+    base: usize,
+    /// Tail rows of a whole step.
+    tail: usize,
+    /// Scored tokens of a whole step, with gradient.
+    targets: usize,
+    /// Rows of the longest family.
+    family: usize,
+}
+
+impl Plan {
+    /// Plans a run: the fastest execution that fits.
+    pub fn new(job: &Job) -> Result<Plan, Error> {
+        let load = heaviest(job);
+        let available = job.config.engine.max_memory.unwrap_or_else(|| available_memory() / 20 * 17);
+        let budget_rows = load.family.max(PACK_ROWS.min(load.base + load.tail));
+        let keeps: &[Keep] = match job.config.engine.recompute {
+            Recompute::Auto => &[Keep::All, Keep::Inputs],
+            Recompute::Always => &[Keep::Inputs],
+            Recompute::Never => &[Keep::All],
+        };
+        let mut smallest: Option<Plan> = None;
+        for budget_rows in [budget_rows, load.family.max(512), load.family] {
+            for &keep in keeps {
+                for z0_first in [false, true] {
+                    let execution = Execution { budget_rows, keep, z0_first, share_prompts: true };
+                    let plan = Plan::with(job, load, execution, available);
+                    if plan.total() <= available {
+                        return Ok(plan);
+                    }
+                    if smallest.as_ref().is_none_or(|s| plan.total() < s.total()) {
+                        smallest = Some(plan);
+                    }
+                }
+            }
+        }
+        let plan = smallest.expect("at least one execution was tried");
+        let advice = "lower max_length or per_device_train_batch_size, train an adapter instead of all weights, or raise max_memory";
+        Err(Error::Memory { needed: plan.total(), available, table: format!("{}  {advice}", plan.memory_table()) })
+    }
+
+    /// A plan with a given execution (a resumed run keeps its own).
+    pub fn given(job: &Job, execution: Execution) -> Plan {
+        Plan::with(job, heaviest(job), execution, available_memory())
+    }
+
+    fn with(job: &Job, load: Load, execution: Execution, available: u64) -> Plan {
+        let b = &job.blueprint;
+        let trainable = match &job.adapter {
+            None => b.num_parameters(),
+            Some(a) => (0..b.layers.len())
+                .flat_map(|i| b.projections(i))
+                .filter(|p| a.adapters.modules.contains(&p.path))
+                .map(|p| a.adapters.rank * (p.inputs + p.outputs))
+                .sum(),
+        };
+        let stored: u64 = job.checkpoint.infos().map(|t| t.byte_len() as u64).sum();
+        let frozen = if job.adapter.is_some() { stored } else { 0 };
+        let scale = |rows: usize, cap: usize| rows.min(cap);
+        let pack_base = scale(load.base, execution.budget_rows);
+        let held = if execution.z0_first || job.kto().is_none() { pack_base } else { load.base };
+        let rank_sum: usize = job.adapter.as_ref().map_or(0, |a| {
+            (0..b.layers.len()).flat_map(|i| b.projections(i)).filter(|p| a.adapters.modules.contains(&p.path)).count()
+                * a.adapters.rank
+                / b.layers.len().max(1)
+        });
+        let per_row = match execution.keep {
+            Keep::All => kept_floats(b) + rank_sum,
+            Keep::Inputs | Keep::Nothing => b.hidden,
+        };
+        let saved = 4 * (held * per_row * b.layers.len()) as u64;
+        let targets = scale(load.targets, execution.budget_rows.max(1));
+        let held_targets = if execution.z0_first { targets } else { load.targets };
+        let head = 4 * (3 * held_targets * b.hidden + 512.min(held_targets.max(1)) * 2048) as u64;
+        let working = 4
+            * (scale(load.base + load.tail, execution.budget_rows) * working_floats(b)
+                + if execution.keep == Keep::Inputs { pack_base * kept_floats(b) } else { 0 }) as u64;
+        let tokens = 4 * job.train.data.report.tokens + 96 * job.train.data.len() as u64;
+        let copies = if matches!(job.config.tuning, config::Tuning::Adapter { .. }) { 1 } else { 0 };
+        let arena = 4 * trainable as u64;
+        let memory = vec![
+            ("process", PROCESS),
+            ("frozen weights (mapped)", frozen),
+            ("trained weights", arena * (1 + copies)),
+            ("gradients", arena),
+            ("optimiser state", 2 * arena),
+            ("saved activations", saved),
+            ("working activations", working),
+            ("head", head),
+            ("data", tokens),
+        ];
+        Plan { execution, parameters: b.num_parameters(), trainable, memory, available }
+    }
+
+    /// Expected peak, bytes.
+    pub fn total(&self) -> u64 {
+        self.memory.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// The parts as lines.
+    pub fn memory_table(&self) -> String {
+        let mut out = String::new();
+        for (part, bytes) in self.memory.iter().copied().chain([("expected peak", self.total())]) {
+            let _ = writeln!(out, "  {part:<24} {:>10.1} MB", bytes as f64 / (1 << 20) as f64);
+        }
+        out
+    }
+}
+
+/// Floats kept per row and block when nothing is recomputed.
+fn kept_floats(b: &Blueprint) -> usize {
+    let (q, kv) = (b.heads * b.head_width, b.kv_heads * b.head_width);
+    let raw = if b.qk_norm { q + kv + b.heads + b.kv_heads } else { 0 };
+    2 * b.hidden + 2 * q + 2 * kv + b.heads + 2 * b.feed_forward + 2 + raw
+}
+
+/// Floats in flight per row while a block is computed or differentiated.
+fn working_floats(b: &Blueprint) -> usize {
+    let (q, kv) = (b.heads * b.head_width, b.kv_heads * b.head_width);
+    4 * b.hidden + (2 * q + 2 * kv + b.heads).max(4 * b.feed_forward)
+}
+
+/// The heaviest step of the first epoch.
+fn heaviest(job: &Job) -> Load {
+    let mut worst = Load::default();
+    let epoch = job.order.epoch(0);
+    for s in 0..epoch.len().min(job.total_steps) {
+        let load = load_of(job, epoch.step(s).rows());
+        worst = Load {
+            base: worst.base.max(load.base),
+            tail: worst.tail.max(load.tail),
+            targets: worst.targets.max(load.targets),
+            family: worst.family.max(load.family),
+        };
+    }
+    worst
+}
+
+fn load_of(job: &Job, units: &[u32]) -> Load {
+    let mut load = Load::default();
+    match &job.config.objective {
+        Objective::Sft(_) => {
+            for text in units.iter().flat_map(|&u| job.train.texts(u)) {
+                let rows = text.prompt.len() + text.tokens.len();
+                load.base += rows;
+                load.family = load.family.max(rows);
+                load.targets += text.num_targets();
+            }
+        }
+        Objective::Kto(kto) => {
+            let data = &job.train.data;
+            let z0 = crate::prepare::loss_of(kto).needs_z0();
+            for &u in units {
+                let i = u as usize;
+                let tail = if z0 { data.mismatched_completion(i, job.train.partners[i] as usize).len() } else { 0 };
+                load.base += data.tokens(i).len();
+                load.tail += tail;
+                load.targets += data.completion(i).len();
+                load.family = load.family.max(data.tokens(i).len() + tail);
+            }
+        }
+    }
+    load
+}
+
+/// Memory that can be had without swapping, bytes; 4 GB where the system does not say.
+fn available_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
+    let kilobytes = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kilobytes.map_or(4 << 30, |k| k << 10)
+}
+
+/// The schedule's shape; rates become shares of the peak.
+pub(crate) fn shape_of(kind: ScheduleKind, peak: f64) -> Shape {
+    let ramp = |c: Curve| match c {
+        Curve::Linear => Ramp::Linear,
+        Curve::Cosine => Ramp::Cosine,
+        Curve::OneMinusSqrt => Ramp::OneMinusSqrt,
+    };
+    match kind {
+        ScheduleKind::Linear => Shape::Linear,
+        ScheduleKind::Cosine { num_cycles } => Shape::Cosine { cycles: num_cycles },
+        ScheduleKind::CosineWithMinLr { num_cycles, floor } => {
+            let floor = match floor {
+                Floor::Rate(rate) => rate / peak,
+                Floor::Share(share) => share,
+            };
+            Shape::CosineWithMinLr { cycles: num_cycles, floor }
+        }
+        ScheduleKind::CosineWithRestarts { num_cycles } => Shape::CosineWithRestarts { cycles: num_cycles as f64 },
+        ScheduleKind::Polynomial { lr_end, power } => Shape::Polynomial { end: lr_end / peak, power },
+        ScheduleKind::Constant => Shape::Constant,
+        ScheduleKind::ConstantWithWarmup => Shape::ConstantWithWarmup,
+        ScheduleKind::InverseSqrt { timescale } => Shape::InverseSqrt { timescale: timescale.map(|t| t as f64) },
+        ScheduleKind::WarmupStableDecay {
+            num_decay_steps,
+            num_stable_steps,
+            warmup_curve,
+            decay_curve,
+            min_lr_ratio,
+            num_cycles,
+        } => Shape::WarmupStableDecay(StableDecay {
+            decay_steps: num_decay_steps as f64,
+            stable_steps: num_stable_steps.map(|s| s as f64),
+            warmup: ramp(warmup_curve),
+            decay: ramp(decay_curve),
+            floor: min_lr_ratio,
+            cycles: num_cycles,
+        }),
+    }
+}

@@ -1,0 +1,376 @@
+//! Everything a run reads before its first step: model files, tokenizer, rows, pairs, order.
+
+use crate::policy::AdapterPlan;
+use crate::step::TextRow;
+use crate::{Error, Event};
+use config::{Config, Kto, KtoLoss, Objective, Packing, Pairing, Sft};
+use data::packing::{Bins, Piece};
+use data::{Clock, Dataset, Options, Order, Shuffle, Task, Tokenizer};
+use model::Blueprint;
+use objective::Loss;
+use std::path::{Path, PathBuf};
+use weights::Checkpoint;
+
+/// A run's inputs, loaded and fitted to one another.
+pub struct Job {
+    /// The settings.
+    pub config: Config,
+    /// The model's tensors, mapped.
+    pub checkpoint: Checkpoint,
+    /// The model's shapes.
+    pub blueprint: Blueprint,
+    /// The model's tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The adapter, unless everything is trained.
+    pub adapter: Option<AdapterPlan>,
+    /// Rows to train on.
+    pub train: Rows,
+    /// Rows to evaluate on.
+    pub eval: Option<Rows>,
+    /// Which rows form which step.
+    pub order: Order,
+    /// Optimiser steps of the run.
+    pub total_steps: usize,
+    /// Class weights, resolved.
+    pub weights: (f64, f64),
+    /// Longest sequence that can occur, tokens.
+    pub positions: usize,
+    /// Things worth saying.
+    pub notes: Vec<String>,
+}
+
+/// A data set with what its objective adds.
+pub struct Rows {
+    /// Token rows.
+    pub data: Dataset,
+    /// Mismatched partners (KTO).
+    pub partners: Vec<u32>,
+    /// Packed bins (SFT with `packing`).
+    pub bins: Option<Bins>,
+}
+
+impl Rows {
+    /// Units that a batch counts: rows, or bins.
+    pub fn len(&self) -> usize {
+        self.bins.as_ref().map_or(self.data.len(), Bins::len)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// SFT sequences of unit `i`.
+    pub fn texts(&self, i: u32) -> Vec<TextRow> {
+        match &self.bins {
+            None => vec![text_of_row(&self.data, i)],
+            Some(bins) => bins.bin(i as usize).iter().map(|p| text_of_piece(&self.data, *p)).collect(),
+        }
+    }
+}
+
+fn mask(len: usize, spans: impl Iterator<Item = std::ops::Range<u32>>, shift: usize) -> Vec<bool> {
+    let mut mask = vec![false; len];
+    spans.for_each(|s| mask[s.start as usize - shift..s.end as usize - shift].fill(true));
+    mask
+}
+
+fn text_of_row(data: &Dataset, i: u32) -> TextRow {
+    let row = i as usize;
+    let spans = data.loss_spans(row);
+    let prompt = data.prompt(row);
+    // A prompt is shared between its answers when nothing in it is scored.
+    let split = if spans.first().is_some_and(|s| s.start as usize >= prompt.len()) { prompt.len() } else { 0 };
+    let (prompt, tokens) = data.tokens(row).split_at(split);
+    TextRow {
+        prompt: prompt.to_vec(),
+        tokens: tokens.to_vec(),
+        scored: mask(tokens.len(), spans.iter().cloned(), split),
+        row: i,
+    }
+}
+
+fn text_of_piece(data: &Dataset, piece: Piece) -> TextRow {
+    let tokens = data.piece_tokens(piece);
+    TextRow {
+        prompt: Vec::new(),
+        tokens: tokens.to_vec(),
+        scored: mask(tokens.len(), data.piece_loss_spans(piece), 0),
+        row: piece.row,
+    }
+}
+
+impl Job {
+    /// Loads and checks everything. Weights are mapped, not read.
+    pub fn new(config: Config, clock: Clock, observe: &mut dyn FnMut(Event)) -> Result<Job, Error> {
+        let checkpoint = Checkpoint::open(&config.model.path)?;
+        let blueprint = model::arch::blueprint(&weights::read_config(&config.model.path)?)?;
+        let tokenizer = tokenizer(&config, clock)?;
+        if tokenizer.vocab_size() > blueprint.vocab {
+            let what = format!(
+                "{}: the tokenizer has {} tokens, the model's embedding {} rows (vocab_size); use the tokenizer that belongs to the model",
+                config.model.path.display(),
+                tokenizer.vocab_size(),
+                blueprint.vocab
+            );
+            return Err(Error::Mismatch { what });
+        }
+        if let Some(max) = config.data.max_length.filter(|m| *m > blueprint.max_positions) {
+            let what = format!(
+                "max_length: {max} is above the {} positions of the model (max_position_embeddings); lower max_length",
+                blueprint.max_positions
+            );
+            return Err(Error::Mismatch { what });
+        }
+        let adapter = AdapterPlan::new(&config.tuning, &blueprint)?;
+        let mut notes = Vec::new();
+        let (train, eval) = datasets(&config, &tokenizer, &mut notes, observe)?;
+        let order = order(&config, &train, unit_count(&config, &train));
+        let train = rows(&config, train, Some(&order), &mut notes);
+        let eval = eval.map(|data| rows(&config, data, None, &mut notes));
+        let total_steps = match config.duration {
+            config::Duration::Steps(n) => n,
+            config::Duration::Epochs(e) => order.total_steps(e, None),
+        };
+        let weights = class_weights(&config, &train.data, &mut notes);
+        let positions = longest(&config, &train.data).max(eval.as_ref().map_or(0, |e| longest(&config, &e.data)));
+        if positions > blueprint.max_positions {
+            let what = format!(
+                "the longest row has {positions} tokens, the model {} positions; set max_length",
+                blueprint.max_positions
+            );
+            return Err(Error::Mismatch { what });
+        }
+        Ok(Job {
+            config,
+            checkpoint,
+            blueprint,
+            tokenizer,
+            adapter,
+            train,
+            eval,
+            order,
+            total_steps,
+            weights,
+            positions,
+            notes,
+        })
+    }
+
+    /// The preference settings of the run, when it has any.
+    pub fn kto(&self) -> Option<&Kto> {
+        match &self.config.objective {
+            Objective::Kto(kto) => Some(kto),
+            Objective::Sft(_) => None,
+        }
+    }
+
+    /// Files of the model, tokenizer and adapter, for the lock.
+    pub fn model_files(&self) -> Vec<PathBuf> {
+        let dir = &self.config.model.path;
+        let side =
+            ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"].map(|f| dir.join(f));
+        let mut files: Vec<PathBuf> = self.checkpoint.files().map(Path::to_owned).collect();
+        files.extend(side.into_iter().filter(|f| f.is_file()));
+        if let config::Tuning::Adapter { path, .. } = &self.config.tuning {
+            files.extend([weights::ADAPTER_CONFIG_FILE, weights::ADAPTER_WEIGHTS_FILE].map(|f| path.join(f)));
+        }
+        files.iter().map(|f| std::path::absolute(f).unwrap_or_else(|_| f.clone())).collect()
+    }
+
+    /// Data files, for the lock.
+    pub fn data_files(&self) -> Vec<PathBuf> {
+        let sets = std::iter::once(&self.train).chain(&self.eval);
+        let mut files: Vec<PathBuf> =
+            sets.flat_map(|s| s.data.files()).map(|f| std::path::absolute(f).unwrap_or_else(|_| f.clone())).collect();
+        files.sort();
+        files.dedup();
+        files
+    }
+}
+
+fn tokenizer(config: &Config, clock: Clock) -> Result<Tokenizer, Error> {
+    let tokenizer = Tokenizer::load(&config.model.path, clock)?;
+    match &config.data.chat_template {
+        None => Ok(tokenizer),
+        Some(path) => Ok(tokenizer.with_template(path, clock)?),
+    }
+}
+
+/// The loss that the configuration names.
+pub fn loss_of(kto: &Kto) -> Loss {
+    match kto.loss {
+        KtoLoss::Kto => Loss::Kto,
+        KtoLoss::KtoS => Loss::KtoS,
+        KtoLoss::ApoZeroUnpaired => Loss::ApoZero,
+    }
+}
+
+fn datasets(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    notes: &mut Vec<String>,
+    observe: &mut dyn FnMut(Event),
+) -> Result<(Dataset, Option<Dataset>), Error> {
+    let train_files = files(&config.data.train, &config.data.train_split)?;
+    let mut options = Options::new(if matches!(config.objective, Objective::Kto(_)) { Task::Kto } else { Task::Sft });
+    options.max_length = config.data.max_length;
+    options.truncation = match config.data.truncation {
+        config::Truncation::KeepStart => data::Truncation::KeepStart,
+        config::Truncation::Drop => data::Truncation::Drop,
+    };
+    options.on_bad_row = match config.data.bad_rows {
+        config::BadRows::Error => data::OnBadRow::Error,
+        config::BadRows::Skip => data::OnBadRow::Skip,
+    };
+    options.text_field.clone_from(&config.data.text_field);
+    if let Objective::Sft(sft) = &config.objective {
+        options.completion_only_loss = sft.completion_only_loss;
+        options.assistant_only_loss = sft.assistant_only_loss;
+        if matches!(sft.packing, Some(Packing::BfdSplit | Packing::Wrapped)) {
+            options.max_length = None;
+        }
+    }
+    let mut load = |what: &str, files: &[PathBuf]| {
+        let mut progress = |done, total| observe(Event::Progress { what: format!("tokenising {what}"), done, total });
+        let loaded = data::load(files, tokenizer, &options, &mut progress);
+        if let Ok(set) = &loaded {
+            describe(what, &set.report, notes);
+        }
+        loaded
+    };
+    let train = load("training rows", &train_files)?;
+    if let Some(size) = config.data.val_size {
+        let size = match size {
+            config::ValSize::Fraction(f) => data::split::ValSize::Fraction(f),
+            config::ValSize::Rows(n) => data::split::ValSize::Rows(n),
+        };
+        let (train, eval) = data::split::split(&train, size)?;
+        return Ok((train, Some(eval)));
+    }
+    if config.data.eval.is_empty() {
+        return Ok((train, None));
+    }
+    let eval = load("evaluation rows", &files(&config.data.eval, &config.data.test_split)?)?;
+    Ok((train, Some(eval)))
+}
+
+fn files(names: &[PathBuf], split: &str) -> Result<Vec<PathBuf>, Error> {
+    let mut all = Vec::new();
+    for name in names {
+        all.extend(data::source::resolve(name, split)?);
+    }
+    Ok(all)
+}
+
+/// What became of the rows, where something did.
+fn describe(what: &str, report: &data::Report, notes: &mut Vec<String>) {
+    let mut say = |n: usize, text: String| {
+        if n > 0 {
+            notes.push(format!("{what}: {n} {text}"))
+        }
+    };
+    say(report.bad, format!("bad rows skipped, the first: {}", report.bad_examples.first().map_or("", String::as_str)));
+    say(report.truncated, "rows cut to max_length; their completions lost their end".to_owned());
+    say(report.dropped_too_long, "rows longer than max_length dropped".to_owned());
+    say(report.dropped_prompt_only, "rows dropped because the prompt alone fills max_length".to_owned());
+    let example = report.unstable_example.as_deref().unwrap_or_default();
+    say(
+        report.unstable_prefix,
+        format!(
+            "rows whose prompt's tokens are no prefix of the whole row's; the end of the prompt ({example:?}) is left out of it"
+        ),
+    );
+    say(report.ignored_labels, "rows have a label, which SFT does not use".to_owned());
+    say(report.ignored_loss_weights, "rows have a loss_weight, which is not used".to_owned());
+}
+
+fn unit_count(config: &Config, data: &Dataset) -> usize {
+    bins(config, data).map_or(data.len(), |b| b.len())
+}
+
+fn bins(config: &Config, data: &Dataset) -> Option<Bins> {
+    let Objective::Sft(Sft { packing: Some(packing), .. }) = &config.objective else { return None };
+    let strategy = match packing {
+        Packing::Bfd => data::packing::Strategy::Bfd,
+        Packing::BfdSplit => data::packing::Strategy::BfdSplit,
+        Packing::Wrapped => data::packing::Strategy::Wrapped,
+    };
+    let capacity = config.data.max_length.map_or_else(|| data.lengths().into_iter().max().unwrap_or(1), |m| m as u32);
+    Some(data::packing::pack(&data.lengths(), capacity, strategy))
+}
+
+fn order(config: &Config, data: &Dataset, rows: usize) -> Order {
+    let _ = data;
+    let shuffle = match (&config.objective, config.data.shuffle) {
+        (_, false) => Shuffle::None,
+        (Objective::Kto(_), true) => Shuffle::Groups,
+        (Objective::Sft(_), true) => Shuffle::Rows,
+    };
+    Order {
+        rows,
+        micro_batch: config.batch.train_rows,
+        accumulation: config.batch.accumulation,
+        seed: config.engine.data_seed,
+        shuffle,
+    }
+}
+
+fn rows(config: &Config, data: Dataset, order: Option<&Order>, notes: &mut Vec<String>) -> Rows {
+    let bins = bins(config, &data);
+    let Objective::Kto(kto) = &config.objective else { return Rows { data, partners: Vec::new(), bins } };
+    let hashes = data.prompt_hashes();
+    let partners = match (kto.pairing, order) {
+        // TRL lays the same grid over evaluation rows.
+        (Pairing::Trl, _) => data::pairing::trl(&hashes, config.batch.train_rows),
+        (Pairing::Group, Some(order)) => data::pairing::group(&hashes, &order.base(), order.rows_per_step()),
+        (Pairing::Group, None) => {
+            data::pairing::group(&hashes, &(0..data.len() as u32).collect::<Vec<_>>(), config.batch.eval_rows.max(2))
+        }
+    };
+    let bad = partners.own + partners.same_prompt;
+    if bad > 0 && loss_of(kto).needs_z0() {
+        notes.push(format!("{bad} rows are paired with an answer to their own prompt, because no other was at hand; they bias the KL estimate"));
+    }
+    Rows { data, partners: partners.partner, bins }
+}
+
+fn class_weights(config: &Config, data: &Dataset, notes: &mut Vec<String>) -> (f64, f64) {
+    use objective::balance::{Weight, advise, resolve};
+    let Objective::Kto(kto) = &config.objective else { return (1.0, 1.0) };
+    let (n_d, n_u) = data.label_counts();
+    let weight = |w: config::Weight| match w {
+        config::Weight::Number(x) => Weight::Given(x),
+        config::Weight::Auto => Weight::Auto,
+    };
+    let weights = resolve(weight(kto.desirable_weight), weight(kto.undesirable_weight), n_d, n_u);
+    if matches!(kto.desirable_weight, config::Weight::Auto) || matches!(kto.undesirable_weight, config::Weight::Auto) {
+        notes.push(format!(
+            "class weights by the paper's Eq. 9 for {n_d} desirable and {n_u} undesirable rows: {:.4} and {:.4}",
+            weights.0, weights.1
+        ));
+    }
+    notes.extend(advise(weights, n_d, n_u).map(|a| a.to_string()));
+    if n_d == 0 || n_u == 0 {
+        notes.push(format!(
+            "all {} rows are {}: KTO then only moves their likelihood one way, against a floating baseline",
+            n_d + n_u,
+            if n_u == 0 { "desirable" } else { "undesirable" }
+        ));
+    }
+    weights
+}
+
+/// Most tokens of a sequence, the mismatched ones included.
+fn longest(config: &Config, data: &Dataset) -> usize {
+    let rows = 0..data.len();
+    let own = rows.clone().map(|i| data.tokens(i).len()).max().unwrap_or(1);
+    let mixed = match config.objective {
+        Objective::Sft(_) => own,
+        Objective::Kto(_) => {
+            rows.clone().map(|i| data.prompt(i).len()).max().unwrap_or(0)
+                + rows.map(|i| data.completion(i).len()).max().unwrap_or(0)
+        }
+    };
+    config.data.max_length.map_or(mixed, |m| mixed.min(m)).max(own)
+}

@@ -1,0 +1,433 @@
+//! One optimiser step's gradient: rows in, packs, forward, objective, backward; the arena's gradient and a report out.
+//!
+//! The objective sees the whole step. A *group* is the set of rows that share a reference point `z0`: all rows of the step,
+//! or, to compare with TRL, the rows of a micro-batch. Two schedules give the same bits, because a pack's base rows are
+//! computed by the same products whether or not a tail follows:
+//!
+//! * *one sweep*: `[x | y | y']` of every pack of the group, kept; then `z0`; then backward.
+//! * *z0 first*: the same sweep without keeping anything, then forward again over `[x | y]` and backward, pack by pack.
+
+use crate::policy::{Policy, Reference};
+use data::Dataset;
+use kernels::{Backend, Mat, Real};
+use model::{Forward, Keep, Parts, Scores};
+use nn::{Context, Dropout, Grads, Params};
+use objective::metrics::{Group, Metric, TokenSums, preference_values, sft_values};
+use objective::{Kl, Loss, Outcome, RowLoss, Settings};
+use pack::{Answer, Family, Pack, families_of_rows, plan_packs};
+
+/// How a step is computed; the memory plan decides. Only `budget_rows` can change a result, and only in its last bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Execution {
+    /// Most rows of a pack.
+    pub budget_rows: usize,
+    /// What forward passes keep.
+    pub keep: Keep,
+    /// Forward without keeping first, then once more pack by pack.
+    pub z0_first: bool,
+    /// Compute a prompt once for all its answers.
+    pub share_prompts: bool,
+}
+
+/// What a preference step needs beside its rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Preference<'a> {
+    /// The loss.
+    pub loss: Loss,
+    /// Beta and class weights.
+    pub settings: Settings,
+    /// Whose completion scores a row's prompt for `z0`.
+    pub partners: &'a [u32],
+}
+
+/// Everything a step reads.
+pub struct StepContext<'a, B: Backend> {
+    /// The device.
+    pub backend: &'a B,
+    /// Model and trainable values.
+    pub policy: &'a Policy<B>,
+    /// Rows.
+    pub data: &'a Dataset,
+    /// Reference log-probabilities by row, `[matched, mismatched]`, where the reference is [`Reference::Cached`].
+    pub cached: &'a [[f64; 2]],
+    /// How to compute.
+    pub execution: Execution,
+    /// Entropies and logits in the report.
+    pub extra: bool,
+    /// Adapter dropout, with the step's key.
+    pub dropout: Option<Dropout>,
+    /// Asked between packs; `true` abandons the step.
+    pub interrupted: &'a dyn Fn() -> bool,
+}
+
+/// Rows that share a `z0`, with each row's factor in the step's loss.
+#[derive(Clone, Debug)]
+pub struct RowGroup {
+    /// Row numbers of the data set.
+    pub rows: Vec<u32>,
+    /// What the row's loss is multiplied by in the step's loss.
+    pub normaliser: Vec<f64>,
+}
+
+/// What a step was.
+#[derive(Clone, Debug, Default)]
+pub struct StepReport {
+    /// The step's loss.
+    pub loss: f64,
+    /// Metric values, one list per group.
+    pub groups: Vec<Vec<(Metric, f64)>>,
+    /// Tokens of the matched rows.
+    pub tokens: u64,
+    /// What speaks against policy and reference being the same model, if anything: nothing may at step 0.
+    pub off_reference: Option<objective::Error>,
+    /// Rows whose log-probability is not finite.
+    pub not_finite: Vec<u32>,
+}
+
+/// A step was abandoned because the run is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupted;
+
+/// A sequence's sums over its scored tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sequence {
+    /// Log-probability, nats.
+    pub logp: f64,
+    /// The streamed statistics.
+    pub sums: TokenSums,
+}
+
+/// Adds a pack's scores to its sequences.
+fn accumulate<B: Backend>(pack: &Pack, scores: &Scores<B>, sequences: &mut [Sequence]) {
+    for (i, (target, logp)) in pack.targets.iter().zip(&scores.logp).enumerate() {
+        let s = &mut sequences[target.sequence as usize];
+        s.logp += logp.f64();
+        s.sums.tokens += 1;
+        if let Some(extra) = scores.extra.as_ref().filter(|_| i < pack.num_grad_targets) {
+            s.sums.entropy += extra.entropy[i].f64();
+            s.sums.mean_logit += extra.mean_logit[i].f64();
+            s.sums.correct += usize::from(extra.argmax[i] == target.token);
+        }
+    }
+}
+
+/// Which weights a sweep uses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Policy,
+    Reference,
+}
+
+impl<'a, B: Backend> StepContext<'a, B> {
+    fn context(&self, who: Who, pack: usize) -> Context<'a, B> {
+        let policy = self.policy;
+        let initial = match (&policy.reference, who) {
+            (Reference::Initial(values), Who::Reference) => values,
+            _ => &policy.values,
+        };
+        let dropout =
+            self.dropout.filter(|_| who == Who::Policy).map(|d| Dropout { key: d.key ^ (pack as u64) << 40, ..d });
+        Context {
+            backend: self.backend,
+            params: Params { table: &policy.table, values: initial },
+            adapters: who == Who::Policy || !matches!(policy.reference, Reference::AdaptersOff),
+            dropout,
+        }
+    }
+
+    /// Sums of every sequence of some packs, without gradient.
+    fn sweep(&self, packs: &[Pack], who: Who, extra: bool, sequences: usize) -> Result<Vec<Sequence>, Interrupted> {
+        let mut sums = vec![Sequence::default(); sequences];
+        for (i, pack) in packs.iter().enumerate() {
+            if (self.interrupted)() {
+                return Err(Interrupted);
+            }
+            let ctx = self.context(who, i);
+            let forward = self.policy.decoder.forward(&ctx, pack, &Parts::new(self.backend, pack), Keep::Nothing);
+            accumulate(pack, &self.policy.decoder.score(&ctx, pack, &forward, extra, false), &mut sums);
+        }
+        Ok(sums)
+    }
+
+    /// Forward over one pack for backward to follow.
+    fn kept(&self, i: usize, pack: &Pack) -> (Parts<B>, Forward<B>, Scores<B>) {
+        let ctx = self.context(Who::Policy, i);
+        let parts = Parts::new(self.backend, pack);
+        let forward = self.policy.decoder.forward(&ctx, pack, &parts, self.execution.keep);
+        let scores = self.policy.decoder.score(&ctx, pack, &forward, self.extra, true);
+        (parts, forward, scores)
+    }
+
+    fn backward(
+        &self,
+        i: usize,
+        pack: &Pack,
+        (parts, forward, scores): (Parts<B>, Forward<B>, Scores<B>),
+        dlogp: impl Fn(u32) -> f64,
+        grads: &mut Mat<B, B::Real>,
+    ) {
+        let graded = &pack.targets[..pack.num_grad_targets];
+        let coefficient: Vec<B::Real> = graded.iter().map(|t| B::Real::of(dlogp(t.sequence))).collect();
+        let mut grads = Grads { table: &self.policy.table, values: grads };
+        self.policy.decoder.backward(
+            &self.context(Who::Policy, i),
+            &mut grads,
+            pack,
+            &parts,
+            forward,
+            scores,
+            &coefficient,
+        );
+    }
+
+    /// Packs of a preference group: sequence `s` is row `s`, sequence `m + s` its prompt with its partner's completion.
+    fn preference_packs(&self, rows: &[u32], preference: &Preference) -> Vec<Pack> {
+        let m = rows.len() as u32;
+        let matched = rows.iter().zip(0u32..).map(|(&row, s)| {
+            let row = row as usize;
+            (self.data.prompt(row), Answer { tokens: self.data.completion(row), scored: None, sequence: s, grad: true })
+        });
+        let mismatched = rows.iter().zip(m..).filter(|_| preference.loss.needs_z0()).map(|(&row, s)| {
+            let (row, partner) = (row as usize, preference.partners[row as usize] as usize);
+            (
+                self.data.prompt(row),
+                Answer {
+                    tokens: self.data.mismatched_completion(row, partner),
+                    scored: None,
+                    sequence: s,
+                    grad: false,
+                },
+            )
+        });
+        plan_packs(
+            &families_of_rows(matched.chain(mismatched), self.execution.share_prompts),
+            self.execution.budget_rows,
+        )
+    }
+
+    /// Reference log-probabilities of a group's sequences, matched then mismatched.
+    fn reference(&self, rows: &[u32], packs: &[Pack], loss: Loss) -> Result<Vec<f64>, Interrupted> {
+        let n = 2 * rows.len();
+        if matches!(self.policy.reference, Reference::Cached) {
+            let at = |row: &u32| self.cached[*row as usize];
+            let mismatched = rows.iter().map(|r| if loss.needs_z0() { at(r)[1] } else { 0.0 });
+            return Ok(rows.iter().map(|r| at(r)[0]).chain(mismatched).collect());
+        }
+        Ok(self.sweep(packs, Who::Reference, false, n)?.iter().map(|s| s.logp).collect())
+    }
+}
+
+/// Log-probabilities of rows under policy and reference, and the estimate of the KL divergence.
+pub struct Scored {
+    /// One per row.
+    pub outcomes: Vec<Outcome>,
+    /// Sums of the matched rows.
+    pub sums: Vec<TokenSums>,
+    /// Mismatched log-ratios, nats; none for a loss without `z0`.
+    pub ratios: Vec<f64>,
+    /// Their estimate.
+    pub kl: Kl,
+    /// Scored tokens of the mismatched rows.
+    pub kl_tokens: usize,
+}
+
+impl Scored {
+    fn new(data: &Dataset, rows: &[u32], policy: &[Sequence], reference: &[f64], loss: Loss) -> Scored {
+        let m = rows.len();
+        let outcome = |s: usize| Outcome {
+            policy_logp: policy[s].logp,
+            reference_logp: reference[s],
+            desirable: data.row(rows[s] as usize).label.expect("a preference row has a label"),
+        };
+        let ratios: Vec<f64> =
+            if loss.needs_z0() { (m..2 * m).map(|s| policy[s].logp - reference[s]).collect() } else { Vec::new() };
+        Scored {
+            outcomes: (0..m).map(outcome).collect(),
+            sums: policy[..m].iter().map(|s| s.sums).collect(),
+            kl: objective::z0_estimate(&ratios),
+            ratios,
+            kl_tokens: policy[m..].iter().map(|s| s.sums.tokens).sum(),
+        }
+    }
+
+    /// What speaks against policy and reference being the same model.
+    pub fn off_reference(&self, settings: &Settings, losses: &[RowLoss]) -> Option<objective::Error> {
+        objective::self_test::check(settings, &self.outcomes, &self.kl, losses, 1.0).err()
+    }
+
+    /// Takes in other rows that share the `z0`.
+    pub fn extend(&mut self, other: Scored) {
+        self.outcomes.extend(other.outcomes);
+        self.sums.extend(other.sums);
+        self.ratios.extend(other.ratios);
+        self.kl_tokens += other.kl_tokens;
+        self.kl = objective::z0_estimate(&self.ratios);
+    }
+
+    /// Values for the log.
+    pub fn metrics(&self, beta: f64, extra: bool) -> Vec<(Metric, f64)> {
+        let tokens: &[TokenSums] = if extra { &self.sums } else { &[] };
+        preference_values(&Group { beta, rows: &self.outcomes, kl: self.kl, kl_tokens: self.kl_tokens, tokens })
+    }
+}
+
+/// Scores rows without any gradient (evaluation).
+pub fn score_preference<B: Backend>(
+    cx: &StepContext<B>,
+    preference: &Preference,
+    rows: &[u32],
+) -> Result<Scored, Interrupted> {
+    let packs = cx.preference_packs(rows, preference);
+    let reference = cx.reference(rows, &packs, preference.loss)?;
+    let policy = cx.sweep(&packs, Who::Policy, cx.extra, 2 * rows.len())?;
+    Ok(Scored::new(cx.data, rows, &policy, &reference, preference.loss))
+}
+
+/// Log-probabilities of rows and of their mismatched partners under the present values, `[matched, mismatched]` per row: what a
+/// full run's reference is, taken before its first step with the packs that the steps will use.
+pub fn reference_logps<B: Backend>(
+    cx: &StepContext<B>,
+    preference: &Preference,
+    rows: &[u32],
+) -> Result<Vec<[f64; 2]>, Interrupted> {
+    let packs = cx.preference_packs(rows, preference);
+    let sums = cx.sweep(&packs, Who::Policy, false, 2 * rows.len())?;
+    let (matched, mismatched) = sums.split_at(rows.len());
+    Ok(matched.iter().zip(mismatched).map(|(y, k)| [y.logp, k.logp]).collect())
+}
+
+/// Adds the gradient of one preference step.
+pub fn preference_step<B: Backend>(
+    cx: &StepContext<B>,
+    preference: &Preference,
+    groups: &[RowGroup],
+    grads: &mut Mat<B, B::Real>,
+) -> Result<StepReport, Interrupted> {
+    let mut report = StepReport::default();
+    for RowGroup { rows, normaliser } in groups {
+        let packs = cx.preference_packs(rows, preference);
+        let reference = cx.reference(rows, &packs, preference.loss)?;
+        let (policy, mut kept) = policy_sweep(cx, &packs, 2 * rows.len())?;
+        let scored = Scored::new(cx.data, rows, &policy, &reference, preference.loss);
+        let losses = objective::evaluate(preference.loss, &preference.settings, &scored.outcomes, scored.kl.z0, 1.0);
+        if report.off_reference.is_none() {
+            report.off_reference = scored.off_reference(&preference.settings, &losses);
+        }
+        report.loss += losses.iter().zip(normaliser).map(|(l, n)| l.loss * n).sum::<f64>();
+        report.groups.push(scored.metrics(preference.settings.beta, cx.extra));
+        report.tokens += rows.iter().map(|&r| cx.data.tokens(r as usize).len() as u64).sum::<u64>();
+        let finite = |(o, l): (&Outcome, &RowLoss)| o.log_ratio().is_finite() && l.loss.is_finite();
+        let bad = scored.outcomes.iter().zip(&losses).zip(rows).filter(|&(row, _)| !finite(row)).map(|(_, &r)| r);
+        report.not_finite.extend(bad);
+        if !report.not_finite.is_empty() || !scored.kl.raw.is_finite() {
+            report.loss = f64::NAN;
+            return Ok(report);
+        }
+        let dlogp = |s: u32| losses[s as usize].dlogp * normaliser[s as usize];
+        for (i, pack) in packs.iter().enumerate() {
+            if (cx.interrupted)() {
+                return Err(Interrupted);
+            }
+            match kept.get_mut(i).and_then(Option::take) {
+                Some(pass) => cx.backward(i, pack, pass, dlogp, grads),
+                None => {
+                    let pack = pack.base_only();
+                    cx.backward(i, &pack, cx.kept(i, &pack), dlogp, grads);
+                }
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// A pack's forward pass, as backward wants it.
+type Pass<B> = (Parts<B>, Forward<B>, Scores<B>);
+
+/// The policy's sums over a group, and what backward needs unless `z0_first`.
+fn policy_sweep<B: Backend>(
+    cx: &StepContext<B>,
+    packs: &[Pack],
+    sequences: usize,
+) -> Result<(Vec<Sequence>, Vec<Option<Pass<B>>>), Interrupted> {
+    if cx.execution.z0_first {
+        return Ok((cx.sweep(packs, Who::Policy, cx.extra, sequences)?, Vec::new()));
+    }
+    let mut sums = vec![Sequence::default(); sequences];
+    let mut kept = Vec::with_capacity(packs.len());
+    for (i, pack) in packs.iter().enumerate() {
+        if (cx.interrupted)() {
+            return Err(Interrupted);
+        }
+        let pass = cx.kept(i, pack);
+        accumulate(pack, &pass.2, &mut sums);
+        kept.push(Some(pass));
+    }
+    Ok((sums, kept))
+}
+
+/// The scored rows of an SFT step: one sequence per row, or per piece of a packed bin.
+#[derive(Clone, Debug)]
+pub struct TextRow {
+    /// Prompt, if only what follows it is scored; else empty.
+    pub prompt: Vec<u32>,
+    /// The rest.
+    pub tokens: Vec<u32>,
+    /// Which of `tokens` are scored.
+    pub scored: Vec<bool>,
+    /// The row of the data set.
+    pub row: u32,
+}
+
+impl TextRow {
+    /// Scored tokens that have a token before them.
+    pub fn num_targets(&self) -> usize {
+        let first = usize::from(self.prompt.is_empty());
+        self.scored.iter().skip(first).filter(|s| **s).count()
+    }
+}
+
+fn text_packs(cx: &StepContext<impl Backend>, rows: &[TextRow]) -> Vec<Pack> {
+    let answers = rows.iter().zip(0u32..).map(|(r, s)| {
+        let answer = Answer { tokens: &r.tokens, scored: Some(&r.scored), sequence: s, grad: true };
+        (&r.prompt[..], answer)
+    });
+    let families: Vec<Family> = families_of_rows(answers, cx.execution.share_prompts);
+    plan_packs(&families, cx.execution.budget_rows)
+}
+
+/// Sums of text rows without any gradient.
+pub fn score_text<B: Backend>(cx: &StepContext<B>, rows: &[TextRow]) -> Result<Vec<Sequence>, Interrupted> {
+    cx.sweep(&text_packs(cx, rows), Who::Policy, cx.extra, rows.len())
+}
+
+/// Adds the gradient of one SFT step: the mean negative log-likelihood over all its targets. `micro_batches` are the numbers
+/// of rows whose metrics are averaged apart.
+pub fn text_step<B: Backend>(
+    cx: &StepContext<B>,
+    rows: &[TextRow],
+    micro_batches: &[usize],
+    grads: &mut Mat<B, B::Real>,
+) -> Result<StepReport, Interrupted> {
+    let targets: usize = rows.iter().map(TextRow::num_targets).sum();
+    let coefficient = objective::sft::coefficient(targets);
+    let mut sums = vec![Sequence::default(); rows.len()];
+    for (i, pack) in text_packs(cx, rows).iter().enumerate() {
+        if (cx.interrupted)() {
+            return Err(Interrupted);
+        }
+        let pass = cx.kept(i, pack);
+        accumulate(pack, &pass.2, &mut sums);
+        cx.backward(i, pack, pass, |_| coefficient, grads);
+    }
+    let mut report = StepReport::default();
+    report.loss = objective::sft::loss(sums.iter().map(|s| s.logp).sum(), targets);
+    report.not_finite = rows.iter().zip(&sums).filter(|(_, s)| !s.logp.is_finite()).map(|(r, _)| r.row).collect();
+    report.tokens = rows.iter().map(|r| (r.prompt.len() + r.tokens.len()) as u64).sum();
+    let mut first = 0;
+    for &n in micro_batches {
+        let tokens: Vec<TokenSums> = sums[first..first + n].iter().map(|s| s.sums).collect();
+        report.groups.push(if cx.extra { sft_values(&tokens) } else { Vec::new() });
+        first += n;
+    }
+    Ok(report)
+}
