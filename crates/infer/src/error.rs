@@ -1,10 +1,29 @@
-//! What can be wrong with a request, or with what a model answers.
+//! What can be wrong with a model folder, with a request, or with what a model answers.
 
 use std::fmt;
+use std::path::PathBuf;
 
-/// A request that cannot be served.
-#[derive(Clone, Debug, PartialEq)]
+/// A model that cannot be opened or a request that cannot be served.
+#[derive(Debug)]
 pub enum Error {
+    /// Weight files or an adapter.
+    Weights(weights::Error),
+    /// The model.
+    Model(model::Error),
+    /// A configuration file of the model folder.
+    Configuration {
+        /// The file.
+        path: PathBuf,
+        /// Expected and found.
+        reason: String,
+    },
+    /// A file that could not be read.
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
     /// A prompt without tokens: there is nothing to continue.
     EmptyPrompt {
         /// Index of the request.
@@ -56,9 +75,12 @@ impl Error {
     /// Exit code of the process that ends with this error.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Error::Weights(e) => e.exit_code(),
+            Error::Model(e) => e.exit_code(),
             Error::Sampling { .. } => 2,
-            Error::EmptyPrompt { .. } | Error::UnknownToken { .. } | Error::TooLong { .. } => 3,
+            Error::Configuration { .. } | Error::EmptyPrompt { .. } | Error::UnknownToken { .. } | Error::TooLong { .. } => 3,
             Error::NotFinite { .. } => 5,
+            Error::Io { .. } => 6,
         }
     }
 }
@@ -66,6 +88,10 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Error::Weights(e) => e.fmt(f),
+            Error::Model(e) => e.fmt(f),
+            Error::Configuration { path, reason } => write!(f, "{}: {reason}", path.display()),
+            Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
             Error::EmptyPrompt { request } => {
                 write!(
                     f,
@@ -94,3 +120,15 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<weights::Error> for Error {
+    fn from(e: weights::Error) -> Error {
+        Error::Weights(e)
+    }
+}
+
+impl From<model::Error> for Error {
+    fn from(e: model::Error) -> Error {
+        Error::Model(e)
+    }
+}

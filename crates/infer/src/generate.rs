@@ -109,7 +109,7 @@ impl<'a, B: Backend> Generator<'a, B> {
         &self,
         requests: &[Request],
         stop: &[u32],
-        on_finished: &mut dyn FnMut(usize, &Output),
+        on_finished: &mut (dyn FnMut(usize, &Output) + Send),
     ) -> Result<Vec<Output>, Error> {
         requests.iter().enumerate().try_for_each(|(i, request)| self.check(i, request))?;
         let mut outputs: Vec<Option<Output>> = requests.iter().map(|_| None).collect();

@@ -9,10 +9,12 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod folder;
 mod generate;
 mod sample;
 mod slots;
 
 pub use error::Error;
+pub use folder::{Model, stop_tokens};
 pub use generate::{FinishReason, Generator, Limits, Output, Request};
 pub use sample::Sampling;

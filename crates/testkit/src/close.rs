@@ -8,7 +8,7 @@ use crate::{Dtype, Float};
 /// The rounding errors of a sum behave as a random walk, so they grow with the square root of its length; the constant
 /// covers the few elementwise operations around it.
 pub fn tolerance(dtype: Dtype, length: usize) -> f64 {
-    dtype.unit_roundoff() * (6.0 + 2.0 * (length as f64).sqrt())
+    dtype.unit_roundoff() * (3.0 + (length as f64).sqrt())
 }
 
 /// The largest difference as a share of the largest entry of `want`; infinite where one side alone is not finite.

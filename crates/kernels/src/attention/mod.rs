@@ -1,8 +1,6 @@
 //! Causal attention over packed segments with shared prefixes, grouped heads and a sliding window; never a `T x T` matrix.
 
 pub(crate) mod cpu;
-#[cfg(test)]
-mod tests;
 
 use crate::{Memory, Out, View};
 use std::ops::Range;

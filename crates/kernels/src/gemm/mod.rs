@@ -1,8 +1,6 @@
 //! Matrix products of a linear layer `y = x Wᵀ`, `W` as `[o, i]`, and of its backward.
 
 pub(crate) mod cpu;
-#[cfg(test)]
-mod tests;
 
 use crate::{Acc, Dst, Memory, View};
 

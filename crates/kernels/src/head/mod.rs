@@ -1,8 +1,6 @@
 //! The language-model head: log-probabilities of given tokens without ever holding a `[tokens, vocabulary]` matrix.
 
 pub(crate) mod cpu;
-#[cfg(test)]
-mod tests;
 
 use crate::{Acc, Memory, Out, View, Weight};
 

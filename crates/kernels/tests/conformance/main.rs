@@ -1,0 +1,76 @@
+//! Every operator against its definition in double precision: awkward sizes, packed rows and rows with gaps between
+//! them, gradients against slopes by differences. Generic over the backend: a new one adds its own three lines here.
+
+mod adamw;
+mod attention;
+mod embed;
+mod gemm;
+mod head;
+mod rmsnorm;
+mod room;
+mod rope;
+mod rows;
+mod swiglu;
+
+use kernels::{Backend, Cpu, Memory};
+use room::Room;
+use testkit::Float;
+
+/// A backend whose elements the tests can convert.
+trait Checkable: Backend + Memory<Act: Float, Real: Float> {}
+impl<B: Backend + Memory<Act: Float, Real: Float>> Checkable for B {}
+
+/// An operator's name and its check.
+type Operator<B> = (&'static str, fn(&mut Room<B>));
+
+/// Checks every operator, and returns all that each computed.
+fn conformance<B: Checkable>(backend: &B) -> Vec<(&'static str, Vec<f64>)> {
+    let operators: [Operator<B>; 10] = [
+        ("linear", gemm::check),
+        ("stored weights", gemm::check_stored),
+        ("rmsnorm", rmsnorm::check),
+        ("rope", rope::check),
+        ("attention", attention::check),
+        ("swiglu", swiglu::check),
+        ("embed", embed::check),
+        ("head", head::check),
+        ("rows", rows::check),
+        ("adamw", adamw::check),
+    ];
+    let run = |(name, check): Operator<B>| {
+        let mut computed = Vec::new();
+        for gap in [0, 3] {
+            let mut room = Room::new(backend, gap);
+            check(&mut room);
+            computed.extend(room.computed);
+        }
+        (name, computed)
+    };
+    operators.into_iter().map(run).collect()
+}
+
+#[test]
+fn the_cpu_in_double_precision_equals_the_definitions() {
+    conformance(&Cpu::<f64>::new(2));
+}
+
+#[test]
+fn the_cpu_in_single_precision_equals_the_definitions() {
+    conformance(&Cpu::<f32>::new(2));
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let bits = |threads| {
+        let computed = conformance(&Cpu::<f32>::new(threads)).into_iter();
+        computed
+            .map(|(name, values)| (name, values.iter().map(|v| v.to_bits()).collect::<Vec<_>>()))
+            .collect::<Vec<_>>()
+    };
+    let one = bits(1);
+    for threads in [2, 3] {
+        for ((name, one), (_, more)) in one.iter().zip(bits(threads)) {
+            assert!(one.len() > 100 && *one == more, "{name}: {threads} threads give other bits than one");
+        }
+    }
+}

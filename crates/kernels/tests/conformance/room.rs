@@ -1,0 +1,158 @@
+//! Matrices with or without gaps, filled with noise, and the comparison of what an operator left in them.
+
+use kernels::{Acc, Elem, HostTensor, Mat, Memory, Out, StoredDtype, View};
+use std::sync::Arc;
+use testkit::{Float, noise, slope, to, tolerance};
+
+/// A matrix inside a wider one whose other columns hold NaN and must go on doing so.
+pub(crate) struct Framed<B: Memory, T: Elem> {
+    mat: Mat<B, T>,
+    cols: usize,
+    gap: usize,
+    /// The values it was made with, as the device holds them.
+    pub(crate) at: Vec<f64>,
+}
+
+impl<B: Memory, T: Elem + Float> Framed<B, T> {
+    pub(crate) fn view(&self) -> View<'_, B, T> {
+        self.mat.view().cols(self.gap..self.gap + self.cols)
+    }
+    pub(crate) fn out(&mut self) -> Out<'_, B, T> {
+        self.mat.out().cols(self.gap..self.gap + self.cols)
+    }
+    pub(crate) fn acc(&mut self) -> Acc<'_, B, T> {
+        self.out().into_acc()
+    }
+}
+
+/// What a check works with.
+pub(crate) struct Room<'a, B> {
+    pub(crate) backend: &'a B,
+    /// Columns before and after every matrix that belong to nobody.
+    pub(crate) gap: usize,
+    /// Everything that was compared.
+    pub(crate) computed: Vec<f64>,
+}
+
+impl<'a, B: Memory> Room<'a, B> {
+    pub(crate) fn new(backend: &'a B, gap: usize) -> Self {
+        Room { backend, gap, computed: Vec::new() }
+    }
+
+    /// A matrix of the given values, rounded.
+    pub(crate) fn of<T: Elem + Float>(&self, rows: usize, cols: usize, values: &[f64]) -> Framed<B, T> {
+        assert_eq!(values.len(), rows * cols);
+        let (gap, wide) = (self.gap, cols + 2 * self.gap);
+        let held: Vec<T> = to(values);
+        let mut host = vec![T::of(f64::NAN); rows * wide];
+        for i in 0..rows {
+            host[i * wide + gap..i * wide + gap + cols].copy_from_slice(&held[i * cols..(i + 1) * cols]);
+        }
+        Framed { mat: self.backend.from_host(rows, wide, &host), cols, gap, at: to(&held) }
+    }
+
+    /// A matrix of noise in [-1, 1).
+    pub(crate) fn noise<T: Elem + Float>(&self, rows: usize, cols: usize, seed: u64) -> Framed<B, T> {
+        self.of(rows, cols, &noise(rows * cols, seed))
+    }
+
+    /// A matrix to be overwritten: what is in it is NaN.
+    pub(crate) fn blank<T: Elem + Float>(&self, rows: usize, cols: usize) -> Framed<B, T> {
+        self.of(rows, cols, &vec![f64::NAN; rows * cols])
+    }
+
+    /// Row numbers or tokens, `[n, 1]`, one of several columns.
+    pub(crate) fn ids(&self, ids: &[u32]) -> Mat<B, u32> {
+        let wide: Vec<u32> = ids.iter().flat_map(|&id| std::iter::repeat_n(u32::MAX, self.gap).chain([id])).collect();
+        self.backend.from_host(ids.len(), self.gap + 1, &wide)
+    }
+
+    /// The column of [`Room::ids`] that counts.
+    pub(crate) fn column<'m>(&self, ids: &'m Mat<B, u32>) -> View<'m, B, u32> {
+        ids.view().cols(self.gap..self.gap + 1)
+    }
+
+    /// A frozen weight of the given values, and the values that its storage can hold.
+    pub(crate) fn stored(&self, dtype: StoredDtype, rows: usize, cols: usize, values: &[f64]) -> (B::Stored, Vec<f64>) {
+        let (bytes, held): (Vec<u8>, Vec<f64>) = match dtype {
+            StoredDtype::F32 => {
+                let held: Vec<f32> = to(values);
+                (held.iter().flat_map(|v| v.to_le_bytes()).collect(), to(&held))
+            }
+            StoredDtype::Bf16 => {
+                let held: Vec<half::bf16> = to(values);
+                (held.iter().flat_map(|v| v.to_le_bytes()).collect(), to(&held))
+            }
+            StoredDtype::F16 => {
+                let held: Vec<half::f16> = to(values);
+                (held.iter().flat_map(|v| v.to_le_bytes()).collect(), to(&held))
+            }
+        };
+        (self.backend.store(HostTensor { bytes: Arc::new(bytes), dtype }, rows, cols), held)
+    }
+
+    /// The matrix on the host; panics if an operator wrote beside it.
+    pub(crate) fn read<T: Elem + Float>(&self, what: &str, m: &Framed<B, T>) -> Vec<T> {
+        let wide = m.cols + 2 * m.gap;
+        let all = self.backend.to_host(m.mat.view());
+        let inside = |i: usize| (m.gap..m.gap + m.cols).contains(&(i % wide));
+        assert!((0..all.len()).all(|i| inside(i) || all[i].f64().is_nan()), "{what}: wrote between the rows");
+        (0..all.len()).filter(|&i| inside(i)).map(|i| all[i]).collect()
+    }
+
+    /// Compares numbers on the host with the definition, entries of which are sums of `length` terms.
+    pub(crate) fn expect_host<T: Float>(&mut self, what: &str, got: &[T], want: &[f64], length: usize) {
+        testkit::assert_close(what, got, want, length);
+        self.computed.extend(got.iter().map(|g| g.f64()));
+    }
+
+    /// Compares a matrix with the definition.
+    pub(crate) fn expect<T: Elem + Float>(&mut self, what: &str, got: &Framed<B, T>, want: &[f64], length: usize) {
+        let got = self.read(what, got);
+        self.expect_host(what, &got, want, length);
+    }
+
+    /// Requires exact equality.
+    pub(crate) fn expect_exactly<T: Elem + Float>(&mut self, what: &str, got: &Framed<B, T>, want: &[f64]) {
+        let got: Vec<f64> = to(&self.read(what, got));
+        assert!(got == want, "{what}: not the same bits");
+        self.computed.extend(got);
+    }
+
+    /// Compares a gradient with the slopes of `loss` at `at`, in up to a dozen entries.
+    pub(crate) fn expect_slopes<T: Elem + Float>(
+        &mut self,
+        what: &str,
+        got: &Framed<B, T>,
+        at: &[f64],
+        mut loss: impl FnMut(&[f64]) -> f64,
+        length: usize,
+    ) {
+        let got: Vec<f64> = to(&self.read(what, got));
+        assert_eq!(got.len(), at.len(), "{what}: number of entries");
+        let largest = got.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+        // Inputs are of size one, and so are the terms that cancel in a small gradient; differences are good for nine digits.
+        let allowed = (tolerance(T::DTYPE, length) + 1e-9) * (1.0 + largest);
+        let mut moved = at.to_vec();
+        for i in (0..at.len()).step_by((at.len() / 12).max(1)) {
+            let want = slope(|h| {
+                moved[i] = at[i] + h;
+                loss(&moved)
+            });
+            moved[i] = at[i];
+            let apart = (got[i] - want).abs();
+            assert!(apart <= allowed, "{what} entry {i}: {} for a slope of {want}, {allowed:.1e} allowed", got[i]);
+        }
+        self.computed.extend(got);
+    }
+}
+
+/// Sum of products.
+pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Entry by entry.
+pub(crate) fn plus(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
