@@ -159,7 +159,9 @@ mod tests {
     #[test]
     fn weights_have_the_stated_deviation_and_follow_the_seed() {
         let weight = |name: &str, seed| values(&TensorInfo::new(name, DType::F32, [64, 96]), &SHAPE, seed);
-        for (name, want) in [("model.layers.0.mlp.up_proj.weight", 0.05), ("model.layers.0.mlp.down_proj.weight", 0.025)] {
+        for (name, want) in
+            [("model.layers.0.mlp.up_proj.weight", 0.05), ("model.layers.0.mlp.down_proj.weight", 0.025)]
+        {
             let w = weight(name, 1);
             let n = w.len() as f64;
             let mean = w.iter().map(|&x| f64::from(x)).sum::<f64>() / n;

@@ -2,12 +2,19 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod exam;
 pub mod grade;
 pub mod init;
 pub mod problems;
+mod recipe;
+pub mod report;
 #[cfg(test)]
 mod scratch;
 pub mod stats;
+mod story;
 pub mod tokenizer;
 
 pub use error::Error;
+pub use recipe::{Recipe, Training};
+pub use report::Report;
+pub use story::{Event, Settings, run};

@@ -40,11 +40,26 @@ struct Story {
 use Operation::{Add, Multiply, Subtract};
 
 const STORIES: [Story; 12] = [
-    Story { text: "{name} has {0} {things} and finds {1} more. How many {things} does {name} have?", operations: &[Add] },
-    Story { text: "{name} buys {0} {things} on Monday and {1} on Friday. How many {things} is that?", operations: &[Add] },
-    Story { text: "There are {0} {things} in a box. {name} adds {1}. How many {things} are in the box?", operations: &[Add] },
-    Story { text: "{name} has {0} {things} and loses {1} of them. How many {things} are left?", operations: &[Subtract] },
-    Story { text: "{name} had {0} {things} and gave away {1}. How many {things} does {name} have?", operations: &[Subtract] },
+    Story {
+        text: "{name} has {0} {things} and finds {1} more. How many {things} does {name} have?",
+        operations: &[Add],
+    },
+    Story {
+        text: "{name} buys {0} {things} on Monday and {1} on Friday. How many {things} is that?",
+        operations: &[Add],
+    },
+    Story {
+        text: "There are {0} {things} in a box. {name} adds {1}. How many {things} are in the box?",
+        operations: &[Add],
+    },
+    Story {
+        text: "{name} has {0} {things} and loses {1} of them. How many {things} are left?",
+        operations: &[Subtract],
+    },
+    Story {
+        text: "{name} had {0} {things} and gave away {1}. How many {things} does {name} have?",
+        operations: &[Subtract],
+    },
     Story { text: "Of {0} {things} {name} sells {1}. How many {things} are left?", operations: &[Subtract] },
     Story { text: "{name} fills {0} bags with {1} {things} each. How many {things} is that?", operations: &[Multiply] },
     Story { text: "There are {0} rows of {1} {things}. How many {things} does {name} see?", operations: &[Multiply] },
@@ -174,7 +189,8 @@ mod tests {
     fn sets_are_disjoint_reproducible_and_differ_by_seed() {
         let problems = Problems::generate(1, 3000, 400);
         assert_eq!((problems.train.len(), problems.held_out.len()), (3000, 400));
-        let questions: HashSet<&str> = problems.train.iter().chain(&problems.held_out).map(|p| &p.question[..]).collect();
+        let questions: HashSet<&str> =
+            problems.train.iter().chain(&problems.held_out).map(|p| &p.question[..]).collect();
         assert_eq!(questions.len(), 3400);
         assert_eq!(problems, Problems::generate(1, 3000, 400));
         assert_eq!(problems.held_out, Problems::generate(1, 10, 400).held_out);
@@ -193,7 +209,15 @@ mod tests {
                 let [a, sign, b, "=", c] = words[..] else { panic!("{p:?}") };
                 let [a, b, c] = [a, b, c].map(|n| n.parse::<i64>().unwrap());
                 assert!(result.is_none_or(|r| r == a));
-                assert_eq!(c, match sign { "+" => a + b, "-" => a - b, "*" => a * b, _ => panic!("{p:?}") });
+                assert_eq!(
+                    c,
+                    match sign {
+                        "+" => a + b,
+                        "-" => a - b,
+                        "*" => a * b,
+                        _ => panic!("{p:?}"),
+                    }
+                );
                 result = Some(c);
             }
             assert_eq!(result, Some(p.answer));

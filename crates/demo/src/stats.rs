@@ -63,7 +63,9 @@ mod tests {
     #[test]
     fn wilson_equals_published_values() {
         // Newcombe 1998 (Statistics in Medicine 17, 857-872), table I, method 3.
-        for (r, n, low, high) in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)] {
+        for (r, n, low, high) in
+            [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]
+        {
             let got = wilson(r, n);
             assert!((got.low - low).abs() < 5e-5 && (got.high - high).abs() < 5e-5, "{r}/{n}: {got:?}");
         }
@@ -87,7 +89,10 @@ mod tests {
         let b: Vec<f64> = (0..300).map(|i| if i % 25 == 1 { 1.0 } else { a[i] }).collect();
         let gained = b.iter().zip(&a).filter(|(b, a)| b != a).count();
         let difference = paired_difference(&a, &b, 10_000, 0);
-        assert!((difference.value - gained as f64 / 300.0).abs() < 1e-12 && difference.excludes_zero(), "{difference:?}");
+        assert!(
+            (difference.value - gained as f64 / 300.0).abs() < 1e-12 && difference.excludes_zero(),
+            "{difference:?}"
+        );
         assert!(!paired_difference(&a, &a, 100, 0).excludes_zero());
         assert!(wilson(150 + gained, 300).low < wilson(150, 300).high);
     }

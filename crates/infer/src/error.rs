@@ -78,7 +78,10 @@ impl Error {
             Error::Weights(e) => e.exit_code(),
             Error::Model(e) => e.exit_code(),
             Error::Sampling { .. } => 2,
-            Error::Configuration { .. } | Error::EmptyPrompt { .. } | Error::UnknownToken { .. } | Error::TooLong { .. } => 3,
+            Error::Configuration { .. }
+            | Error::EmptyPrompt { .. }
+            | Error::UnknownToken { .. }
+            | Error::TooLong { .. } => 3,
             Error::NotFinite { .. } => 5,
             Error::Io { .. } => 6,
         }

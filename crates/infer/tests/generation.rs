@@ -5,7 +5,7 @@ use kernels::{Backend, Cpu};
 use model::{Built, Tuning};
 use nn::{Context, Params};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const POSITIONS: usize = 256;
 const ROOMY: Limits = Limits { positions: POSITIONS, cache_rows: 1 << 14, step_rows: 512 };
@@ -165,17 +165,36 @@ fn requests_that_cannot_be_served_are_named() {
 }
 
 #[test]
-fn a_folder_answers_as_its_parts_do_and_an_adapter_changes_that() {
-    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
+fn a_folder_answers_as_its_parts_do() {
     let (prompt, want) = references("qwen2").remove(0);
     let model = infer::Model::open(&golden("models/qwen2"), None, 1 << 20, 2).unwrap();
     assert_eq!(model.positions(), 1024);
     let outputs = model.generate(&[greedy(&prompt, want.len())], &[], (512, 64), &mut |_, _| {}).unwrap();
     assert_eq!(outputs[0].tokens, want);
-    let answer = |adapter: Option<PathBuf>| {
-        let model = infer::Model::open(&fixtures.join("weights/base"), adapter.as_deref(), 128, 2).unwrap();
-        model.generate(&[greedy(&[5, 6, 7], 40)], &[], (64, 64), &mut |_, _| {}).unwrap().remove(0).tokens
+}
+
+#[test]
+fn an_adapter_answers_as_the_merged_model() {
+    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/weights");
+    let merged = std::env::temp_dir().join(format!("infer-test-{}", std::process::id()));
+    std::fs::create_dir_all(&merged).unwrap();
+    for file in ["base/config.json", "merged/model.safetensors"] {
+        std::fs::copy(fixtures.join(file), merged.join(file.rsplit('/').next().unwrap())).unwrap();
+    }
+    let sampled = |seed| Request {
+        prompt: vec![5, 6, 7],
+        max_new_tokens: 40,
+        sampling: Sampling { temperature: 1.0, seed, ..Sampling::GREEDY },
     };
-    let (base, adapted) = (answer(None), answer(Some(fixtures.join("weights/adapter"))));
-    assert_ne!(base, adapted);
+    let requests: Vec<Request> = (0..10).map(sampled).collect();
+    let answers = |folder: &Path, adapter: Option<&Path>| {
+        let model = infer::Model::open(folder, adapter, 128, 2).unwrap();
+        model.generate(&requests, &[], (500, 64), &mut |_, _| {}).unwrap()
+    };
+    let (base, adapter) = (fixtures.join("base"), fixtures.join("adapter"));
+    let adapted = answers(&base, Some(&adapter));
+    let from_merged = answers(&merged, None);
+    std::fs::remove_dir_all(&merged).unwrap();
+    assert_eq!(adapted, from_merged);
+    assert_ne!(adapted, answers(&base, None));
 }

@@ -19,6 +19,7 @@ pub mod rmsnorm;
 pub mod rope;
 pub mod rows;
 pub mod swiglu;
+pub mod tampered;
 
 pub use adamw::{Adamw, AdamwStep};
 pub use attention::{Attention, AttentionGrads, AttentionSaved, AttentionShape, KeyValue, Span};

@@ -269,6 +269,20 @@ impl<'a, B, T> From<Acc<'a, B, T>> for Dst<'a, B, T> {
     }
 }
 
+impl<'a, B, T> View<'a, B, T> {
+    /// The same memory in the hands of another backend.
+    pub(crate) fn on<C>(self) -> View<'a, C, T> {
+        View { ptr: self.ptr, rows: self.rows, cols: self.cols, ld: self.ld, tie: PhantomData }
+    }
+}
+
+impl<'a, B, T> Out<'a, B, T> {
+    /// The same memory in the hands of another backend.
+    pub(crate) fn on<C>(self) -> Out<'a, C, T> {
+        Out { ptr: self.ptr, rows: self.rows, cols: self.cols, ld: self.ld, tie: PhantomData }
+    }
+}
+
 // SAFETY: a View is a shared borrow and an Out or Acc an exclusive one of plain elements; the pointers carry no more than
 // the references they were made from.
 unsafe impl<B, T: Sync> Send for View<'_, B, T> {}

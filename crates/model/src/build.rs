@@ -4,6 +4,7 @@ use crate::{Blueprint, Decoder, Error, Projection};
 use kernels::{AttentionShape, Backend, HostBytes, HostTensor, Mat, Real, RopeLayout, StoredDtype};
 use nn::{Block, Linear, Lora, Mlp, Norm, ParamId, Rotary, SelfAttention, Table, Tensor, Vector};
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use weights::{Adapter, Checkpoint, DType, LoraFactor, Mapped, tensor_name};
 
@@ -52,12 +53,34 @@ pub struct Built<B: Backend> {
     pub notes: Vec<String>,
 }
 
-/// A mapped tensor as host bytes.
-struct InFile(Mapped);
+/// Elements copied at a time from a checkpoint into the arena.
+const CHUNK: usize = 1 << 20;
+
+/// Bytes of a mapped tensor.
+struct InFile {
+    tensor: Mapped,
+    range: Range<usize>,
+}
 
 impl HostBytes for InFile {
     fn bytes(&self) -> &[u8] {
-        self.0.bytes()
+        &self.tensor.bytes()[self.range.clone()]
+    }
+}
+
+/// A tensor of the checkpoint whose values can be computed with.
+#[derive(Clone)]
+struct Source {
+    tensor: Mapped,
+    dtype: StoredDtype,
+}
+
+impl Source {
+    /// Elements `range` of the tensor, where they lie.
+    fn host(&self, range: Range<usize>) -> HostTensor {
+        let size = self.dtype.size();
+        let bytes = InFile { tensor: self.tensor.clone(), range: range.start * size..range.end * size };
+        HostTensor { bytes: Arc::new(bytes), dtype: self.dtype }
     }
 }
 
@@ -67,7 +90,7 @@ struct Builder<'a, B: Backend> {
     tuning: Tuning<'a>,
     table: Table,
     /// Trained tensors of the checkpoint, to be copied once the arena's length is known.
-    sources: Vec<(ParamId, HostTensor)>,
+    sources: Vec<(ParamId, Source)>,
 }
 
 /// Whether weight decay applies: `transformers` leaves out biases and norms, by name.
@@ -78,38 +101,38 @@ fn decays(name: &str) -> bool {
 }
 
 impl<B: Backend> Builder<'_, B> {
-    fn host(&self, name: &str, shape: &[usize]) -> Result<HostTensor, Error> {
-        let mapped = self.checkpoint.get_shaped(name, shape)?;
-        let dtype = match mapped.dtype() {
+    fn source(&self, name: &str, shape: &[usize]) -> Result<Source, Error> {
+        let tensor = self.checkpoint.get_shaped(name, shape)?;
+        let dtype = match tensor.dtype() {
             DType::F32 => StoredDtype::F32,
             DType::BF16 => StoredDtype::Bf16,
             DType::F16 => StoredDtype::F16,
             other => return Err(Error::Dtype { tensor: name.to_owned(), found: format!("{other:?}") }),
         };
-        Ok(HostTensor { bytes: Arc::new(InFile(mapped)), dtype })
+        Ok(Source { tensor, dtype })
     }
 
-    fn trained(&mut self, name: &str, rows: usize, cols: usize, host: HostTensor) -> ParamId {
+    fn trained(&mut self, name: &str, rows: usize, cols: usize, source: Source) -> ParamId {
         let id = self.table.push(name, rows, cols, decays(name));
-        self.sources.push((id, host));
+        self.sources.push((id, source));
         id
     }
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor<B>, Error> {
-        let host = self.host(name, &[rows, cols])?;
+        let source = self.source(name, &[rows, cols])?;
         Ok(match self.tuning {
-            Tuning::Full => Tensor::Trained(self.trained(name, rows, cols, host)),
-            _ => Tensor::Frozen(self.backend.store(host, rows, cols)),
+            Tuning::Full => Tensor::Trained(self.trained(name, rows, cols, source)),
+            _ => Tensor::Frozen(self.backend.store(source.host(0..rows * cols), rows, cols)),
         })
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vector<B>, Error> {
-        let host = self.host(name, &[len])?;
+        let source = self.source(name, &[len])?;
         Ok(match self.tuning {
-            Tuning::Full => Vector::Trained(self.trained(name, 1, len, host)),
+            Tuning::Full => Vector::Trained(self.trained(name, 1, len, source)),
             _ => {
                 let mut values = vec![B::Real::ZERO; len];
-                self.backend.stored_to_host(&self.backend.store(host, 1, len), &mut values);
+                self.backend.stored_to_host(&self.backend.store(source.host(0..len), 1, len), &mut values);
                 Vector::Frozen(self.backend.from_host(1, len, &values))
             }
         })
@@ -183,11 +206,8 @@ impl<B: Backend> Built<B> {
         let notes = tied_note(checkpoint, blueprint.tied);
         let Builder { table, sources, .. } = builder;
         let mut values = backend.zeros(1, table.len());
-        for (id, host) in sources {
-            let p = table.param(id);
-            let mut copy = vec![B::Real::ZERO; p.rows * p.cols];
-            backend.stored_to_host(&backend.store(host, p.rows, p.cols), &mut copy);
-            backend.upload(&copy, values.out().cols(p.range()));
+        for (id, source) in sources {
+            copy_in(backend, &source, table.param(id).range(), &mut values);
         }
         let (cos, sin) = blueprint.rope.tables(positions);
         let half = blueprint.rope.width / 2;
@@ -198,6 +218,18 @@ impl<B: Backend> Built<B> {
         let decoder = Decoder::new(blueprint, embed, blocks, norm, head, rotary);
         Ok(Built { decoder, table, values, notes })
     }
+}
+
+/// Copies a tensor into its range of the arena, piece by piece, and lets go of the mapped pages: they are not needed again.
+fn copy_in<B: Backend>(backend: &B, source: &Source, to: Range<usize>, values: &mut Mat<B, B::Real>) {
+    let mut piece = vec![B::Real::ZERO; CHUNK.min(to.len())];
+    for start in (0..to.len()).step_by(CHUNK) {
+        let range = start..(start + CHUNK).min(to.len());
+        let piece = &mut piece[..range.len()];
+        backend.stored_to_host(&backend.store(source.host(range.clone()), 1, range.len()), piece);
+        backend.upload(piece, values.out().cols(to.start + range.start..to.start + range.end));
+    }
+    source.tensor.release();
 }
 
 fn check_modules(blueprint: &Blueprint, adapters: &Adapters) -> Result<(), Error> {

@@ -106,5 +106,4 @@ fn clipping_never_enlarges_and_zero_disables_it() {
     assert_eq!(clip(1e9, 0.0), 1.0);
     assert_eq!(clip(0.0, 1.0), 1.0);
     assert!((clip(4.0, 1.0) - 1.0 / (4.0 + 1e-6)).abs() < 1e-15);
-    assert!(clip(f64::NAN, 1.0).is_nan() || clip(f64::NAN, 1.0) == 1.0);
 }

@@ -6,15 +6,19 @@
 
 mod error;
 mod evaluate;
+mod merge;
 mod plan;
 pub mod policy;
 mod prepare;
 mod report;
 mod run;
+mod score;
 mod state;
 pub mod step;
 
 pub use error::Error;
+pub use merge::{Merged, merge};
 pub use plan::Plan;
 pub use prepare::{Job, Rows, loss_of};
 pub use run::{Control, Ended, Event, run};
+pub use score::{Inference, ModelFolder, ScoreRow, rows_to_score, score};

@@ -1,13 +1,17 @@
 //! A run: steps, logging, evaluation, checkpoints, and every way it can end.
 
-use crate::evaluate::{evaluate_rows, preference};
-use crate::policy::{AdapterPlan, Policy, Reference, copy_of};
+mod end;
+mod record;
+mod reference;
+mod save;
+
+use crate::evaluate::preference;
+use crate::policy::Policy;
 use crate::step::{
-    Execution, Interrupted, RowGroup, StepContext, StepReport, TextRow, preference_step, reference_logps,
-    score_preference, text_step,
+    Execution, Interrupted, RowGroup, StepContext, StepReport, TextRow, preference_step, score_preference, text_step,
 };
-use crate::{Error, Job, Plan, Rows, report, state};
-use config::{Config, HomogeneousBatch, Interval, Loaded, Normalisation, Resume, Z0Scope};
+use crate::{Error, Job, Plan, Rows, report};
+use config::{Config, HomogeneousBatch, Loaded, Normalisation, Resume, Z0Scope};
 use data::Clock;
 use kernels::{Backend, Cpu, Mat};
 use model::{Built, Keep, Tuning};
@@ -18,7 +22,7 @@ use optim::schedule::{Schedule, warmup_steps};
 use rundir::lock::Lock;
 use rundir::tensorboard::EventFile;
 use rundir::{Checkpoint, LineLog, Opening, RunFolder};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -94,9 +98,10 @@ pub fn run(
     let opening = match (&config.saving.resume, config.saving.overwrite) {
         (Resume::No, false) => Opening::Create,
         (Resume::No, true) => Opening::Overwrite,
-        _ if rundir::Status::read(&config.saving.output_dir).is_err() => Opening::Create,
+        _ if !config.saving.output_dir.join(rundir::status::FILE).exists() => Opening::Create,
         _ => Opening::Resume,
     };
+    save::check_origin(&config.saving.resume, &config.saving.output_dir)?;
     let resume = opening == Opening::Resume;
     let folder = RunFolder::open(&config.saving.output_dir, opening)?;
     let mut step = 0;
@@ -128,6 +133,8 @@ fn in_folder(
     observe: &mut dyn FnMut(Event),
 ) -> Result<Ended, Error> {
     let config = &loaded.config;
+    // The lock is written last: a run killed before it has begun nothing.
+    let resume = resume && folder.path().join(rundir::lock::FILE).exists();
     let lock = if resume { Some(Lock::read(folder.path())?) } else { None };
     let kept = kept_of(config, lock.as_ref());
     let job = Job::new(config.clone(), Clock::at(kept.clock), observe)?;
@@ -137,21 +144,27 @@ fn in_folder(
     };
     let now = lock_of(&job, &plan, &kept)?;
     match &lock {
-        Some(lock) => lock.check(&now)?,
+        Some(lock) => {
+            lock.check(&now)?;
+            lock.notes(&now).into_iter().for_each(|n| observe(Event::Note(n)));
+        }
         None => {
-            folder.write("lock.json", &now.to_json())?;
             folder.write("config.yaml", loaded.resolved_yaml.as_bytes())?;
             folder.keep_inputs(inputs)?;
+            folder.write(rundir::lock::FILE, &now.to_json())?;
         }
     }
     folder.set_total_steps(job.total_steps as u64)?;
     for note in &job.notes {
         observe(Event::Note(note.clone()));
     }
+    let (found, passed_over) = if resume { save::newest(&job, folder)? } else { (None, Vec::new()) };
+    passed_over.into_iter().for_each(|p| observe(Event::Note(p)));
     let backend = Cpu::<f32>::new(kept.threads);
-    let mut run = Run::new(&backend, &job, &plan, folder, resume, observe)?;
+    let mut run = Run::new(&backend, &job, &plan, folder, found.as_ref(), observe)?;
+    let begun = run.begin(found.as_ref(), resume, control, observe);
     *step = run.step;
-    let ended = run.train(control, observe);
+    let ended = if begun? { run.train(control, observe) } else { Ok(run.ended(true)) };
     *step = run.step;
     ended
 }
@@ -183,6 +196,15 @@ fn lock_of(job: &Job, plan: &Plan, kept: &Kept) -> Result<Lock, Error> {
     Ok(Lock::new(&model, &data, kept.threads, plan)?)
 }
 
+/// A step and where it stands.
+struct Place<'s> {
+    step: data::Step<'s>,
+    /// Passes over the rows once it is made.
+    epoch: f64,
+    /// Whether it is the last of its pass, or of the run.
+    ends_epoch: bool,
+}
+
 /// A run in progress.
 struct Run<'a, B: Backend> {
     backend: &'a B,
@@ -192,7 +214,7 @@ struct Run<'a, B: Backend> {
     schedule: Schedule,
     policy: Policy<B>,
     /// Reference log-probabilities of training and evaluation rows, where cached.
-    cached: [Vec<[f64; 2]>; 2],
+    cached: reference::Cached,
     optimizer: AdamW<B>,
     dropout: f64,
     log: LineLog,
@@ -215,7 +237,7 @@ impl<'a, B: Backend> Run<'a, B> {
         job: &'a Job,
         plan: &Plan,
         folder: &'a RunFolder,
-        resume: bool,
+        found: Option<&Checkpoint>,
         observe: &mut dyn FnMut(Event),
     ) -> Result<Run<'a, B>, Error> {
         let tuning = job.adapter.as_ref().map_or(Tuning::Full, |a| Tuning::Lora(&a.adapters));
@@ -225,21 +247,16 @@ impl<'a, B: Backend> Run<'a, B> {
         if let Some(adapter) = &job.adapter {
             adapter.initialise(backend, &table, &mut values, job.config.engine.seed)?;
         }
-        let reference = reference_of(backend, job, &values);
+        let reference = reference::reference_of(backend, job, &values);
         let policy = Policy { decoder, table, values, reference };
         let o = &job.config.optimizer;
         let settings = Settings { beta1: o.beta1, beta2: o.beta2, epsilon: o.epsilon, weight_decay: o.weight_decay };
         let ranges = groups(policy.table.params().iter().map(|p| (p.range(), p.decay)));
         let len = policy.table.len();
-        let (found, passed_over) = if resume { newest(job, folder)? } else { (None, Vec::new()) };
-        passed_over.into_iter().for_each(|p| observe(Event::Note(p)));
-        let at = |key: &str| found.as_ref().and_then(|c| c.manifest.meta.get(key)).and_then(Value::as_u64);
-        let log_at = found.as_ref().map(|_| at("log_bytes").unwrap_or(0));
-        let text_at = found.as_ref().map(|_| at("text_bytes").unwrap_or(0));
-        if let Some(found) = &found {
+        let at = |key: &str| found.and_then(|c| c.manifest.meta.get(key)).and_then(Value::as_u64);
+        if let Some(found) = found {
             folder.discard_after(found.step())?;
         }
-        let restart = if resume { Some(0) } else { None };
         let recorded = job.adapter.as_ref().map_or(0.0, |a| a.config.lora_dropout);
         let mut run = Run {
             backend,
@@ -251,8 +268,8 @@ impl<'a, B: Backend> Run<'a, B> {
             policy,
             cached: [Vec::new(), Vec::new()],
             dropout: job.config.adapter_dropout(recorded),
-            log: folder.open_log("log.jsonl", log_at.or(restart))?,
-            text: folder.open_log("train.log", text_at.or(restart))?,
+            log: folder.open_log("log.jsonl", at("log_bytes"))?,
+            text: folder.open_log("train.log", at("text_bytes"))?,
             events: None,
             step: 0,
             tokens: 0,
@@ -264,8 +281,7 @@ impl<'a, B: Backend> Run<'a, B> {
             last_values: Vec::new(),
         };
         if job.config.logging.tensorboard {
-            run.events =
-                Some(EventFile::create(&folder.path().join("tensorboard"), found.as_ref().map(Checkpoint::step))?);
+            run.events = Some(EventFile::create(&folder.path().join("tensorboard"), found.map(Checkpoint::step))?);
         }
         for line in report::opening(job, plan) {
             if found.is_none() {
@@ -273,17 +289,26 @@ impl<'a, B: Backend> Run<'a, B> {
             }
             observe(Event::Opening(line));
         }
-        run.cache_reference(observe)?;
-        if let Some(found) = found {
-            run.restore(&found)?;
-            observe(Event::Note(format!(
-                "resumed from {} (step {} of {})",
-                found.path.display(),
-                run.step,
-                job.total_steps
-            )));
-        }
         Ok(run)
+    }
+
+    /// What comes before the first step: the reference, then the state of the checkpoint. `false`: stopped on the way.
+    fn begin(
+        &mut self,
+        found: Option<&Checkpoint>,
+        resume: bool,
+        control: &Control,
+        observe: &mut dyn FnMut(Event),
+    ) -> Result<bool, Error> {
+        if !self.cache_reference(resume, control, observe)? {
+            return Ok(false);
+        }
+        if let Some(found) = found {
+            self.restore(found)?;
+            let (path, total) = (found.path.display(), self.job.total_steps);
+            observe(Event::Note(format!("resumed from {path} (step {} of {total})", self.step)));
+        }
+        Ok(true)
     }
 
     fn context<'s>(
@@ -304,50 +329,6 @@ impl<'a, B: Backend> Run<'a, B> {
             dropout: (dropout && self.dropout > 0.0).then_some(Dropout { p: self.dropout, key }),
             interrupted,
         }
-    }
-
-    /// Takes the reference's log-probabilities before anything is trained, in the packs that the steps will use, or reads them
-    /// back.
-    fn cache_reference(&mut self, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        if !matches!(self.policy.reference, Reference::Cached) {
-            return Ok(());
-        }
-        let (job, path) = (self.job, self.folder.path().join("reference.bin"));
-        let counts = [job.train.data.len(), job.eval.as_ref().map_or(0, |e| e.data.len())];
-        if let Some(cached) = read_pairs(&path, counts) {
-            self.cached = cached;
-            return Ok(());
-        }
-        let mut cached = counts.map(|n| vec![[f64::NAN; 2]; n]);
-        let epoch = job.order.epoch(0);
-        let steps = epoch.len().min(job.total_steps);
-        let never = || false;
-        for s in 0..steps {
-            observe(Event::Progress {
-                what: "reference log-probabilities".to_owned(),
-                done: s as u64 + 1,
-                total: steps as u64,
-            });
-            for group in self.groups(epoch.step(s)) {
-                let cx = self.context(&job.train, 0, false, &never);
-                let preference = preference(job, &job.train).expect("a reference is for a preference loss");
-                let pairs = reference_logps(&cx, &preference, &group.rows).unwrap_or_default();
-                group.rows.iter().zip(pairs).for_each(|(&r, p)| cached[0][r as usize] = p);
-            }
-        }
-        if let Some(eval) = &job.eval {
-            let rows: Vec<u32> = (0..eval.data.len() as u32).collect();
-            for chunk in rows.chunks(job.config.batch.eval_rows) {
-                let cx = self.context(eval, 1, false, &never);
-                let preference = preference(job, eval).expect("a reference is for a preference loss");
-                let pairs = reference_logps(&cx, &preference, chunk).unwrap_or_default();
-                chunk.iter().zip(pairs).for_each(|(&r, p)| cached[1][r as usize] = p);
-            }
-        }
-        let bytes: Vec<u8> = cached.iter().flatten().flatten().flat_map(|x| x.to_le_bytes()).collect();
-        self.folder.write("reference.bin", &bytes)?;
-        self.cached = cached;
-        Ok(())
     }
 
     /// The rows of a step, in groups that share a `z0`.
@@ -374,7 +355,7 @@ impl<'a, B: Backend> Run<'a, B> {
         let total = self.job.total_steps as u64;
         let mut grads = self.backend.mat(1, self.policy.table.len());
         let mut epoch: Option<(usize, data::order::Epoch)> = None;
-        while self.step < total {
+        while self.step < total && !self.give_up() {
             let (e, s) = self.job.order.locate(self.step as usize);
             if epoch.as_ref().is_none_or(|(at, _)| *at != e) {
                 epoch = Some((e, self.job.order.epoch(e)));
@@ -383,24 +364,23 @@ impl<'a, B: Backend> Run<'a, B> {
             let step = order.step(s);
             let batches = |rows: usize| rows.div_ceil(self.job.order.micro_batch) as f64;
             let made = batches(s * self.job.order.rows_per_step() + step.rows().len());
-            let done = e as f64 + (made / batches(self.job.order.rows)).min(1.0);
-            match self.one_step(step, done, &mut grads, control, observe)? {
-                Some(()) => {}
-                None => return self.stop(observe),
-            }
-            if s + 1 == order.len() || self.step == total {
-                self.after_epoch(observe)?;
+            let place = Place {
+                step,
+                epoch: e as f64 + (made / batches(self.job.order.rows)).min(1.0),
+                ends_epoch: s + 1 == order.len() || self.step + 1 == total,
+            };
+            if self.one_step(place, &mut grads, control, observe)?.is_none() {
+                return self.stop(observe);
             }
             if control.save.swap(false, Ordering::SeqCst) {
                 self.save(observe)?;
             }
-            if self.give_up() {
-                observe(Event::Note(format!(
-                    "early stopping at step {}: {} evaluations without improvement",
-                    self.step, self.stale_evaluations
-                )));
-                break;
-            }
+        }
+        if self.give_up() {
+            observe(Event::Note(format!(
+                "early stopping at step {}: {} evaluations without improvement",
+                self.step, self.stale_evaluations
+            )));
         }
         self.finish(observe)
     }
@@ -408,8 +388,7 @@ impl<'a, B: Backend> Run<'a, B> {
     /// One optimiser step; `None` when it was abandoned because the run is to stop.
     fn one_step(
         &mut self,
-        step: data::Step,
-        epoch: f64,
+        Place { step, epoch, ends_epoch }: Place,
         grads: &mut Mat<B, B::Real>,
         control: &Control,
         observe: &mut dyn FnMut(Event),
@@ -425,7 +404,7 @@ impl<'a, B: Backend> Run<'a, B> {
         self.check(&report, step)?;
         let norm = self.backend.square_norm(grads.view()).sqrt();
         if !norm.is_finite() {
-            return Err(self.not_finite("the gradient", step.rows()));
+            return Err(self.not_finite("the gradient", &self.rows_of(step)));
         }
         let rate = self.job.config.optimizer.learning_rate * self.schedule.factor(self.step);
         if !skip {
@@ -449,8 +428,8 @@ impl<'a, B: Backend> Run<'a, B> {
         values.extend(report.groups.iter().flatten().copied());
         let values = values.iter().map(|(m, v)| (m.name().to_owned(), *v)).collect();
         observe(Event::Step { step: self.step, total: self.job.total_steps as u64, values });
+        self.after_step(ends_epoch, observe)?;
         self.kl_guard(&report, observe)?;
-        self.after_step(observe)?;
         Ok(Some(()))
     }
 
@@ -491,7 +470,7 @@ impl<'a, B: Backend> Run<'a, B> {
             return Err(self.not_finite("a log-probability", &report.not_finite));
         }
         if !report.loss.is_finite() {
-            return Err(self.not_finite("the loss", step.rows()));
+            return Err(self.not_finite("the loss", &self.rows_of(step)));
         }
         match &report.off_reference {
             Some(error) if self.step == 0 => Err(Error::Objective(error.clone())),
@@ -499,17 +478,22 @@ impl<'a, B: Backend> Run<'a, B> {
         }
     }
 
-    fn not_finite(&self, what: &str, units: &[u32]) -> Error {
+    /// Rows of the data set that a step reads: its own, or those of its bins.
+    fn rows_of(&self, step: data::Step) -> Vec<u32> {
+        match &self.job.train.bins {
+            None => step.rows().to_vec(),
+            Some(bins) => step.rows().iter().flat_map(|&b| bins.bin(b as usize)).map(|p| p.row).collect(),
+        }
+    }
+
+    fn not_finite(&self, what: &str, rows: &[u32]) -> Error {
         let data = &self.job.train.data;
-        let named = |row: u32| {
+        let named = |&row: &u32| {
             let (file, line) = data.source(row as usize);
             format!("{}:{line}", file.display())
         };
-        let rows = units.iter().flat_map(|&u| match &self.job.train.bins {
-            None => vec![u],
-            Some(bins) => bins.bin(u as usize).iter().map(|p| p.row).collect(),
-        });
-        Error::NotFinite { what: what.to_owned(), step: self.step + 1, samples: rows.take(16).map(named).collect() }
+        let samples = rows.iter().take(16).map(named).collect();
+        Error::NotFinite { what: what.to_owned(), step: self.step + 1, samples }
     }
 
     /// Counts a step of one class, says so the first time, and says whether it is to be skipped.
@@ -549,223 +533,6 @@ impl<'a, B: Backend> Run<'a, B> {
         }
         Ok(())
     }
-
-    fn due(&self, interval: Interval) -> bool {
-        let share = |s: f64| ((s * self.job.total_steps as f64).ceil() as u64).max(1);
-        match interval {
-            Interval::Never | Interval::Epoch => false,
-            Interval::Steps(n) => self.step % n as u64 == 0,
-            Interval::Share(s) => self.step % share(s) == 0,
-        }
-    }
-
-    fn after_step(&mut self, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        let logging = &self.job.config.logging;
-        if self.due(logging.every) || (logging.first_step && self.step == 1) {
-            self.log_window(observe)?;
-        }
-        if self.due(self.job.config.evaluation.every) {
-            self.evaluate(observe)?;
-        }
-        if self.due(self.job.config.saving.every) {
-            self.save(observe)?;
-        }
-        Ok(())
-    }
-
-    fn after_epoch(&mut self, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        let config = &self.job.config;
-        if config.logging.every == Interval::Epoch {
-            self.log_window(observe)?;
-        }
-        if config.evaluation.every == Interval::Epoch {
-            self.evaluate(observe)?;
-        }
-        if config.saving.every == Interval::Epoch {
-            self.save(observe)?;
-        }
-        Ok(())
-    }
-
-    fn log_window(&mut self, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        let values: Vec<(String, f64)> = self.window.take().into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-        self.record(values, observe)
-    }
-
-    fn record(&mut self, values: Vec<(String, f64)>, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        let record: Map<String, Value> = values.iter().map(|(k, v)| (k.clone(), number(k, *v))).collect();
-        self.log.record(&record)?;
-        self.text.line(&report::line(&values))?;
-        if let Some(events) = &mut self.events {
-            events.record(self.step, &record)?;
-        }
-        observe(Event::Logged(values.clone()));
-        self.last_values.retain(|(k, _)| values.iter().all(|(n, _)| n != k));
-        self.last_values.extend(values);
-        Ok(())
-    }
-
-    fn evaluate(&mut self, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        let Some(eval) = &self.job.eval else { return Ok(()) };
-        let never = || false;
-        let mut values = evaluate_rows(self.job, eval, &self.context(eval, 1, false, &never)).unwrap_or_default();
-        values.push(("step".to_owned(), self.step as f64));
-        if let Some(best) = &self.job.config.evaluation.best {
-            let found = values.iter().find(|(k, _)| *k == best.metric).map(|(_, v)| *v);
-            let Some(found) = found else {
-                let known: Vec<&str> = values.iter().map(|(k, _)| k.as_str()).collect();
-                return Err(Error::Mismatch {
-                    what: format!("metric_for_best_model: {} is not among {}", best.metric, known.join(", ")),
-                });
-            };
-            let threshold = self.job.config.evaluation.early_stopping.map_or(0.0, |e| e.threshold);
-            let gain = self.best.map(|(old, _)| if best.greater_is_better { found - old } else { old - found });
-            self.stale_evaluations = if gain.is_none_or(|g| g > threshold) { 0 } else { self.stale_evaluations + 1 };
-            if gain.is_none_or(|g| g > 0.0) {
-                self.best = Some((found, self.step));
-            }
-        }
-        self.record(values, observe)?;
-        if self.job.config.saving.when_best && self.best.is_some_and(|(_, step)| step == self.step) {
-            self.save(observe)?;
-        }
-        Ok(())
-    }
-
-    fn give_up(&self) -> bool {
-        self.job.config.evaluation.early_stopping.is_some_and(|e| self.stale_evaluations >= e.patience)
-    }
-
-    fn save(&mut self, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        if self.last_saved == Some(self.step) {
-            return Ok(());
-        }
-        self.log.sync()?;
-        self.text.sync()?;
-        let staging = self.folder.begin_checkpoint(self.step)?;
-        let (policy, dir) = (&self.policy, staging.path().to_owned());
-        state::write_weights(self.backend, self.job, &policy.table, &policy.values, &dir)?;
-        state::write_optimizer(self.backend, self.job, &policy.table, &policy.values, &self.optimizer, &dir)?;
-        let window: Vec<Value> =
-            self.window.state().map(|(name, folded, count)| json!([name, folded.to_bits(), count])).collect();
-        let checkpoint = staging.commit(json!({
-            "log_bytes": self.log.position(),
-            "text_bytes": self.text.position(),
-            "tokens": self.tokens,
-            "updates": self.optimizer.steps,
-            "window": window,
-            "best": self.best.map(|(value, step)| json!([value.to_bits(), step])),
-            "stale_evaluations": self.stale_evaluations,
-            "one_class_steps": self.one_class_steps,
-        }))?;
-        self.last_saved = Some(self.step);
-        if let Some(keep) = self.job.config.saving.total_limit {
-            let pinned: Vec<u64> = self.best.iter().map(|(_, step)| *step).collect();
-            self.folder.rotate(&checkpoint, keep, &pinned)?;
-        }
-        observe(Event::Saved(checkpoint.path));
-        Ok(())
-    }
-
-    fn restore(&mut self, found: &Checkpoint) -> Result<(), Error> {
-        let meta = &found.manifest.meta;
-        let broken = |key: &str| Error::Mismatch {
-            what: format!(
-                "{}: {key} is missing from its manifest; the checkpoint is of another version",
-                found.path.display()
-            ),
-        };
-        let number = |key: &str| meta.get(key).and_then(Value::as_u64).ok_or_else(|| broken(key));
-        state::read(
-            self.backend,
-            self.job,
-            &self.policy.table,
-            &mut self.policy.values,
-            &mut self.optimizer,
-            &found.path,
-        )?;
-        self.step = found.step();
-        self.tokens = number("tokens")?;
-        self.optimizer.steps = number("updates")?;
-        self.stale_evaluations = number("stale_evaluations")? as usize;
-        self.one_class_steps = number("one_class_steps")?;
-        let cells = meta.get("window").and_then(Value::as_array).ok_or_else(|| broken("window"))?;
-        let cell = |v: &'_ Value| -> Option<(String, f64, u64)> {
-            Some((v.get(0)?.as_str()?.to_owned(), f64::from_bits(v.get(1)?.as_u64()?), v.get(2)?.as_u64()?))
-        };
-        let cells: Vec<_> = cells.iter().map(cell).collect::<Option<_>>().ok_or_else(|| broken("window"))?;
-        self.window = Window::restore(cells.iter().map(|(n, f, c)| (n.as_str(), *f, *c)))?;
-        self.best = meta.get("best").and_then(|b| Some((f64::from_bits(b.get(0)?.as_u64()?), b.get(1)?.as_u64()?)));
-        self.last_saved = Some(self.step);
-        Ok(())
-    }
-
-    /// Ends before the end: saves what the last whole step left.
-    fn stop(&mut self, observe: &mut dyn FnMut(Event)) -> Result<Ended, Error> {
-        self.save(observe)?;
-        observe(Event::Note(format!("stopped after step {}; saved, to be resumed", self.step)));
-        Ok(self.ended(true))
-    }
-
-    fn ended(&self, stopped: bool) -> Ended {
-        Ended { step: self.step, stopped, values: self.last_values.clone(), folder: self.folder.path().to_owned() }
-    }
-
-    fn finish(&mut self, observe: &mut dyn FnMut(Event)) -> Result<Ended, Error> {
-        if self.window.state().next().is_some() {
-            self.log_window(observe)?;
-        }
-        if self.job.config.saving.every != Interval::Never {
-            self.save(observe)?;
-        }
-        if let Some((_, step)) =
-            self.best.filter(|(_, step)| self.job.config.evaluation.load_best_at_end && *step != self.step)
-        {
-            let best = self.folder.path().join(format!("checkpoint-{step}"));
-            state::read_weights(self.backend, self.job, &self.policy.table, &mut self.policy.values, &best)?;
-            observe(Event::Note(format!("final/ holds the best checkpoint, of step {step}")));
-        }
-        let staging = self.folder.begin_final(self.step)?;
-        let dir = staging.path().to_owned();
-        state::write_weights(self.backend, self.job, &self.policy.table, &self.policy.values, &dir)?;
-        if self.job.adapter.is_some() {
-            weights::copy_companions(&self.job.config.model.path, &dir)?;
-        }
-        staging.commit(json!({"step": self.step}))?;
-        let ended = self.ended(false);
-        if self.one_class_steps > 0 {
-            self.text.line(&format!("{} steps had rows of one class only", self.one_class_steps))?;
-        }
-        self.text.line("Training complete")?;
-        self.text.line(&report::line(&ended.values))?;
-        let plots = report::plots(self.folder)?;
-        report::card(self.folder, self.job, &ended.values, plots)?;
-        Ok(ended)
-    }
-}
-
-fn reference_of<B: Backend>(backend: &B, job: &Job, values: &Mat<B, B::Real>) -> Reference<B> {
-    let Some(kto) = job.kto() else { return Reference::None };
-    match &job.adapter {
-        None => Reference::Cached,
-        Some(_) if kto.precompute_ref_log_probs => Reference::Cached,
-        Some(adapter) if AdapterPlan::starts_at_zero(adapter) => Reference::AdaptersOff,
-        Some(_) => Reference::Initial(copy_of(backend, values)),
-    }
-}
-
-/// The checkpoint to go on from, and what was passed over on the way to it.
-fn newest(job: &Job, folder: &RunFolder) -> Result<(Option<Checkpoint>, Vec<String>), Error> {
-    if let Resume::From(path) = &job.config.saving.resume {
-        return Ok((Some(rundir::verify(path)?), Vec::new()));
-    }
-    let (found, passed_over) = rundir::newest_verified(folder.path())?;
-    let mut notes: Vec<String> =
-        passed_over.iter().map(|p| format!("passed over {}: {}", p.path.display(), p.why)).collect();
-    if found.is_none() {
-        notes.push("no checkpoint yet: starting from step 0".to_owned());
-    }
-    Ok((found, notes))
 }
 
 fn schedule_of(job: &Job) -> Result<Schedule, Error> {
@@ -779,25 +546,6 @@ fn schedule_of(job: &Job) -> Result<Schedule, Error> {
         warmup,
         total,
     })
-}
-
-fn read_pairs(path: &Path, counts: [usize; 2]) -> Option<[Vec<[f64; 2]>; 2]> {
-    let bytes = std::fs::read(path).ok()?;
-    if bytes.len() != counts.iter().sum::<usize>() * 16 {
-        return None;
-    }
-    let number = |b: &[u8]| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
-    let mut pairs: Vec<[f64; 2]> = bytes.chunks_exact(16).map(|b| [number(&b[..8]), number(&b[8..])]).collect();
-    let eval = pairs.split_off(counts[0]);
-    Some([pairs, eval])
-}
-
-/// Whole numbers are written without a fraction where they are counts.
-fn number(name: &str, value: f64) -> Value {
-    match name {
-        "step" | "num_tokens" | "n_chosen" | "n_rejected" => json!(value as u64),
-        _ => serde_json::Number::from_f64(value).map_or(Value::Null, Value::Number),
-    }
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).

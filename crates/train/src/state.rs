@@ -10,7 +10,20 @@ use weights::{ConfigChanges, DType, LoraFactor, LoraPair, SafeTensors, Sink, Ten
 /// Optimiser state beside the weights.
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 
-/// Trained values in single precision, in arena order.
+/// Elements taken from the arena at a time.
+const CHUNK: usize = 1 << 20;
+
+/// Writes a parameter's values, piece by piece.
+fn put<B: Backend>(backend: &B, values: &Mat<B, B::Real>, p: &Param, sink: &mut Sink) -> Result<(), Error> {
+    for start in p.range().step_by(CHUNK) {
+        let piece = values.view().cols(start..(start + CHUNK).min(p.range().end));
+        let piece: Vec<f32> = backend.to_host(piece).iter().map(|x| x.f64() as f32).collect();
+        sink.put(&piece)?;
+    }
+    Ok(())
+}
+
+/// A parameter's values in single precision.
 fn host<B: Backend>(backend: &B, values: &Mat<B, B::Real>, p: &Param) -> Vec<f32> {
     backend.to_host(values.view().cols(p.range())).iter().map(|x| x.f64() as f32).collect()
 }
@@ -65,7 +78,7 @@ fn write_model<B: Backend>(
         table.params().iter().map(|p| TensorInfo::new(p.name.clone(), dtype, shape_of(p))).collect();
     weights::write_model(dir, &infos, 5 << 30, |info, sink| -> Result<(), Error> {
         let p = table.params().iter().find(|p| p.name == info.name).expect("one of the parameters");
-        Ok(sink.put(&host(backend, values, p))?)
+        put(backend, values, p, sink)
     })?;
     let changes = ConfigChanges { dtype: Some(dtype), ..ConfigChanges::default() };
     weights::write_config(&job.config.model.path, dir, &changes)?;
@@ -99,7 +112,7 @@ pub(crate) fn write_optimizer<B: Backend>(
             "v" => &optimizer.v,
             _ => values,
         };
-        Ok(sink.put(&host(backend, from, p))?)
+        put(backend, from, p, sink)
     })?;
     Ok(())
 }

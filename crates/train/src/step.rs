@@ -255,6 +255,13 @@ impl Scored {
         objective::self_test::check(settings, &self.outcomes, &self.kl, losses, 1.0).err()
     }
 
+    /// Rows whose own log-ratio is not finite; when there is none, those whose mismatched one is not.
+    fn not_finite(&self) -> impl Iterator<Item = usize> {
+        let own: Vec<f64> = self.outcomes.iter().map(Outcome::log_ratio).collect();
+        let ratios = if own.iter().all(|r| r.is_finite()) { self.ratios.clone() } else { own };
+        ratios.into_iter().enumerate().filter(|(_, r)| !r.is_finite()).map(|(i, _)| i)
+    }
+
     /// Takes in other rows that share the `z0`.
     pub fn extend(&mut self, other: Scored) {
         self.outcomes.extend(other.outcomes);
@@ -316,10 +323,8 @@ pub fn preference_step<B: Backend>(
         report.loss += losses.iter().zip(normaliser).map(|(l, n)| l.loss * n).sum::<f64>();
         report.groups.push(scored.metrics(preference.settings.beta, cx.extra));
         report.tokens += rows.iter().map(|&r| cx.data.tokens(r as usize).len() as u64).sum::<u64>();
-        let finite = |(o, l): (&Outcome, &RowLoss)| o.log_ratio().is_finite() && l.loss.is_finite();
-        let bad = scored.outcomes.iter().zip(&losses).zip(rows).filter(|&(row, _)| !finite(row)).map(|(_, &r)| r);
-        report.not_finite.extend(bad);
-        if !report.not_finite.is_empty() || !scored.kl.raw.is_finite() {
+        report.not_finite.extend(scored.not_finite().map(|i| rows[i]));
+        if !report.not_finite.is_empty() {
             report.loss = f64::NAN;
             return Ok(report);
         }
@@ -343,12 +348,15 @@ pub fn preference_step<B: Backend>(
 /// A pack's forward pass, as backward wants it.
 type Pass<B> = (Parts<B>, Forward<B>, Scores<B>);
 
+/// What backward needs of each pack, taken as it goes.
+type Passes<B> = Vec<Option<Pass<B>>>;
+
 /// The policy's sums over a group, and what backward needs unless `z0_first`.
 fn policy_sweep<B: Backend>(
     cx: &StepContext<B>,
     packs: &[Pack],
     sequences: usize,
-) -> Result<(Vec<Sequence>, Vec<Option<Pass<B>>>), Interrupted> {
+) -> Result<(Vec<Sequence>, Passes<B>), Interrupted> {
     if cx.execution.z0_first {
         return Ok((cx.sweep(packs, Who::Policy, cx.extra, sequences)?, Vec::new()));
     }
@@ -419,10 +427,12 @@ pub fn text_step<B: Backend>(
         accumulate(pack, &pass.2, &mut sums);
         cx.backward(i, pack, pass, |_| coefficient, grads);
     }
-    let mut report = StepReport::default();
-    report.loss = objective::sft::loss(sums.iter().map(|s| s.logp).sum(), targets);
-    report.not_finite = rows.iter().zip(&sums).filter(|(_, s)| !s.logp.is_finite()).map(|(r, _)| r.row).collect();
-    report.tokens = rows.iter().map(|r| (r.prompt.len() + r.tokens.len()) as u64).sum();
+    let mut report = StepReport {
+        loss: objective::sft::loss(sums.iter().map(|s| s.logp).sum(), targets),
+        tokens: rows.iter().map(|r| (r.prompt.len() + r.tokens.len()) as u64).sum(),
+        not_finite: rows.iter().zip(&sums).filter(|(_, s)| !s.logp.is_finite()).map(|(r, _)| r.row).collect(),
+        ..StepReport::default()
+    };
     let mut first = 0;
     for &n in micro_batches {
         let tokens: Vec<TokenSums> = sums[first..first + n].iter().map(|s| s.sums).collect();

@@ -12,6 +12,7 @@ mod rope;
 mod rows;
 mod swiglu;
 
+use kernels::tampered::{Fault, Tampered};
 use kernels::{Backend, Cpu, Memory};
 use room::Room;
 use testkit::Float;
@@ -71,6 +72,22 @@ fn the_number_of_threads_does_not_change_a_bit() {
     for threads in [2, 3] {
         for ((name, one), (_, more)) in one.iter().zip(bits(threads)) {
             assert!(one.len() > 100 && *one == more, "{name}: {threads} threads give other bits than one");
+        }
+    }
+}
+
+/// A backend that multiplies one backward result by `factor`.
+fn tampered(fault: Fault, factor: f64) -> Tampered<Cpu<f64>> {
+    Tampered { inner: Cpu::new(2), fault, factor }
+}
+
+#[test]
+fn an_error_of_a_thousandth_in_any_backward_operator_is_noticed() {
+    conformance(&tampered(Fault::LinearDx, 1.0));
+    for fault in Fault::ALL {
+        for factor in [1.001, -1.0] {
+            let noticed = std::panic::catch_unwind(|| conformance(&tampered(fault, factor))).is_err();
+            assert!(noticed, "{fault:?} times {factor} goes through");
         }
     }
 }

@@ -1,24 +1,19 @@
 //! Whole decoders in f64: every trained tensor's gradient against finite differences, with a shared prompt and a tail.
 
 use crate::{DENSE, adapters, context_at, load};
-use kernels::{Cpu, Memory};
+use kernels::tampered::{Fault, Tampered};
+use kernels::{Backend, Cpu, Memory};
 use model::{Built, Keep, LoraInit, Parts, Tuning, initialise_lora};
 use nn::Grads;
 use pack::{Answer, Family, Pack, plan_packs};
+use testkit::{gradient_gap, noise};
 
-type C = Cpu<f64>;
+/// Slopes agree with right gradients to about 1e-9, and with ones wrong by a hundredth to about 1e-3.
+const RIGHT: f64 = 1e-7;
 
-fn noise(n: usize, seed: u64) -> Vec<f64> {
-    let mut s = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..n)
-        .map(|_| {
-            s ^= s << 13;
-            s ^= s >> 7;
-            s ^= s << 17;
-            (s >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-        })
-        .collect()
-}
+/// A backend in double precision.
+trait Double: Backend + Memory<Act = f64, Real = f64> {}
+impl<B: Backend + Memory<Act = f64, Real = f64>> Double for B {}
 
 /// Two families: one prompt with two graded answers and an ungraded one, one plain text.
 fn small_pack() -> Pack {
@@ -31,23 +26,23 @@ fn small_pack() -> Pack {
 }
 
 /// The pack's loss `sum c_s logp_s` over graded targets, and its gradient.
-fn loss_and_grad(
-    cpu: &C,
-    built: &Built<C>,
-    values: &kernels::Mat<C, f64>,
+fn loss_and_grad<B: Double>(
+    backend: &B,
+    built: &Built<B>,
+    values: &kernels::Mat<B, f64>,
     pack: &Pack,
     c: &[f64],
     keep: Keep,
 ) -> (f64, Vec<f64>) {
-    let ctx = context_at(cpu, built, values);
-    let parts = Parts::new(cpu, pack);
+    let ctx = context_at(backend, built, values);
+    let parts = Parts::new(backend, pack);
     let forward = built.decoder.forward(&ctx, pack, &parts, keep);
     let scores = built.decoder.score(&ctx, pack, &forward, false, keep != Keep::Nothing);
     let loss = scores.logp.iter().zip(c).map(|(l, c)| l * c).sum();
     if keep == Keep::Nothing {
         return (loss, Vec::new());
     }
-    let mut grads = cpu.zeros(1, built.table.len());
+    let mut grads = backend.zeros(1, built.table.len());
     built.decoder.backward(
         &ctx,
         &mut Grads { table: &built.table, values: &mut grads },
@@ -57,70 +52,75 @@ fn loss_and_grad(
         scores,
         c,
     );
-    (loss, cpu.to_host(grads.view()))
+    (loss, backend.to_host(grads.view()))
 }
 
-/// Compares the gradient with central differences at three entries of every tensor and along one random direction.
-fn check(cpu: &C, built: &Built<C>, what: &str) {
+/// The largest gap between gradient and slope over the trained tensors, and that tensor's name.
+fn gap<B: Double>(backend: &B, built: &Built<B>) -> (f64, String) {
     let pack = small_pack();
     let c = noise(pack.num_grad_targets, 5);
-    let (_, grad) = loss_and_grad(cpu, built, &built.values, &pack, &c, Keep::All);
-    let host = cpu.to_host::<f64>(built.values.view());
-    let at = |shift: &dyn Fn(usize) -> f64| {
-        let moved: Vec<f64> = host.iter().enumerate().map(|(i, v)| v + shift(i)).collect();
-        loss_and_grad(cpu, built, &cpu.from_host(1, moved.len(), &moved), &pack, &c, Keep::Nothing).0
-    };
-    const STEP: f64 = 1e-5;
-    for p in built.table.params() {
-        let direction = noise(p.rows * p.cols, p.offset as u64 + 3);
-        let along: f64 = grad[p.range()].iter().zip(&direction).map(|(g, d)| g * d).sum();
-        let shift = |s: f64| {
-            move |i: usize, r: &std::ops::Range<usize>, d: &[f64]| if r.contains(&i) { s * d[i - r.start] } else { 0.0 }
+    let (_, grad) = loss_and_grad(backend, built, &built.values, &pack, &c, Keep::All);
+    let start = backend.to_host::<f64>(built.values.view());
+    let mut moved = start.clone();
+    let of_one = |p: &nn::Param| {
+        let loss = |part: &[f64]| {
+            moved[p.range()].copy_from_slice(part);
+            let values = backend.from_host(1, moved.len(), &moved);
+            loss_and_grad(backend, built, &values, &pack, &c, Keep::Nothing).0
         };
-        let range = p.range();
-        let (up, down) = (shift(STEP), shift(-STEP));
-        let slope = (at(&|i| up(i, &range, &direction)) - at(&|i| down(i, &range, &direction))) / (2.0 * STEP);
-        assert!(
-            (slope - along).abs() < 1e-6 * (1.0 + slope.abs()),
-            "{what} {}: {slope} by differences, {along} by backward",
-            p.name
-        );
-        let entry = p.offset + (p.rows * p.cols) * 2 / 3;
-        let slope = (at(&|i| if i == entry { STEP } else { 0.0 }) - at(&|i| if i == entry { -STEP } else { 0.0 }))
-            / (2.0 * STEP);
-        assert!(
-            (slope - grad[entry]).abs() < 1e-6 * (1.0 + slope.abs()),
-            "{what} {} entry {entry}: {slope} {}",
-            p.name,
-            grad[entry]
-        );
-    }
+        let gap = gradient_gap(loss, &start[p.range()], &grad[p.range()]);
+        moved[p.range()].copy_from_slice(&start[p.range()]);
+        (gap, p.name.clone())
+    };
+    let gaps = built.table.params().iter().map(of_one);
+    gaps.max_by(|a, b| a.0.total_cmp(&b.0)).expect("something is trained")
+}
+
+/// A decoder with adapters whose `B` is not zero: that would hide the gradient of `A`.
+fn adapted<B: Double>(backend: &B, arch: &str) -> Built<B> {
+    let spec = adapters(&load(backend, arch, Tuning::Frozen).decoder.blueprint, 3);
+    let mut built = load(backend, arch, Tuning::Lora(&spec));
+    initialise_lora(backend, &built.table, &mut built.values, &LoraInit::Fresh { seed: 1 }).unwrap();
+    let values = backend.to_host::<f64>(built.values.view());
+    let noisy: Vec<f64> = values.iter().zip(noise(built.table.len(), 9)).map(|(v, n)| v + 0.05 * n).collect();
+    backend.upload(&noisy, built.values.out());
+    built
 }
 
 #[test]
 fn full_gradients_equal_finite_differences() {
-    let cpu = C::new(2);
+    let cpu = Cpu::<f64>::new(2);
     for arch in DENSE {
-        check(&cpu, &load(&cpu, arch, Tuning::Full), arch);
+        let (gap, name) = gap(&cpu, &load(&cpu, arch, Tuning::Full));
+        assert!(gap < RIGHT, "{arch} {name}: gradient and slope differ by {gap:.1e}");
     }
 }
 
 #[test]
 fn adapter_gradients_equal_finite_differences() {
-    let cpu = C::new(2);
+    let cpu = Cpu::<f64>::new(2);
     for arch in DENSE {
-        let spec = adapters(&load(&cpu, arch, Tuning::Frozen).decoder.blueprint, 3);
-        let mut built = load(&cpu, arch, Tuning::Lora(&spec));
-        initialise_lora(&cpu, &built.table, &mut built.values, &LoraInit::Fresh { seed: 1 }).unwrap();
-        // A zero B would hide the gradient of A.
-        let noisy: Vec<f64> = cpu
-            .to_host::<f64>(built.values.view())
-            .iter()
-            .zip(noise(built.table.len(), 9))
-            .map(|(v, n)| v + 0.05 * n)
-            .collect();
-        cpu.upload(&noisy, built.values.out());
-        check(&cpu, &built, arch);
+        let (gap, name) = gap(&cpu, &adapted(&cpu, arch));
+        assert!(gap < RIGHT, "{arch} {name}: gradient and slope differ by {gap:.1e}");
+    }
+}
+
+#[test]
+fn an_error_planted_in_any_backward_operator_is_noticed() {
+    let tampered = |fault| Tampered { inner: Cpu::<f64>::new(2), fault, factor: 1.01 };
+    // Dropout is off here; a trained head has no unit gradient, and a frozen one nothing else.
+    let frozen_only = [Fault::HeadUnit];
+    let trained_only = [Fault::HeadDh, Fault::HeadDw, Fault::EmbedBack, Fault::RmsNormDw, Fault::BiasBack];
+    for fault in Fault::ALL.into_iter().filter(|fault| *fault != Fault::DropoutAdd) {
+        let backend = tampered(fault);
+        if !frozen_only.contains(&fault) {
+            let (gap, _) = gap(&backend, &load(&backend, "qwen2", Tuning::Full));
+            assert!(gap > 100.0 * RIGHT, "full: {fault:?} goes through, gap {gap:.1e}");
+        }
+        if !trained_only.contains(&fault) {
+            let (gap, _) = gap(&backend, &adapted(&backend, "qwen2"));
+            assert!(gap > 100.0 * RIGHT, "adapters: {fault:?} goes through, gap {gap:.1e}");
+        }
     }
 }
 

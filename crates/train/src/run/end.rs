@@ -1,0 +1,52 @@
+//! How a run ends: stopped and to be resumed, or done, with `final/`, plots and card.
+
+use super::{Ended, Event, Run};
+use crate::{Error, report, state};
+use config::Interval;
+use kernels::Backend;
+use serde_json::json;
+
+impl<B: Backend> Run<'_, B> {
+    /// Ends before the end: saves what the last whole step left.
+    pub(super) fn stop(&mut self, observe: &mut dyn FnMut(Event)) -> Result<Ended, Error> {
+        self.save(observe)?;
+        observe(Event::Note(format!("stopped after step {}; saved, to be resumed", self.step)));
+        Ok(self.ended(true))
+    }
+
+    pub(super) fn ended(&self, stopped: bool) -> Ended {
+        Ended { step: self.step, stopped, values: self.last_values.clone(), folder: self.folder.path().to_owned() }
+    }
+
+    pub(super) fn finish(&mut self, observe: &mut dyn FnMut(Event)) -> Result<Ended, Error> {
+        if self.window.state().next().is_some() {
+            self.log_window(observe)?;
+        }
+        if self.job.config.saving.every != Interval::Never {
+            self.save(observe)?;
+        }
+        if let Some((_, step)) =
+            self.best.filter(|(_, step)| self.job.config.evaluation.load_best_at_end && *step != self.step)
+        {
+            let best = self.folder.path().join(format!("checkpoint-{step}"));
+            state::read_weights(self.backend, self.job, &self.policy.table, &mut self.policy.values, &best)?;
+            observe(Event::Note(format!("final/ holds the best checkpoint, of step {step}")));
+        }
+        let staging = self.folder.begin_final(self.step)?;
+        let dir = staging.path().to_owned();
+        state::write_weights(self.backend, self.job, &self.policy.table, &self.policy.values, &dir)?;
+        if self.job.adapter.is_some() {
+            weights::copy_companions(&self.job.config.model.path, &dir)?;
+        }
+        staging.commit(json!({"step": self.step}))?;
+        let ended = self.ended(false);
+        if self.one_class_steps > 0 {
+            self.text.line(&format!("{} steps had rows of one class only", self.one_class_steps))?;
+        }
+        self.text.line("Training complete")?;
+        self.text.line(&report::line(&ended.values))?;
+        let plots = report::plots(self.folder)?;
+        report::card(self.folder, self.job, &ended.values, plots)?;
+        Ok(ended)
+    }
+}

@@ -1,0 +1,112 @@
+//! Checkpoints of a run: what is saved beside the weights, and how a run goes on from it.
+
+use super::{Event, Run};
+use crate::{Error, Job, state};
+use config::Resume;
+use kernels::Backend;
+use objective::metrics::Window;
+use rundir::{Checkpoint, RunFolder};
+use serde_json::{Value, json};
+use std::path::Path;
+
+impl<B: Backend> Run<'_, B> {
+    /// Commits a checkpoint of the present step, unless there is one.
+    pub(super) fn save(&mut self, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        if self.last_saved == Some(self.step) {
+            return Ok(());
+        }
+        self.log.sync()?;
+        self.text.sync()?;
+        let staging = self.folder.begin_checkpoint(self.step)?;
+        let (policy, dir) = (&self.policy, staging.path().to_owned());
+        state::write_weights(self.backend, self.job, &policy.table, &policy.values, &dir)?;
+        state::write_optimizer(self.backend, self.job, &policy.table, &policy.values, &self.optimizer, &dir)?;
+        let window: Vec<Value> =
+            self.window.state().map(|(name, folded, count)| json!([name, folded.to_bits(), count])).collect();
+        let checkpoint = staging.commit(json!({
+            "log_bytes": self.log.position(),
+            "text_bytes": self.text.position(),
+            "tokens": self.tokens,
+            "updates": self.optimizer.steps,
+            "window": window,
+            "best": self.best.map(|(value, step)| json!([value.to_bits(), step])),
+            "stale_evaluations": self.stale_evaluations,
+            "one_class_steps": self.one_class_steps,
+        }))?;
+        self.last_saved = Some(self.step);
+        if let Some(keep) = self.job.config.saving.total_limit {
+            let pinned: Vec<u64> = self.best.iter().map(|(_, step)| *step).collect();
+            self.folder.rotate(&checkpoint, keep, &pinned)?;
+        }
+        observe(Event::Saved(checkpoint.path));
+        Ok(())
+    }
+
+    /// Takes over a checkpoint's state.
+    pub(super) fn restore(&mut self, found: &Checkpoint) -> Result<(), Error> {
+        let meta = &found.manifest.meta;
+        let broken = |key: &str| Error::Mismatch {
+            what: format!(
+                "{}: {key} is missing from its manifest; the checkpoint is of another version",
+                found.path.display()
+            ),
+        };
+        let number = |key: &str| meta.get(key).and_then(Value::as_u64).ok_or_else(|| broken(key));
+        state::read(
+            self.backend,
+            self.job,
+            &self.policy.table,
+            &mut self.policy.values,
+            &mut self.optimizer,
+            &found.path,
+        )?;
+        self.step = found.step();
+        self.tokens = number("tokens")?;
+        self.optimizer.steps = number("updates")?;
+        self.stale_evaluations = number("stale_evaluations")? as usize;
+        self.one_class_steps = number("one_class_steps")?;
+        let cells = meta.get("window").and_then(Value::as_array).ok_or_else(|| broken("window"))?;
+        let cell = |v: &'_ Value| -> Option<(String, f64, u64)> {
+            Some((v.get(0)?.as_str()?.to_owned(), f64::from_bits(v.get(1)?.as_u64()?), v.get(2)?.as_u64()?))
+        };
+        let cells: Vec<_> = cells.iter().map(cell).collect::<Option<_>>().ok_or_else(|| broken("window"))?;
+        self.window = Window::restore(cells.iter().map(|(n, f, c)| (n.as_str(), *f, *c)))?;
+        self.best = meta.get("best").and_then(|b| Some((f64::from_bits(b.get(0)?.as_u64()?), b.get(1)?.as_u64()?)));
+        self.last_saved = Some(self.step);
+        for record in rundir::log::read_tail(&self.folder.path().join("log.jsonl"))? {
+            self.remember(record.into_iter().filter_map(|(k, v)| Some((k, v.as_f64()?))).collect());
+        }
+        Ok(())
+    }
+}
+
+/// The checkpoint to go on from, and what was passed over on the way to it.
+pub(super) fn newest(job: &Job, folder: &RunFolder) -> Result<(Option<Checkpoint>, Vec<String>), Error> {
+    if let Resume::From(path) = &job.config.saving.resume {
+        return Ok((Some(rundir::verify(path)?), Vec::new()));
+    }
+    let (found, passed_over) = rundir::newest_verified(folder.path())?;
+    let mut notes: Vec<String> =
+        passed_over.iter().map(|p| format!("passed over {}: {}", p.path.display(), p.why)).collect();
+    if found.is_none() {
+        notes.push("no checkpoint yet: starting from step 0".to_owned());
+    }
+    Ok((found, notes))
+}
+
+/// A checkpoint that is named has to be one of the run folder: its log, its reference and its lock belong to it.
+pub(super) fn check_origin(resume: &Resume, output_dir: &Path) -> Result<(), Error> {
+    let Resume::From(path) = resume else { return Ok(()) };
+    let resolved = |p: &Path| p.canonicalize().ok();
+    let parent = resolved(path).and_then(|p| p.parent().map(Path::to_owned));
+    if parent.is_some() && parent == resolved(output_dir) {
+        return Ok(());
+    }
+    let found = if path.exists() { "which is not in output_dir" } else { "which does not exist" };
+    let what = format!(
+        "resume_from_checkpoint: expected a checkpoint-N folder of the run at output_dir ({}), found {}, {found}; give one of its own, or `true` for the newest",
+        output_dir.display(),
+        path.display()
+    );
+    Err(Error::Mismatch { what })
+}
