@@ -1,3 +1,43 @@
-//! The prospect command line.
+//! The prospect command line: a table of contents.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod args;
+mod demo;
+mod failure;
+mod generate;
+mod merge;
+mod output;
+mod plan;
+mod progress;
+mod runs;
+mod score;
+mod screen;
+mod signals;
+mod train;
+
+use args::{Command, CommandLine};
+use clap::Parser;
+use failure::Failure;
+use screen::Screen;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    failure::report_panics();
+    let CommandLine { command, quiet, color } = CommandLine::parse();
+    let screen = Screen::new(quiet, color);
+    ExitCode::from(run(command, &screen).unwrap_or_else(|failure| failure.report(&screen)))
+}
+
+/// Runs a command and returns the process's exit code.
+fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
+    match command {
+        Command::Train(args) => train::train(&args, screen),
+        Command::Plan(args) => plan::plan(&args, screen),
+        Command::Resume(args) => train::resume(&args, screen),
+        Command::Runs(args) => runs::runs(&args),
+        Command::Score(args) => score::score(&args, screen),
+        Command::Generate(args) => generate::generate(&args, screen),
+        Command::Merge(args) => merge::merge(&args, screen),
+        Command::Demo(args) => demo::demo(&args, screen),
+    }
+}

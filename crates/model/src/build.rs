@@ -1,6 +1,7 @@
 //! From a blueprint and a checkpoint to a decoder with its trainable arena.
 
 use crate::{Blueprint, Decoder, Error, Projection};
+use half::bf16;
 use kernels::{AttentionShape, Backend, HostBytes, HostTensor, Mat, Real, RopeLayout, StoredDtype};
 use nn::{Block, Linear, Lora, Mlp, Norm, ParamId, Rotary, SelfAttention, Table, Tensor, Vector};
 use std::collections::BTreeSet;
@@ -89,6 +90,8 @@ struct Builder<'a, B: Backend> {
     checkpoint: &'a Checkpoint,
     tuning: Tuning<'a>,
     table: Table,
+    /// How frozen matrices are held; `None`: where they are mapped, as they are stored.
+    storage: Option<StoredDtype>,
     /// Trained tensors of the checkpoint, to be copied once the arena's length is known.
     sources: Vec<(ParamId, Source)>,
 }
@@ -122,8 +125,25 @@ impl<B: Backend> Builder<'_, B> {
         let source = self.source(name, &[rows, cols])?;
         Ok(match self.tuning {
             Tuning::Full => Tensor::Trained(self.trained(name, rows, cols, source)),
-            _ => Tensor::Frozen(self.backend.store(source.host(0..rows * cols), rows, cols)),
+            _ => Tensor::Frozen(self.backend.store(self.held(&source, rows * cols), rows, cols)),
         })
+    }
+
+    /// A frozen matrix as it is to be held: mapped, or rounded once to bf16 to take half the room.
+    fn held(&self, source: &Source, len: usize) -> HostTensor {
+        if self.storage != Some(StoredDtype::Bf16) || source.dtype == StoredDtype::Bf16 {
+            return source.host(0..len);
+        }
+        let mut bytes = Vec::with_capacity(2 * len);
+        let mut piece = vec![B::Real::ZERO; CHUNK.min(len)];
+        for start in (0..len).step_by(CHUNK) {
+            let range = start..(start + CHUNK).min(len);
+            let piece = &mut piece[..range.len()];
+            self.backend.stored_to_host(&self.backend.store(source.host(range.clone()), 1, range.len()), piece);
+            bytes.extend(piece.iter().flat_map(|x| bf16::from_f64(x.f64()).to_le_bytes()));
+        }
+        source.tensor.release();
+        HostTensor { bytes: Arc::new(bytes), dtype: StoredDtype::Bf16 }
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vector<B>, Error> {
@@ -194,10 +214,22 @@ impl<B: Backend> Built<B> {
         tuning: Tuning,
         positions: usize,
     ) -> Result<Built<B>, Error> {
+        Built::stored_as(None, backend, checkpoint, blueprint, tuning, positions)
+    }
+
+    /// As [`Built::new`]; frozen matrices are held as `storage` where that is smaller than the checkpoint's own type.
+    pub fn stored_as(
+        storage: Option<StoredDtype>,
+        backend: &B,
+        checkpoint: &Checkpoint,
+        blueprint: Blueprint,
+        tuning: Tuning,
+        positions: usize,
+    ) -> Result<Built<B>, Error> {
         if let Tuning::Lora(adapters) = tuning {
             check_modules(&blueprint, adapters)?;
         }
-        let mut builder = Builder { backend, checkpoint, tuning, table: Table::default(), sources: Vec::new() };
+        let mut builder = Builder { backend, checkpoint, tuning, storage, table: Table::default(), sources: Vec::new() };
         let (v, d) = (blueprint.vocab, blueprint.hidden);
         let embed = builder.matrix("model.embed_tokens.weight", v, d)?;
         let blocks = (0..blueprint.layers.len()).map(|i| builder.block(&blueprint, i)).collect::<Result<_, _>>()?;

@@ -5,9 +5,9 @@ use crate::noise;
 /// The derivative at 0, by the central difference of fourth order.
 ///
 /// With this step a smooth function of unit scale is differentiated to about 1e-11: truncation grows with the fourth
-/// power of the step, rounding falls with it.
+/// power of the step, rounding with its inverse.
 pub fn slope(mut f: impl FnMut(f64) -> f64) -> f64 {
-    const STEP: f64 = 1e-3;
+    const STEP: f64 = 1e-4;
     (8.0 * (f(STEP) - f(-STEP)) - (f(2.0 * STEP) - f(-2.0 * STEP))) / (12.0 * STEP)
 }
 

@@ -242,7 +242,7 @@ impl<'a, B: Backend> Run<'a, B> {
     ) -> Result<Run<'a, B>, Error> {
         let tuning = job.adapter.as_ref().map_or(Tuning::Full, |a| Tuning::Lora(&a.adapters));
         let Built { decoder, table, mut values, notes } =
-            Built::new(backend, &job.checkpoint, job.blueprint.clone(), tuning, job.positions)?;
+            Built::stored_as(storage_of(job), backend, &job.checkpoint, job.blueprint.clone(), tuning, job.positions)?;
         notes.into_iter().for_each(|n| observe(Event::Note(n)));
         if let Some(adapter) = &job.adapter {
             adapter.initialise(backend, &table, &mut values, job.config.engine.seed)?;
@@ -532,6 +532,14 @@ impl<'a, B: Backend> Run<'a, B> {
             )));
         }
         Ok(())
+    }
+}
+
+/// How frozen weights are held, when not as they are.
+fn storage_of(job: &Job) -> Option<kernels::StoredDtype> {
+    match job.config.model.dtype {
+        config::Dtype::Bfloat16 => Some(kernels::StoredDtype::Bf16),
+        config::Dtype::Float32 | config::Dtype::Auto => None,
     }
 }
 

@@ -1,0 +1,101 @@
+//! How a command fails: what is said, and the exit code.
+
+use crate::screen::Screen;
+use std::io::{self, Write};
+use std::panic::PanicHookInfo;
+
+/// Why a command ended early.
+#[derive(Debug)]
+pub enum Failure {
+    /// A configuration that is wrong; shown with its lines.
+    Config(config::Errors),
+    /// Anything else that can be said in a sentence.
+    Said {
+        /// The sentence.
+        message: String,
+        /// The exit code.
+        code: u8,
+    },
+    /// Whoever read stdout has had enough; that is no error.
+    Closed,
+}
+
+impl Failure {
+    /// A failure of usage.
+    pub fn usage(message: impl Into<String>) -> Failure {
+        Failure::Said { message: message.into(), code: 2 }
+    }
+
+    /// A file that cannot be read or written.
+    pub fn file(action: &str, path: &std::path::Path, source: &io::Error) -> Failure {
+        Failure::Said { message: format!("cannot {action} {}: {source}", path.display()), code: 6 }
+    }
+
+    /// A failure to write to stdout.
+    pub fn stdout(error: &io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::Closed,
+            _ => Failure::Said { message: format!("cannot write to stdout: {error}"), code: 6 },
+        }
+    }
+
+    /// Says what there is to say and returns the exit code.
+    pub fn report(&self, screen: &Screen) -> u8 {
+        match self {
+            Failure::Closed => 0,
+            Failure::Said { message, code } => {
+                screen.error(message);
+                *code
+            }
+            Failure::Config(errors) => {
+                screen.problems(errors);
+                errors.exit_code()
+            }
+        }
+    }
+}
+
+impl From<config::Errors> for Failure {
+    fn from(errors: config::Errors) -> Failure {
+        Failure::Config(errors)
+    }
+}
+
+impl From<train::Error> for Failure {
+    fn from(e: train::Error) -> Failure {
+        Failure::Said { message: e.to_string(), code: e.exit_code() }
+    }
+}
+
+impl From<rundir::Error> for Failure {
+    fn from(e: rundir::Error) -> Failure {
+        Failure::Said { message: e.to_string(), code: e.exit_code() }
+    }
+}
+
+impl From<data::Error> for Failure {
+    fn from(e: data::Error) -> Failure {
+        Failure::Said { message: e.to_string(), code: e.exit_code() }
+    }
+}
+
+impl From<infer::Error> for Failure {
+    fn from(e: infer::Error) -> Failure {
+        Failure::Said { message: e.to_string(), code: e.exit_code() }
+    }
+}
+
+/// From now on a panic says in one line that it is our mistake, and ends the process with 101.
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let _ = writeln!(io::stderr(), "{}", panic_line(info));
+        std::process::exit(101);
+    }));
+}
+
+fn panic_line(info: &PanicHookInfo) -> String {
+    let said = info.payload_as_str().unwrap_or("no message").replace('\n', " ");
+    let place = info.location().map_or_else(|| "unknown place".to_owned(), ToString::to_string);
+    let version = env!("CARGO_PKG_VERSION");
+    format!("internal error: {said} ({place}, version {version}); this is a mistake in prospect, please report this line")
+}

@@ -1,0 +1,79 @@
+//! What is said on stderr: lines, notes, errors; coloured where that is wanted.
+
+use crate::args::When;
+use clap::builder::styling::{AnsiColor, Style};
+use config::{Errors, Style as PieceStyle};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+/// Stderr, and how to write to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Screen {
+    quiet: bool,
+    color: bool,
+    terminal: bool,
+}
+
+const DIM: Style = Style::new().dimmed();
+const RED: Style = AnsiColor::Red.on_default().bold();
+
+impl Screen {
+    /// Looks at stderr and NO_COLOR.
+    pub fn new(quiet: bool, color: When) -> Screen {
+        let terminal = io::stderr().is_terminal();
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let color = match color {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => terminal && !refused,
+        };
+        Screen { quiet, color, terminal }
+    }
+
+    /// Whether bars can be drawn.
+    pub fn draws(&self) -> bool {
+        self.terminal && !self.quiet
+    }
+
+    /// A line. A stderr that is gone is no reason to stop.
+    pub fn line(&self, text: impl Display) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+
+    /// Something worth saying once.
+    pub fn note(&self, text: impl Display) {
+        self.line(format_args!("{} {text}", self.paint(DIM, "note:")));
+    }
+
+    /// Why the process ends.
+    pub fn error(&self, text: &str) {
+        let _ = writeln!(io::stderr(), "{} {text}", self.paint(RED, "error:"));
+    }
+
+    /// What is wrong with a configuration, each problem with its line.
+    pub fn problems(&self, errors: &Errors) {
+        let pieces = |problem: &config::Problem| -> String {
+            problem.pieces().iter().map(|piece| self.paint(style_of(piece.style), &piece.text)).collect()
+        };
+        let shown: Vec<String> = errors.problems.iter().map(pieces).collect();
+        let _ = write!(io::stderr(), "{}", shown.join("\n"));
+    }
+
+    fn paint(&self, style: Style, text: &str) -> String {
+        if self.color { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    }
+}
+
+fn style_of(piece: PieceStyle) -> Style {
+    match piece {
+        PieceStyle::Error => RED,
+        PieceStyle::Message => Style::new().bold(),
+        PieceStyle::Gutter => AnsiColor::Blue.on_default(),
+        PieceStyle::Place => Style::new(),
+        PieceStyle::Source => Style::new(),
+        PieceStyle::Caret => AnsiColor::Red.on_default(),
+        PieceStyle::Help => AnsiColor::Cyan.on_default(),
+    }
+}

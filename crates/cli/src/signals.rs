@@ -1,0 +1,51 @@
+//! Signals as requests: stop and save, save and go on.
+
+use crate::failure::Failure;
+use crate::screen::Screen;
+use std::sync::Arc;
+use train::Control;
+
+/// Passes signals on to a run: SIGTERM and SIGINT stop it, a second one ends the process with 130, SIGUSR1 saves.
+#[cfg(unix)]
+pub fn watch(control: &Arc<Control>, screen: &Screen) -> Result<(), Failure> {
+    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+    use std::sync::atomic::Ordering;
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGUSR1])
+        .map_err(|e| Failure::usage(format!("cannot listen to signals: {e}")))?;
+    let (control, screen) = (Arc::clone(control), *screen);
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if signal == SIGUSR1 {
+                screen.line("saving after this step");
+                control.save.store(true, Ordering::SeqCst);
+            } else if control.stop.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            } else {
+                screen.line("stopping: the last whole step is saved; once more to exit at once");
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Passes Ctrl-C on to a run: the first stops it, the second ends the process with 130.
+#[cfg(not(unix))]
+pub fn watch(control: &Arc<Control>, screen: &Screen) -> Result<(), Failure> {
+    use signal_hook::consts::SIGINT;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+    let pressed = Arc::new(AtomicBool::new(false));
+    let failed = |e: std::io::Error| Failure::usage(format!("cannot listen to Ctrl-C: {e}"));
+    // In this order: the first press finds the flag unset, the second finds it set and exits.
+    signal_hook::flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&pressed)).map_err(failed)?;
+    signal_hook::flag::register(SIGINT, Arc::clone(&pressed)).map_err(failed)?;
+    let (control, screen) = (Arc::clone(control), *screen);
+    std::thread::spawn(move || {
+        while !pressed.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        control.stop.store(true, Ordering::SeqCst);
+        screen.line("stopping: the last whole step is saved; once more to exit at once");
+    });
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! `train` and `resume`: a run, watched.
+
+use crate::args::{ConfigArgs, ResumeArgs, TrainArgs};
+use crate::failure::Failure;
+use crate::output::{self, word};
+use crate::progress::Watch;
+use crate::screen::Screen;
+use crate::signals;
+use config::{Loaded, Tuning};
+use serde_json::{Map, json};
+use std::path::Path;
+use std::sync::Arc;
+use train::{Control, Ended};
+
+/// Reads a configuration with its overrides, and says what is worth saying about it.
+pub fn load(args: &ConfigArgs, screen: &Screen) -> Result<Loaded, Failure> {
+    let overrides = config::split_overrides(&args.overrides)?;
+    load_from(&args.config, &overrides, screen)
+}
+
+fn load_from(path: &Path, overrides: &[(String, String)], screen: &Screen) -> Result<Loaded, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Failure::usage(format!("cannot read the configuration {}: {e}", path.display())))?;
+    let loaded = config::load(&path.display().to_string(), &text, overrides)?;
+    loaded.notes.iter().for_each(|note| screen.note(note));
+    Ok(loaded)
+}
+
+/// `prospect train`
+pub fn train(args: &TrainArgs, screen: &Screen) -> Result<u8, Failure> {
+    let loaded = load(&args.config, screen)?;
+    run(&loaded, &[&args.config.config], args.json, screen)
+}
+
+/// `prospect resume`
+pub fn resume(args: &ResumeArgs, screen: &Screen) -> Result<u8, Failure> {
+    if !args.run.join("status.json").exists() {
+        let found = if args.run.exists() { rundir::Error::NotARun } else { rundir::Error::NoRun };
+        return Err(found(args.run.clone()).into());
+    }
+    // The folder may have been moved since; JSON strings are YAML strings.
+    let output_dir = json!(args.run.display().to_string()).to_string();
+    let overrides =
+        [("resume_from_checkpoint".to_owned(), "true".to_owned()), ("output_dir".to_owned(), output_dir)];
+    let loaded = load_from(&args.run.join("config.yaml"), &overrides, screen)?;
+    run(&loaded, &[], args.json, screen)
+}
+
+fn run(loaded: &Loaded, inputs: &[&Path], json: bool, screen: &Screen) -> Result<u8, Failure> {
+    let control = Arc::new(Control::default());
+    signals::watch(&control, screen)?;
+    let folder = &loaded.config.saving.output_dir;
+    screen.line(format_args!("run folder     {}", folder.display()));
+    let mut watch = Watch::new(screen);
+    let ended = train::run(loaded, inputs, &control, &mut |event| watch.event(event));
+    watch.finish();
+    let ended = ended?;
+    closing(loaded, &ended, screen);
+    if json {
+        output::json(&summary(&ended))?;
+    }
+    Ok(ended.exit_code())
+}
+
+fn summary(ended: &Ended) -> serde_json::Value {
+    let values: Map<_, _> = ended.values.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    json!({"run": ended.folder, "step": ended.step, "stopped": ended.stopped, "values": values})
+}
+
+/// What can be done with the run now, one line each.
+fn closing(loaded: &Loaded, ended: &Ended, screen: &Screen) {
+    let (run, model) = (&ended.folder, &loaded.config.model.path);
+    let last = run.join("final");
+    let resume = format!("resume         prospect resume {}", word(run));
+    if ended.stopped {
+        screen.line(format_args!("stopped after step {}; run folder {}", ended.step, run.display()));
+        return screen.line(resume);
+    }
+    screen.line(format_args!("training complete after {} steps; run folder {}", ended.step, run.display()));
+    screen.line(resume);
+    match loaded.config.tuning {
+        Tuning::Full => screen.line(format_args!("generate       prospect generate {} --prompt TEXT", word(&last))),
+        Tuning::Lora(_) | Tuning::Adapter { .. } => {
+            let adapter = format!("{} --adapter {}", word(model), word(&last));
+            screen.line(format_args!("merge          prospect merge {adapter} --output {}", word(&run.join("merged"))));
+            screen.line(format_args!("generate       prospect generate {adapter} --prompt TEXT"));
+        }
+    }
+}
