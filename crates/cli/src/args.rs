@@ -6,16 +6,16 @@ use std::path::PathBuf;
 /// Post-train language models: SFT and KTO, full weights or LoRA.
 #[derive(Parser)]
 #[command(name = "prospect", version, arg_required_else_help = true, propagate_version = true, after_help = EXAMPLES)]
-pub struct CommandLine {
+pub(crate) struct CommandLine {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
     /// Say nothing on stderr but errors.
     #[arg(short, long, global = true)]
-    pub quiet: bool,
+    pub(crate) quiet: bool,
     /// Colour on stderr; auto: on a terminal, unless NO_COLOR is set.
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
-    pub color: When,
+    pub(crate) color: When,
 }
 
 const EXAMPLES: &str = "\
@@ -25,23 +25,21 @@ Examples:
   prospect resume runs/kto                          go on where a run was stopped
   prospect generate runs/sft/final --prompt \"Hi\"    ask a model
 
-Results go to stdout, everything else to stderr. Exit codes: 0 done, 2 usage or configuration, 3 data, 4 memory,
-5 numerics, 6 files and disk, 75 stopped and saved (resume it), 130 second interrupt.";
+Results go to stdout, everything else to stderr.
+Exit codes: 0 done, 2 usage or configuration, 3 data, 4 memory, 5 numerics, 6 files and disk,
+75 stopped and saved (resume it), 130 second interrupt.";
 
 /// When output is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum When {
-    /// On a terminal.
+pub(crate) enum When {
     Auto,
-    /// Always.
     Always,
-    /// Never.
     Never,
 }
 
 /// The commands.
 #[derive(Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Train as a YAML file says (KTO or SFT).
     Train(TrainArgs),
     /// Say what a run would do: model, steps, schedule, memory, files. Trains nothing.
@@ -62,13 +60,13 @@ pub enum Command {
 
 /// A configuration and what changes in it.
 #[derive(Args)]
-pub struct ConfigArgs {
+pub(crate) struct ConfigArgs {
     /// The configuration: flat YAML with TRL's, PEFT's and transformers' keys. Its paths are relative to the current folder.
     #[arg(value_name = "RUN.YAML")]
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
     /// Settings that win over the file, as in learning_rate=1e-6.
     #[arg(value_name = "KEY=VALUE")]
-    pub overrides: Vec<String>,
+    pub(crate) overrides: Vec<String>,
 }
 
 /// `prospect train`
@@ -79,12 +77,12 @@ Examples:
   prospect train run.yaml output_dir=runs/b beta=0.3 undesirable_weight=auto
 
 SIGTERM or Ctrl-C saves and exits with 75; a second one exits at once with 130. SIGUSR1 saves and goes on.")]
-pub struct TrainArgs {
+pub(crate) struct TrainArgs {
     #[command(flatten)]
-    pub config: ConfigArgs,
+    pub(crate) config: ConfigArgs,
     /// Print how the run ended as a JSON object.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `prospect plan`
@@ -93,12 +91,12 @@ pub struct TrainArgs {
 Examples:
   prospect plan run.yaml
   prospect plan run.yaml per_device_train_batch_size=8 --json")]
-pub struct PlanArgs {
+pub(crate) struct PlanArgs {
     #[command(flatten)]
-    pub config: ConfigArgs,
+    pub(crate) config: ConfigArgs,
     /// Print the plan as a JSON object.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `prospect resume`
@@ -108,13 +106,13 @@ Example:
   prospect resume runs/kto
 
 Paths inside the run's configuration are relative to the current folder: resume from where the run was started.")]
-pub struct ResumeArgs {
+pub(crate) struct ResumeArgs {
     /// The run folder.
     #[arg(value_name = "RUN")]
-    pub run: PathBuf,
+    pub(crate) run: PathBuf,
     /// Print how the run ended as a JSON object.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `prospect runs`
@@ -124,14 +122,14 @@ Examples:
   prospect runs ls runs
   prospect runs show runs/kto
   prospect runs diff runs/a runs/b")]
-pub struct RunsArgs {
+pub(crate) struct RunsArgs {
     #[command(subcommand)]
-    pub command: RunsCommand,
+    pub(crate) command: RunsCommand,
 }
 
 /// What to look at.
 #[derive(Subcommand)]
-pub enum RunsCommand {
+pub(crate) enum RunsCommand {
     /// List the runs at or up to three folders below DIR, oldest first.
     Ls {
         /// Where to look.
@@ -171,24 +169,26 @@ Examples:
   prospect score models/base --data rows.jsonl
   prospect score models/base --adapter runs/kto/final --data rows.jsonl --tokens --json
 
-What is scored: of rows with `prompt` and `completion` the completion, with its end-of-sequence token as in training; of
-`messages` the last turn of the assistant; of `text`, taken as it stands, every token after the first.")]
-pub struct ScoreArgs {
+What is scored:
+  prompt + completion   the completion, with the end-of-sequence token that training adds
+  messages              the last turn, if it is the assistant's; otherwise as text
+  text                  every token after the first, as it stands")]
+pub(crate) struct ScoreArgs {
     /// A model folder: config.json, *.safetensors, tokenizer.json.
     #[arg(value_name = "MODEL")]
-    pub model: PathBuf,
+    pub(crate) model: PathBuf,
     /// Rows, as JSONL or JSON: a file or a folder.
     #[arg(long, value_name = "FILE")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// A LoRA adapter for the model.
     #[arg(long, value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
+    pub(crate) adapter: Option<PathBuf>,
     /// Also the log-probability of every scored token.
     #[arg(long)]
-    pub tokens: bool,
+    pub(crate) tokens: bool,
     /// Print one JSON object per row: index, logp (nats), num_tokens, and token_logps with --tokens.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `prospect generate`
@@ -200,40 +200,46 @@ Examples:
   prospect generate models/base --raw --prompt \"Once upon a time\" --max-new-tokens 100
 
 What is not given comes from the model's generation_config.json; without one, generation is greedy.")]
-pub struct GenerateArgs {
+pub(crate) struct GenerateArgs {
     /// A model folder: config.json, *.safetensors, tokenizer.json.
     #[arg(value_name = "MODEL")]
-    pub model: PathBuf,
+    pub(crate) model: PathBuf,
     /// One prompt; a user's turn if the model has a chat template.
-    #[arg(long, value_name = "TEXT", required_unless_present = "data", conflicts_with = "data")]
-    pub prompt: Option<String>,
+    #[arg(
+        long,
+        value_name = "TEXT",
+        required_unless_present = "data",
+        conflicts_with = "data",
+        allow_hyphen_values = true
+    )]
+    pub(crate) prompt: Option<String>,
     /// Prompts, as JSONL or JSON: rows with `prompt` (text or turns), `messages`, or `text`.
     #[arg(long, value_name = "FILE")]
-    pub data: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
     /// A LoRA adapter for the model.
     #[arg(long, value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
+    pub(crate) adapter: Option<PathBuf>,
     /// Take the prompt as it stands: no chat template, only the tokens that the tokenizer adds by itself.
     #[arg(long)]
-    pub raw: bool,
+    pub(crate) raw: bool,
     /// Tokens to generate at most [default: generation_config.json, or 256].
     #[arg(long, value_name = "N")]
-    pub max_new_tokens: Option<usize>,
+    pub(crate) max_new_tokens: Option<usize>,
     /// Divides the logits; 0 always takes the most likely token.
-    #[arg(long, value_name = "T")]
-    pub temperature: Option<f64>,
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub(crate) temperature: Option<f64>,
     /// Draw among the most likely tokens up to this total probability.
-    #[arg(long, value_name = "P")]
-    pub top_p: Option<f64>,
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f64>,
     /// Of the draws; row i of the data draws with S + i.
     #[arg(long, value_name = "S", default_value_t = 0)]
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Do not stop at the end-of-sequence token.
     #[arg(long)]
-    pub ignore_eos: bool,
+    pub(crate) ignore_eos: bool,
     /// Print one JSON object per prompt: prompt, text, token_ids, finish_reason.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `prospect merge`
@@ -241,22 +247,22 @@ pub struct GenerateArgs {
 #[command(after_help = "\
 Example:
   prospect merge models/base --adapter runs/kto/final --output models/merged --dtype bfloat16")]
-pub struct MergeArgs {
+pub(crate) struct MergeArgs {
     /// The base model's folder.
     #[arg(value_name = "MODEL")]
-    pub model: PathBuf,
+    pub(crate) model: PathBuf,
     /// The LoRA adapter.
     #[arg(long, value_name = "DIR")]
-    pub adapter: PathBuf,
+    pub(crate) adapter: PathBuf,
     /// The folder to write, new or empty.
     #[arg(long, value_name = "DIR")]
-    pub output: PathBuf,
+    pub(crate) output: PathBuf,
     /// How weights are stored: float32, bfloat16 or float16 [default: as in the base model].
     #[arg(long, value_name = "TYPE", value_parser = dtype)]
-    pub dtype: Option<weights::DType>,
+    pub(crate) dtype: Option<weights::DType>,
     /// Print what was done as a JSON object.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `prospect demo`
@@ -264,13 +270,13 @@ pub struct MergeArgs {
 #[command(after_help = "\
 Example:
   prospect demo --seed 1 --output runs/demo-1")]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Of everything that is random.
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-    /// Where everything it makes is written.
-    #[arg(long, value_name = "DIR", default_value = "runs/demo")]
-    pub output: PathBuf,
+    pub(crate) seed: u64,
+    /// Where everything it makes is written, new or empty [default: runs/demo-N, numbered on if that is taken].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 fn dtype(name: &str) -> Result<weights::DType, String> {

@@ -6,7 +6,7 @@ use std::panic::PanicHookInfo;
 
 /// Why a command ended early.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// A configuration that is wrong; shown with its lines.
     Config(config::Errors),
     /// Anything else that can be said in a sentence.
@@ -22,17 +22,17 @@ pub enum Failure {
 
 impl Failure {
     /// A failure of usage.
-    pub fn usage(message: impl Into<String>) -> Failure {
+    pub(crate) fn usage(message: impl Into<String>) -> Failure {
         Failure::Said { message: message.into(), code: 2 }
     }
 
     /// A file that cannot be read or written.
-    pub fn file(action: &str, path: &std::path::Path, source: &io::Error) -> Failure {
+    pub(crate) fn file(action: &str, path: &std::path::Path, source: &io::Error) -> Failure {
         Failure::Said { message: format!("cannot {action} {}: {source}", path.display()), code: 6 }
     }
 
     /// A failure to write to stdout.
-    pub fn stdout(error: &io::Error) -> Failure {
+    pub(crate) fn stdout(error: &io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::Closed,
             _ => Failure::Said { message: format!("cannot write to stdout: {error}"), code: 6 },
@@ -40,7 +40,7 @@ impl Failure {
     }
 
     /// Says what there is to say and returns the exit code.
-    pub fn report(&self, screen: &Screen) -> u8 {
+    pub(crate) fn report(&self, screen: &Screen) -> u8 {
         match self {
             Failure::Closed => 0,
             Failure::Said { message, code } => {
@@ -85,8 +85,14 @@ impl From<infer::Error> for Failure {
     }
 }
 
+impl From<demo::Error> for Failure {
+    fn from(e: demo::Error) -> Failure {
+        Failure::Said { message: e.to_string(), code: e.exit_code() }
+    }
+}
+
 /// From now on a panic says in one line that it is our mistake, and ends the process with 101.
-pub fn report_panics() {
+pub(crate) fn report_panics() {
     std::panic::set_hook(Box::new(|info| {
         let _ = writeln!(io::stderr(), "{}", panic_line(info));
         std::process::exit(101);
@@ -97,5 +103,7 @@ fn panic_line(info: &PanicHookInfo) -> String {
     let said = info.payload_as_str().unwrap_or("no message").replace('\n', " ");
     let place = info.location().map_or_else(|| "unknown place".to_owned(), ToString::to_string);
     let version = env!("CARGO_PKG_VERSION");
-    format!("internal error: {said} ({place}, version {version}); this is a mistake in prospect, please report this line")
+    format!(
+        "internal error: {said} ({place}, version {version}); this is a mistake in prospect, please report this line"
+    )
 }

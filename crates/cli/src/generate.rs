@@ -6,7 +6,7 @@ use crate::output;
 use crate::progress::Bar;
 use crate::score::threads;
 use crate::screen::Screen;
-use data::{Body, Example, Options, Task, Tokenizer};
+use data::{Body, Example, Options, RenderInput, Task, Tokenizer};
 use infer::{Generator, Limits, Output, Request, Sampling};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ struct Prompt {
 }
 
 /// `prospect generate`
-pub fn generate(args: &GenerateArgs, screen: &Screen) -> Result<u8, Failure> {
+pub(crate) fn generate(args: &GenerateArgs, screen: &Screen) -> Result<u8, Failure> {
     let folder = ModelFolder::open(&args.model, args.adapter.as_deref())?;
     let prompts = prompts(args, &folder.tokenizer, screen)?;
     let defaults = Defaults::read(&folder)?;
@@ -41,13 +41,8 @@ pub fn generate(args: &GenerateArgs, screen: &Screen) -> Result<u8, Failure> {
     model.notes.iter().for_each(|note| screen.note(note));
     let limits = Limits { positions, cache_rows: longest.max(CACHE_ROWS), step_rows: STEP_ROWS };
     let stop = if args.ignore_eos { Vec::new() } else { defaults.stop };
-    let mut printer = Printer {
-        prompts: &prompts,
-        tokenizer: &folder.tokenizer,
-        json: args.json,
-        next: 0,
-        waiting: BTreeMap::new(),
-    };
+    let mut printer =
+        Printer { prompts: &prompts, tokenizer: &folder.tokenizer, json: args.json, next: 0, waiting: BTreeMap::new() };
     let (mut bar, mut done) = (Bar::new(screen, "generating"), 0);
     let context = model.context(true);
     let outputs = Generator::new(&context, &model.decoder, limits).generate(&requests, &stop, &mut |i, output| {
@@ -74,17 +69,19 @@ fn prompts(args: &GenerateArgs, tokenizer: &Tokenizer, screen: &Screen) -> Resul
 fn of_text(text: &str, raw: bool, tokenizer: &Tokenizer, screen: &Screen) -> Result<Vec<u32>, Failure> {
     match tokenizer.template() {
         _ if raw => {}
-        Ok(_) => {
-            let prompt = vec![json!({"role": "user", "content": text})];
-            let body = Body::Chat { prompt, completion: Vec::new() };
-            let example =
-                Example { body, label: None, tools: None, template_kwargs: None, ignored: Default::default() };
-            return Ok(data::encode_prompt(tokenizer, &example)?);
+        Ok(template) => {
+            let messages = &[json!({"role": "user", "content": text})];
+            let (tools, documents, extra) = (None, None, None);
+            let input = RenderInput { messages, tools, documents, add_generation_prompt: true, extra };
+            let rendered = template.render(input).map_err(data::Error::from)?;
+            return Ok(tokenizer.encode(&rendered, false)?);
         }
         Err(data::Error::Template(e)) => return Err(data::Error::Template(e).into()),
         Err(_) => screen.note("the model has no chat template: the prompt is taken as it stands, as with --raw"),
     }
-    Ok(tokenizer.encode(text, true)?)
+    let tokens = tokenizer.encode(text, true)?;
+    // Without a prompt a model begins where texts begin, as in transformers.
+    Ok(if tokens.is_empty() { tokenizer.bos_id().into_iter().collect() } else { tokens })
 }
 
 fn of_row(index: u32, example: &Example, raw: bool, tokenizer: &Tokenizer) -> Result<Prompt, Failure> {
@@ -113,7 +110,8 @@ struct Defaults {
 impl Defaults {
     fn read(folder: &ModelFolder) -> Result<Defaults, Failure> {
         let path = folder.path.join("generation_config.json");
-        let (config, path) = if path.is_file() { (path.clone(), path) } else { (folder.path.join("config.json"), path) };
+        let (config, path) =
+            if path.is_file() { (path.clone(), path) } else { (folder.path.join("config.json"), path) };
         let text = std::fs::read_to_string(&config).map_err(|e| Failure::file("read", &config, &e))?;
         let config: Value = serde_json::from_str(&text)
             .map_err(|e| Failure::Said { message: format!("{}: {e}", path.display()), code: 6 })?;
@@ -126,8 +124,7 @@ impl Defaults {
         let number = |key: &str, otherwise: f64| config[key].as_f64().unwrap_or(otherwise);
         let sampled = config["do_sample"].as_bool() == Some(true);
         let count = |key: &str| config[key].as_u64().map(|n| n as usize);
-        let sampling =
-            || (number("temperature", 1.0), number("top_p", 1.0), count("top_k").unwrap_or(0));
+        let sampling = || (number("temperature", 1.0), number("top_p", 1.0), count("top_k").unwrap_or(0));
         Ok(Defaults { stop, max_new_tokens: count("max_new_tokens"), sampling: sampled.then(sampling) })
     }
 }

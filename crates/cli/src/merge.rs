@@ -9,7 +9,7 @@ use serde_json::json;
 use train::Merged;
 
 /// `prospect merge`
-pub fn merge(args: &MergeArgs, screen: &Screen) -> Result<u8, Failure> {
+pub(crate) fn merge(args: &MergeArgs, screen: &Screen) -> Result<u8, Failure> {
     let merged = train::merge(&args.model, &args.adapter, &args.output, args.dtype, threads())?;
     merged.notes.iter().for_each(|note| screen.note(note));
     let Merged { report, difference, effect, largest, notes } = &merged;

@@ -6,18 +6,18 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 /// Prints a line; a closed pipe ends the command quietly.
-pub fn line(text: impl Display) -> Result<(), Failure> {
+pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
     writeln!(io::stdout(), "{text}").map_err(|e| Failure::stdout(&e))
 }
 
 /// Prints a JSON object on a line of its own.
-pub fn json(object: &Value) -> Result<(), Failure> {
+pub(crate) fn json(object: &Value) -> Result<(), Failure> {
     line(object)
 }
 
 /// Which side of its column a cell stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     /// Text.
     Left,
     /// Numbers.
@@ -25,7 +25,7 @@ pub enum Side {
 }
 
 /// Prints rows in columns that are as wide as their widest cell, two blanks apart.
-pub fn table(sides: &[Side], rows: &[Vec<String>]) -> Result<(), Failure> {
+pub(crate) fn table(sides: &[Side], rows: &[Vec<String>]) -> Result<(), Failure> {
     layout(sides, rows).iter().try_for_each(line)
 }
 
@@ -40,21 +40,25 @@ fn layout(sides: &[Side], rows: &[Vec<String>]) -> Vec<String> {
     rows.iter().map(|cells| row(cells).trim_end().to_owned()).collect()
 }
 
-/// A metric as people read it: six significant digits, whole numbers without a fraction.
-pub fn number(value: f64) -> String {
+/// A metric as people read it: six significant digits, no zeros at the end.
+pub(crate) fn number(value: f64) -> String {
     let magnitude = value.abs();
-    if value == value.trunc() && magnitude < 1e15 {
-        format!("{value:.0}")
-    } else if (1e-3..1e6).contains(&magnitude) {
-        let digits = 5 - magnitude.log10().floor().max(-1.0) as i32;
-        format!("{value:.*}", digits.clamp(0, 6) as usize)
-    } else {
-        format!("{value:.4e}")
+    if value == 0.0 || !value.is_finite() || (1e-3..1e6).contains(&magnitude) {
+        let digits = if value == 0.0 { 0 } else { 5 - magnitude.log10().floor() as i32 };
+        return trimmed(&format!("{value:.*}", digits.clamp(0, 8) as usize)).to_owned();
     }
+    let text = format!("{value:.5e}");
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    format!("{}e{exponent}", trimmed(mantissa))
+}
+
+/// Without zeros at the end of a fraction.
+fn trimmed(text: &str) -> &str {
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text }
 }
 
 /// A path as a word of a shell.
-pub fn word(path: &std::path::Path) -> String {
+pub(crate) fn word(path: &std::path::Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+:,=@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
@@ -73,8 +77,8 @@ mod tests {
 
     #[test]
     fn numbers_keep_six_digits() {
-        let shown = [0.0, 12.0, 0.5123456789, -1234.56789, 5e-7, 0.01234567, f64::NAN].map(number);
-        assert_eq!(shown, ["0", "12", "0.512346", "-1234.57", "5.0000e-7", "0.012346", "NaN"]);
+        let shown = [0.0, 12.0, 0.5123456789, -1234.56789, 5e-7, 0.001, 3000000.0, f64::NAN].map(number);
+        assert_eq!(shown, ["0", "12", "0.512346", "-1234.57", "5e-7", "0.001", "3e6", "NaN"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use train::Event;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A bar for work of known size, drawn once the work has taken two seconds.
-pub struct Bar {
+pub(crate) struct Bar {
     what: String,
     draws: bool,
     since: Instant,
@@ -20,13 +20,13 @@ pub struct Bar {
 
 impl Bar {
     /// A bar for work whose results do not go to the same terminal.
-    pub fn new(screen: &Screen, what: &str) -> Bar {
+    pub(crate) fn new(screen: &Screen, what: &str) -> Bar {
         let draws = screen.draws() && !std::io::stdout().is_terminal();
         Bar { what: what.to_owned(), draws, since: Instant::now(), bar: None }
     }
 
     /// `done` of `total` units are done.
-    pub fn set(&mut self, done: u64, total: u64) {
+    pub(crate) fn set(&mut self, done: u64, total: u64) {
         if self.bar.is_none() && self.draws && self.since.elapsed() >= PATIENCE && done < total {
             let style = ProgressStyle::with_template("{msg} {wide_bar:.cyan/dim} {pos}/{len} {eta}");
             let bar = ProgressBar::new(total).with_style(style.expect("the template is right"));
@@ -47,7 +47,7 @@ impl Drop for Bar {
 }
 
 /// A run as it is watched.
-pub struct Watch {
+pub(crate) struct Watch {
     screen: Screen,
     /// Preparation that is under way.
     preparing: Option<Bar>,
@@ -60,12 +60,12 @@ pub struct Watch {
 
 impl Watch {
     /// Watches a run.
-    pub fn new(screen: &Screen) -> Watch {
+    pub(crate) fn new(screen: &Screen) -> Watch {
         Watch { screen: *screen, preparing: None, steps: None, total: 0, began: None }
     }
 
     /// Shows what happened.
-    pub fn event(&mut self, event: Event) {
+    pub(crate) fn event(&mut self, event: Event) {
         match event {
             Event::Note(text) => self.say(|screen| screen.note(&text)),
             Event::Opening(text) => self.say(|screen| screen.line(&text)),
@@ -74,6 +74,15 @@ impl Watch {
             Event::Logged(values) => self.logged(&values),
             Event::Saved(path) => self.say(|screen| screen.line(format_args!("saved {}", path.display()))),
         }
+    }
+
+    /// A part of a longer story begins, with steps of its own.
+    pub(crate) fn stage(&mut self, name: &str) {
+        if let Some(bar) = self.steps.take() {
+            bar.finish_and_clear();
+        }
+        (self.preparing, self.began) = (None, None);
+        self.screen.line(format_args!("\n{name}"));
     }
 
     /// Says something above the bar.
@@ -101,14 +110,14 @@ impl Watch {
             return;
         }
         let bar = self.steps.get_or_insert_with(|| {
-            let style = ProgressStyle::with_template("{wide_bar:.cyan/dim} {pos}/{len}  {msg}  {eta}");
+            let style = ProgressStyle::with_template("{pos}/{len} {bar:20.cyan/dim} eta {eta}  {wide_msg}");
             let bar = ProgressBar::new(total).with_style(style.expect("the template is right"));
             // Steps of an earlier process say nothing about the speed of this one.
             bar.set_position(step.saturating_sub(1));
             bar.reset_eta();
             bar
         });
-        bar.set_message(short(values));
+        bar.set_message(short(values, &STEP[..3], |v| format!("{v:.3}")));
         bar.set_position(step);
         if step == total {
             bar.finish_and_clear();
@@ -125,7 +134,7 @@ impl Watch {
             let shown = values.iter().filter(|(name, _)| EVALUATION.contains(&name.as_str()));
             shown.map(|(name, value)| format!("{name} {}", number(*value))).collect::<Vec<_>>().join("  ")
         } else {
-            short(values) + &self.eta(step as u64).map_or(String::new(), |eta| format!("  eta {eta}"))
+            short(values, &STEP, number) + &self.eta(step as u64).map_or(String::new(), |eta| format!("  eta {eta}"))
         };
         self.say(|screen| screen.line(format_args!("step {step}/{}  {text}", self.total)));
     }
@@ -139,7 +148,7 @@ impl Watch {
     }
 
     /// Clears the bar.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         if let Some(bar) = self.steps {
             bar.finish_and_clear();
         }
@@ -153,17 +162,22 @@ fn value(values: &[(String, f64)], name: &str) -> Option<f64> {
     values.iter().find(|(n, _)| n == name).map(|(_, v)| *v)
 }
 
-/// Loss, KL, margin, gradient norm, learning rate and speed, as far as they are there.
-fn short(values: &[(String, f64)]) -> String {
-    const SHOWN: [(&str, &str); 5] = [
-        ("loss", "loss"),
-        ("kl", "kl"),
-        ("rewards/margins", "margin"),
-        ("grad_norm", "grad"),
-        ("learning_rate", "lr"),
-    ];
-    let part = |(name, short): (&str, &str)| value(values, name).map(|v| format!("{short} {}", number(v)));
-    let mut parts: Vec<String> = SHOWN.into_iter().filter_map(part).collect();
+/// What of a step is shown in a line; the log has all.
+const STEP: [&str; 5] = ["loss", "kl", "rewards/margins", "grad_norm", "learning_rate"];
+
+/// The values of some metrics, as far as they are there, and the speed.
+fn short(values: &[(String, f64)], names: &[&str], show: impl Fn(f64) -> String) -> String {
+    let part = |&name: &&str| value(values, name).map(|v| format!("{} {}", short_name(name), show(v)));
+    let mut parts: Vec<String> = names.iter().filter_map(part).collect();
     parts.extend(value(values, "tokens_per_second").map(|v| format!("{v:.0} tok/s")));
     parts.join("  ")
+}
+
+fn short_name(name: &str) -> &str {
+    match name {
+        "rewards/margins" => "margin",
+        "grad_norm" => "grad",
+        "learning_rate" => "lr",
+        other => other,
+    }
 }

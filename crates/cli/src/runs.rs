@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// `prospect runs`
-pub fn runs(args: &RunsArgs) -> Result<u8, Failure> {
+pub(crate) fn runs(args: &RunsArgs) -> Result<u8, Failure> {
     match &args.command {
         RunsCommand::Ls { dir, json } => ls(dir, *json)?,
         RunsCommand::Show { run, json } => show(run, *json)?,
@@ -17,15 +17,10 @@ pub fn runs(args: &RunsArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// What the library gives is plain data, so it is JSON.
-fn value(data: impl serde::Serialize) -> Value {
-    serde_json::to_value(data).expect("plain data")
-}
-
 fn ls(dir: &Path, json: bool) -> Result<(), Failure> {
     let found = runs::list(dir)?;
     if json {
-        return found.iter().try_for_each(|run| output::json(&value(run)));
+        return found.iter().try_for_each(|run| output::json(&json!(run)));
     }
     let header = ["run", "state", "step", "trainer", "model", "loss", "eval_loss", "started"].map(str::to_owned);
     let rows: Vec<Vec<String>> = std::iter::once(header.to_vec()).chain(found.iter().map(row)).collect();
@@ -49,13 +44,13 @@ fn row(run: &Summary) -> Vec<String> {
 }
 
 fn state(run: &Summary) -> String {
-    value(run.state).as_str().unwrap_or_default().to_owned()
+    json!(run.state).as_str().unwrap_or_default().to_owned()
 }
 
 fn show(path: &Path, json: bool) -> Result<(), Failure> {
     let details = runs::show(path)?;
     if json {
-        return output::json(&value(&details));
+        return output::json(&json!(details));
     }
     let Details { summary, config, checkpoints, has_final, plots } = &details;
     let status = &summary.status;
@@ -89,7 +84,7 @@ fn show(path: &Path, json: bool) -> Result<(), Failure> {
 fn diff(left: &Path, right: &Path, json: bool) -> Result<(), Failure> {
     let diff = runs::diff(left, right)?;
     if json {
-        return output::json(&json!({"config": value(&diff.config), "metrics": value(&diff.metrics)}));
+        return output::json(&json!(diff));
     }
     let columns = [Side::Left, Side::Right, Side::Right];
     let header = |name: &str| vec![name.to_owned(), left.display().to_string(), right.display().to_string()];

@@ -9,12 +9,12 @@ use serde_json::json;
 use train::{ModelFolder, ScoreRow};
 
 /// Threads to compute with.
-pub fn threads() -> usize {
+pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// `prospect score`
-pub fn score(args: &ScoreArgs, screen: &Screen) -> Result<u8, Failure> {
+pub(crate) fn score(args: &ScoreArgs, screen: &Screen) -> Result<u8, Failure> {
     let folder = ModelFolder::open(&args.model, args.adapter.as_deref())?;
     let rows = train::rows_to_score(&data::source::resolve(&args.data, "train")?, &folder)?;
     let positions = rows.iter().map(ScoreRow::num_tokens).max().unwrap_or(0).max(1);
@@ -25,7 +25,7 @@ pub fn score(args: &ScoreArgs, screen: &Screen) -> Result<u8, Failure> {
     if !args.json {
         output::line(format_args!("{:>8}  {:>14}  {:>10}  {:>10}", "index", "logp", "num_tokens", "per token"))?;
     }
-    train::score(&model, &rows, &mut |row, logps| {
+    train::score(&model, &rows, |row, logps| {
         (done, logp, tokens) = (done + 1, logp + sum(logps), tokens + logps.len());
         bar.set(done, rows.len() as u64);
         if args.json { as_json(row, logps, args.tokens) } else { as_line(row, logps, &folder, args.tokens) }

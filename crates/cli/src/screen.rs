@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 
 /// Stderr, and how to write to it.
 #[derive(Clone, Copy, Debug)]
-pub struct Screen {
+pub(crate) struct Screen {
     quiet: bool,
     color: bool,
     terminal: bool,
@@ -19,7 +19,7 @@ const RED: Style = AnsiColor::Red.on_default().bold();
 
 impl Screen {
     /// Looks at stderr and NO_COLOR.
-    pub fn new(quiet: bool, color: When) -> Screen {
+    pub(crate) fn new(quiet: bool, color: When) -> Screen {
         let terminal = io::stderr().is_terminal();
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let color = match color {
@@ -31,29 +31,29 @@ impl Screen {
     }
 
     /// Whether bars can be drawn.
-    pub fn draws(&self) -> bool {
+    pub(crate) fn draws(&self) -> bool {
         self.terminal && !self.quiet
     }
 
     /// A line. A stderr that is gone is no reason to stop.
-    pub fn line(&self, text: impl Display) {
+    pub(crate) fn line(&self, text: impl Display) {
         if !self.quiet {
             let _ = writeln!(io::stderr(), "{text}");
         }
     }
 
     /// Something worth saying once.
-    pub fn note(&self, text: impl Display) {
+    pub(crate) fn note(&self, text: impl Display) {
         self.line(format_args!("{} {text}", self.paint(DIM, "note:")));
     }
 
     /// Why the process ends.
-    pub fn error(&self, text: &str) {
+    pub(crate) fn error(&self, text: &str) {
         let _ = writeln!(io::stderr(), "{} {text}", self.paint(RED, "error:"));
     }
 
     /// What is wrong with a configuration, each problem with its line.
-    pub fn problems(&self, errors: &Errors) {
+    pub(crate) fn problems(&self, errors: &Errors) {
         let pieces = |problem: &config::Problem| -> String {
             problem.pieces().iter().map(|piece| self.paint(style_of(piece.style), &piece.text)).collect()
         };

@@ -7,7 +7,7 @@ use train::Control;
 
 /// Passes signals on to a run: SIGTERM and SIGINT stop it, a second one ends the process with 130, SIGUSR1 saves.
 #[cfg(unix)]
-pub fn watch(control: &Arc<Control>, screen: &Screen) -> Result<(), Failure> {
+pub(crate) fn watch(control: &Arc<Control>, screen: &Screen) -> Result<(), Failure> {
     use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
     use std::sync::atomic::Ordering;
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGUSR1])
@@ -30,7 +30,7 @@ pub fn watch(control: &Arc<Control>, screen: &Screen) -> Result<(), Failure> {
 
 /// Passes Ctrl-C on to a run: the first stops it, the second ends the process with 130.
 #[cfg(not(unix))]
-pub fn watch(control: &Arc<Control>, screen: &Screen) -> Result<(), Failure> {
+pub(crate) fn watch(control: &Arc<Control>, screen: &Screen) -> Result<(), Failure> {
     use signal_hook::consts::SIGINT;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;

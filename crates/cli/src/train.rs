@@ -13,36 +13,36 @@ use std::sync::Arc;
 use train::{Control, Ended};
 
 /// Reads a configuration with its overrides, and says what is worth saying about it.
-pub fn load(args: &ConfigArgs, screen: &Screen) -> Result<Loaded, Failure> {
+pub(crate) fn load(args: &ConfigArgs, screen: &Screen) -> Result<Loaded, Failure> {
     let overrides = config::split_overrides(&args.overrides)?;
-    load_from(&args.config, &overrides, screen)
-}
-
-fn load_from(path: &Path, overrides: &[(String, String)], screen: &Screen) -> Result<Loaded, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Failure::usage(format!("cannot read the configuration {}: {e}", path.display())))?;
-    let loaded = config::load(&path.display().to_string(), &text, overrides)?;
+    let loaded = load_from(&args.config, &overrides)?;
     loaded.notes.iter().for_each(|note| screen.note(note));
     Ok(loaded)
 }
 
+fn load_from(path: &Path, overrides: &[(String, String)]) -> Result<Loaded, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Failure::usage(format!("cannot read the configuration {}: {e}", path.display())))?;
+    Ok(config::load(&path.display().to_string(), &text, overrides)?)
+}
+
 /// `prospect train`
-pub fn train(args: &TrainArgs, screen: &Screen) -> Result<u8, Failure> {
+pub(crate) fn train(args: &TrainArgs, screen: &Screen) -> Result<u8, Failure> {
     let loaded = load(&args.config, screen)?;
     run(&loaded, &[&args.config.config], args.json, screen)
 }
 
 /// `prospect resume`
-pub fn resume(args: &ResumeArgs, screen: &Screen) -> Result<u8, Failure> {
+pub(crate) fn resume(args: &ResumeArgs, screen: &Screen) -> Result<u8, Failure> {
     if !args.run.join("status.json").exists() {
         let found = if args.run.exists() { rundir::Error::NotARun } else { rundir::Error::NoRun };
         return Err(found(args.run.clone()).into());
     }
     // The folder may have been moved since; JSON strings are YAML strings.
     let output_dir = json!(args.run.display().to_string()).to_string();
-    let overrides =
-        [("resume_from_checkpoint".to_owned(), "true".to_owned()), ("output_dir".to_owned(), output_dir)];
-    let loaded = load_from(&args.run.join("config.yaml"), &overrides, screen)?;
+    let overrides = [("resume_from_checkpoint".to_owned(), "true".to_owned()), ("output_dir".to_owned(), output_dir)];
+    // What is worth saying about it was said when the run began.
+    let loaded = load_from(&args.run.join("config.yaml"), &overrides)?;
     run(&loaded, &[], args.json, screen)
 }
 

@@ -1,8 +1,11 @@
 //! Token rows in flat storage: one array of ids, one of loss spans, and a small record per row.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use crate::format::Shape;
 
 /// One row. Lengths are in tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +22,7 @@ pub struct Row {
     spans: Range<u32>,
     /// Desirable or not; `None` outside KTO.
     pub label: Option<bool>,
-    /// Position of the row among all rows read, from 0, bad ones included: its name in messages and results.
+    /// Position among all examples read, from 0, bad rows included: its name in messages and results.
     pub index: u32,
     /// Index of the file it came from.
     pub file: u32,
@@ -36,12 +39,14 @@ pub struct Row {
 pub struct Report {
     /// Rows in the files.
     pub rows_read: usize,
-    /// Rows kept.
+    /// Rows kept; more than were read where rows hold several answers.
     pub rows: usize,
     /// Rows skipped because they were bad (policy `skip`).
     pub bad: usize,
     /// The first few of them, as messages.
     pub bad_examples: Vec<String>,
+    /// Those of them that are bad because a completion is empty.
+    pub empty_completions: usize,
     /// Rows cut to `max_length`.
     pub truncated: usize,
     /// Rows dropped because they were longer than `max_length` (policy `drop`).
@@ -64,8 +69,29 @@ pub struct Report {
     pub longest: usize,
     /// Rows whose `label` has no effect because the task has no labels.
     pub ignored_labels: usize,
-    /// Rows with a `loss_weight`, which has no effect.
+    /// Rows with a `loss_weight` that has no effect: neither 0 nor 1, or where turns are not trained one by one.
     pub ignored_loss_weights: usize,
+    /// The shapes that rows were read in, each with its number of rows.
+    pub shapes: BTreeMap<Shape, usize>,
+    /// Fields that were not used (`source`, `conversations[].info`), each with its number of rows.
+    pub unused_fields: BTreeMap<String, usize>,
+}
+
+/// Fields that are told apart in [`Report::unused_fields`]; rows of which each has names of its own would fill the memory.
+const UNUSED_FIELDS: usize = 100;
+
+impl Report {
+    /// Counts what a row looked like.
+    pub(crate) fn see(&mut self, shape: Shape, unused: &[String]) {
+        *self.shapes.entry(shape).or_default() += 1;
+        for name in unused {
+            if let Some(count) = self.unused_fields.get_mut(name) {
+                *count += 1;
+            } else if self.unused_fields.len() < UNUSED_FIELDS {
+                self.unused_fields.insert(name.clone(), 1);
+            }
+        }
+    }
 }
 
 /// Token rows. Cheap to split: the tokens are shared.
@@ -188,6 +214,15 @@ pub(crate) struct NewRow<'a> {
     pub hashes: (u64, u64),
 }
 
+/// What is counted of a row.
+pub(crate) struct Measured {
+    pub prompt: usize,
+    pub completion: usize,
+    pub completion_bytes: Vec<u8>,
+    pub prompt_hash: u64,
+    pub label: Option<bool>,
+}
+
 /// A data set that still grows.
 pub(crate) struct Builder {
     tokens: Vec<u32>,
@@ -229,6 +264,19 @@ impl Builder {
         report.longest = report.longest.max(new.len);
         report.desirable += usize::from(new.label == Some(true));
         report.undesirable += usize::from(new.label == Some(false));
+    }
+
+    /// Takes out the rows that are there; the report goes on.
+    pub(crate) fn take(&mut self) -> Vec<Measured> {
+        let tokens = std::mem::take(&mut self.tokens);
+        self.spans.clear();
+        let rows = std::mem::take(&mut self.rows).into_iter().map(|row| {
+            let (prompt, completion) = (row.prompt_len as usize, row.completion_len as usize);
+            let ids = &tokens[row.start + prompt..row.start + prompt + completion];
+            let completion_bytes = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+            Measured { prompt, completion, completion_bytes, prompt_hash: row.prompt_hash, label: row.label }
+        });
+        rows.collect()
     }
 
     pub(crate) fn finish(self, files: Vec<PathBuf>, max_length: Option<usize>) -> Dataset {

@@ -3,20 +3,24 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// A position in a data file. Lines and columns count from 1; columns count characters.
+/// A position in a data file. Lines and columns count from 1; columns count characters. In a table (column 0) the line is the
+/// number of the row, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The file as the user named it.
     pub file: PathBuf,
     /// Line, from 1.
     pub line: u64,
-    /// Column in characters, from 1.
+    /// Column in characters, from 1; 0 in a table.
     pub column: u64,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+        match self.column {
+            0 => write!(f, "{}: row {}", self.file.display(), self.line),
+            column => write!(f, "{}:{}:{column}", self.file.display(), self.line),
+        }
     }
 }
 
@@ -26,6 +30,13 @@ impl fmt::Display for Place {
 pub enum Error {
     /// A file or folder could not be read.
     Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A file or folder could not be written.
+    Write {
         /// The file or folder.
         path: PathBuf,
         /// The operating system's reason.
@@ -47,6 +58,8 @@ pub enum Error {
         /// Expected, found, and what to do.
         reason: String,
     },
+    /// A Parquet or Arrow file cannot be read or written.
+    Table(tables::Error),
     /// All rows were read and none can be trained on.
     NothingToTrain {
         /// What became of the rows, the first of them, and what to do.
@@ -115,7 +128,8 @@ impl Error {
         match self {
             Error::Setting { .. } => 2,
             Error::NoFiles { .. } | Error::Row { .. } | Error::NothingToTrain { .. } | Error::Template(_) => 3,
-            Error::Io { .. } | Error::Tokenizer { .. } => 6,
+            Error::Io { .. } | Error::Write { .. } | Error::Tokenizer { .. } => 6,
+            Error::Table(e) => e.exit_code(),
         }
     }
 }
@@ -124,9 +138,11 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Io { path, source } => write!(f, "cannot read {}: {source}", path.display()),
+            Error::Write { path, source } => write!(f, "cannot write {}: {source}", path.display()),
             Error::NoFiles { path, reason } => write!(f, "{}: {reason}", path.display()),
             Error::Row { place, field, reason } if field.is_empty() => write!(f, "{place}: {reason}"),
             Error::Row { place, field, reason } => write!(f, "{place}: field `{field}`: {reason}"),
+            Error::Table(e) => e.fmt(f),
             Error::NothingToTrain { reason } => f.write_str(reason),
             Error::Tokenizer { path, reason } => write!(f, "{}: {reason}", path.display()),
             Error::Template(e) => e.fmt(f),
@@ -138,9 +154,16 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Io { source, .. } => Some(source),
+            Error::Io { source, .. } | Error::Write { source, .. } => Some(source),
+            Error::Table(e) => Some(e),
             _ => None,
         }
+    }
+}
+
+impl From<tables::Error> for Error {
+    fn from(e: tables::Error) -> Self {
+        Error::Table(e)
     }
 }
 

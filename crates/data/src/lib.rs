@@ -8,24 +8,35 @@
 
 pub mod clock;
 pub mod dataset;
+mod encode;
 pub mod error;
 pub mod format;
 pub mod locate;
 pub mod order;
 pub mod packing;
 pub mod pairing;
+mod read;
+pub mod registry;
 pub mod rng;
+pub mod sink;
 pub mod source;
 pub mod split;
 pub mod template;
 pub mod tokenise;
 pub mod tokenizer;
+// LEAD: switched off while files of it are missing (it broke everybody else); put `pub mod tools;` back when it compiles.
+// pub mod tools;
 
 pub use clock::Clock;
 pub use dataset::{Dataset, Report, Row};
 pub use error::{Error, Result};
-pub use format::{Body, Example, Task};
+pub use encode::encode_prompt;
+pub use format::mapping::{Mapping, Tags};
+pub use format::{Body, Example, Shape, Task};
 pub use order::{Order, Shuffle, Step};
 pub use template::{ChatTemplate, RenderInput};
-pub use tokenise::{OnBadRow, Options, Truncation, encode_prompt, load, read_examples};
+pub use registry::{Registered, Registry};
+pub use sink::{JsonRow, Sink, SplitSink, Written};
+pub use read::{Examples, read_examples};
+pub use tokenise::{OnBadRow, Options, Truncation, TurnLoss, load};
 pub use tokenizer::Tokenizer;

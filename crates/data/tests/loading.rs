@@ -176,11 +176,11 @@ fn a_bad_row_names_place_field_expectation_and_remedy() {
         ),
         (
             r#"{"text": "a", "label": true}"#,
-            "rows.jsonl:2:1: expected `prompt` + `completion` + `label`, `messages` + `label`, or `conversations` + `label`; found `text`, `label`",
+            "rows.jsonl:2:1: expected `prompt` + `completion` + `label`, `messages` + `label`, `conversations` + `label`, `instruction` + `output` + `label`, or `chosen` + `rejected`; found `text`, `label`",
         ),
         (
-            r#"{"chosen": "a", "rejected": "b"}"#,
-            "rows.jsonl:2:12: field `chosen`: pairs are not read; write each pair as two rows",
+            r#"{"chosen": "a", "rejected": "a"}"#,
+            "rows.jsonl:2:12: field `chosen`: expected something to train on, found an empty completion",
         ),
         (r#"[1]"#, "rows.jsonl:2:1: expected a JSON object, found a list of 1"),
         (r#"{"prompt": "é" "completion""#, "rows.jsonl:2:16: not valid JSON: expected `,` or `}`"),
@@ -349,9 +349,11 @@ fn a_folder_stands_for_the_files_of_its_split() {
     assert_eq!(names(find("validation").unwrap()), ["validation/x.jsonl"]);
     assert_eq!(data::source::resolve(&single, "train").unwrap(), std::slice::from_ref(&single));
     let error = find("dev").unwrap_err();
-    assert!(error.to_string().contains("no .jsonl or .json file for the split `dev`"), "{error}");
-    let parquet = data::source::resolve(&folder.file("x.parquet", ""), "train").unwrap_err();
-    assert!(parquet.to_string().contains("expected a .jsonl or .json file, found .parquet"), "{parquet}");
+    assert!(error.to_string().contains("no data file for the split `dev`"), "{error}");
+    let other = data::source::resolve(&folder.file("x.docx", "PK"), "train").unwrap_err();
+    assert!(other.to_string().contains(".arrow (the texts also as .gz or .zst), found .docx"), "{other}");
+    assert_eq!(find("train").unwrap(), data::source::resolve(&folder.0.join("train-*.jsonl"), "train").unwrap());
+    assert!(data::source::resolve(&folder.0.join("no-*.jsonl"), "train").is_err());
     assert!(data::source::resolve(Path::new("no/such/place"), "train").is_err());
 }
 

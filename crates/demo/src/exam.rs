@@ -33,6 +33,13 @@ pub(crate) struct Answer {
     pub(crate) complete: bool,
 }
 
+impl Answer {
+    /// Whether KTO can learn from it: it says something and came to its end.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.complete && !self.text.is_empty()
+    }
+}
+
 /// The result of one examination: for each problem the share of right answers.
 pub(crate) struct Marks {
     pub(crate) greedy: Vec<f64>,

@@ -85,10 +85,10 @@ const NAMES: [&str; 12] = ["Ben", "Anna", "Omar", "Lucy", "Ivan", "Mia", "Sam", 
 const THINGS: [&str; 12] =
     ["stamps", "apples", "books", "coins", "shells", "pens", "cards", "eggs", "cups", "nails", "rings", "balls"];
 
-/// Largest first number of a sum or difference.
-const LARGEST: u64 = 50;
-/// Largest factor.
-const LARGEST_FACTOR: u64 = 9;
+/// Largest number at the beginning of a sum or difference.
+const LARGEST: u64 = 30;
+/// Largest of all other numbers, so that a small model can learn to add and subtract them within a minute.
+const LARGEST_NEXT: u64 = 9;
 
 /// A question with its worked answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,16 +158,16 @@ fn problem(seed: u64, index: u64) -> Problem {
     let story = &STORIES[pick(0, STORIES.len() as u64)];
     let (name, things) = (NAMES[pick(1, NAMES.len() as u64)], THINGS[pick(2, THINGS.len() as u64)]);
     let mut numbers = vec![match story.operations[0] {
-        Multiply => 2 + draw.below(3, LARGEST_FACTOR - 1),
+        Multiply => 2 + draw.below(3, LARGEST_NEXT - 1),
         Add | Subtract => 2 + draw.below(3, LARGEST - 1),
     } as i64];
     let (mut result, mut steps) = (numbers[0], Vec::new());
     for (at, &operation) in (4..).zip(story.operations) {
         let number = match operation {
-            Add => 2 + draw.below(at, LARGEST / 2 - 1),
+            Add => 2 + draw.below(at, LARGEST_NEXT - 1),
             // Nothing becomes negative.
-            Subtract => 1 + draw.below(at, result as u64),
-            Multiply => 2 + draw.below(at, LARGEST_FACTOR - 1),
+            Subtract => 1 + draw.below(at, LARGEST_NEXT.min(result as u64)),
+            Multiply => 2 + draw.below(at, LARGEST_NEXT - 1),
         } as i64;
         let next = operation.apply(result, number);
         steps.push(format!("{result} {} {number} = {next}.", operation.sign()));

@@ -17,12 +17,15 @@ pub struct Recipe {
     pub shape: Shape,
     /// Supervised fine-tuning.
     pub sft: Training,
-    /// Training problems that are answered for KTO, and how often each.
-    pub practice: (usize, usize),
+    /// Training problems that are answered for KTO, once each: many problems teach more than many answers to few.
+    pub practice: usize,
     /// KTO.
     pub kto: Training,
     /// Strength of KTO's reference.
     pub beta: f64,
+    /// Weight of undesirable rows. Right and wrong answers differ in a digit or two, so pushing wrong ones down as hard
+    /// as right ones are pulled up takes the right ones along.
+    pub undesirable_weight: f64,
     /// Rank of KTO's adapter; alpha is twice as much.
     pub rank: usize,
     /// Sampled answers to each held-out problem.
@@ -52,17 +55,18 @@ impl Default for Recipe {
                 vocabulary: 0,
                 eos_token_id: 0,
                 positions: 128,
-                hidden: 128,
-                feed_forward: 384,
-                layers: 5,
-                heads: 4,
-                kv_heads: 2,
+                hidden: 160,
+                feed_forward: 480,
+                layers: 4,
+                heads: 5,
+                kv_heads: 1,
                 deviation: 0.06,
             },
-            sft: Training { epochs: 1.0, rows: 32, learning_rate: 3e-3 },
-            practice: (1000, 4),
-            kto: Training { epochs: 1.0, rows: 64, learning_rate: 5e-4 },
+            sft: Training { epochs: 1.0, rows: 16, learning_rate: 2e-3 },
+            practice: 4000,
+            kto: Training { epochs: 1.0, rows: 32, learning_rate: 2e-3 },
             beta: 0.1,
+            undesirable_weight: 0.1,
             rank: 16,
             samples: 4,
             max_new_tokens: 40,
@@ -87,7 +91,7 @@ impl Recipe {
                 ("trainer", json!("kto")),
                 ("loss_type", json!("kto")),
                 ("beta", json!(self.beta)),
-                ("undesirable_weight", json!("auto")),
+                ("undesirable_weight", json!(self.undesirable_weight)),
                 ("use_peft", json!(true)),
                 ("lora_r", json!(self.rank)),
                 ("lora_alpha", json!(2 * self.rank)),
@@ -118,6 +122,8 @@ fn common<'k>(
         ("lr_scheduler_type", json!("cosine")),
         ("warmup_steps", json!(0.05)),
         ("max_grad_norm", json!(1.0)),
+        // Runs of a few hundred steps: the usual 0.999 remembers longer than they last.
+        ("adam_beta2", json!(0.95)),
         ("logging_steps", json!(5)),
         ("save_strategy", json!("steps")),
         ("save_steps", json!(0.5)),
@@ -146,7 +152,10 @@ mod tests {
         assert_eq!((sft.batch.train_rows, sft.engine.seed, sft.tuning), (recipe.sft.rows, 7, config::Tuning::Full));
         let kto = load(&recipe.kto_yaml(&at("sft/final"), &at("kto.jsonl"), &at("kto"), 7));
         let config::Objective::Kto(objective) = kto.objective else { panic!("kto") };
-        assert_eq!((objective.beta, objective.undesirable_weight), (recipe.beta, config::Weight::Auto));
+        assert_eq!(
+            (objective.beta, objective.undesirable_weight),
+            (recipe.beta, config::Weight::Number(recipe.undesirable_weight))
+        );
         let config::Tuning::Lora(lora) = kto.tuning else { panic!("lora") };
         assert_eq!(
             (lora.r, lora.alpha, lora.targets),

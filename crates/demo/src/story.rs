@@ -7,7 +7,6 @@ use crate::report::{Examined, Folders, Report};
 use crate::{Error, grade, init, stats, tokenizer};
 use data::Clock;
 use serde_json::Value;
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use train::Control;
@@ -157,29 +156,23 @@ impl Story<'_> {
 
     /// Answers training problems and writes down which answers are right; returns how many are and are not.
     fn practise(&mut self, model: &Path, problems: &[Problem], rows: &Path) -> Result<(usize, usize), Error> {
-        let (count, samples) = self.settings.recipe.practice;
-        let problems = &problems[..count.min(problems.len())];
+        let problems = &problems[..self.settings.recipe.practice.min(problems.len())];
         let mut candidate = self.candidate(model, None)?;
-        let answers =
-            candidate.answer(problems, samples, seed_for(self.settings.seed, PRACTICE), &mut |done, all| {
-                (self.observe)(Event::Answered(done, all));
-            })?;
-        let (mut labelled, mut right) = (Vec::new(), 0);
-        for (problem, answers) in problems.iter().zip(answers.chunks(samples)) {
-            let mut seen = HashSet::new();
-            for answer in answers.iter().filter(|answer| answer.complete && seen.insert(&answer.text)) {
-                let label = grade::is_right(&answer.text, problem.answer);
-                right += usize::from(label);
-                labelled.push(problem.kto_row(&answer.text, label));
-            }
+        let seed = seed_for(self.settings.seed, PRACTICE);
+        let answers = candidate.answer(problems, 1, seed, &mut |done, all| {
+            (self.observe)(Event::Answered(done, all));
+        })?;
+        let usable = problems.iter().zip(&answers).filter(|(_, answer)| answer.is_usable());
+        let labelled = usable.map(|(p, answer)| (p, &answer.text[..], grade::is_right(&answer.text, p.answer)));
+        let labelled: Vec<(&Problem, &str, bool)> = labelled.collect();
+        let right = labelled.iter().filter(|(_, _, label)| *label).count();
+        let wrong = labelled.len() - right;
+        if right == 0 || wrong == 0 {
+            return Err(Error::OneClass { right, wrong });
         }
-        let counts = (right, labelled.len() - right);
-        if counts.0 == 0 || counts.1 == 0 {
-            return Err(Error::OneClass { right: counts.0, wrong: counts.1 });
-        }
-        write_rows(rows, labelled.into_iter())?;
-        self.note(format!("{} answers: {} right, {} wrong, repeated ones left out", answers.len(), counts.0, counts.1));
-        Ok(counts)
+        write_rows(rows, labelled.into_iter().map(|(problem, text, label)| problem.kto_row(text, label)))?;
+        self.note(format!("{right} right answers, {wrong} wrong, {} unusable", answers.len() - right - wrong));
+        Ok((right, wrong))
     }
 
     fn examine(
@@ -223,4 +216,52 @@ fn peak_bytes() -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::Training;
+    use crate::scratch::Scratch;
+
+    /// Everything as in the real one, but small.
+    fn small() -> Recipe {
+        let recipe = Recipe::default();
+        Recipe {
+            train_problems: 1200,
+            held_out_problems: 40,
+            shape: init::Shape { hidden: 64, feed_forward: 128, layers: 2, heads: 4, kv_heads: 2, ..recipe.shape },
+            sft: Training { epochs: 1.0, rows: 8, learning_rate: 4e-3 },
+            practice: 300,
+            kto: Training { epochs: 0.3, ..recipe.kto },
+            samples: 2,
+            ..recipe
+        }
+    }
+
+    #[test]
+    fn the_story_is_told_to_its_end_and_leaves_what_it_says() {
+        let scratch = Scratch::new();
+        let settings = Settings { seed: 1, output: scratch.path().to_owned(), threads: 2, recipe: small() };
+        let mut stages = Vec::new();
+        let report = run(&settings, &Control::default(), &mut |event| {
+            if let Event::Stage(name) = event {
+                stages.push(name);
+            }
+        });
+        let report = report.unwrap();
+        assert_eq!(stages, ["problems", "tokenizer and model", "SFT", "practice", "KTO", "examination"]);
+        assert_eq!(report.seconds.iter().map(|(name, _)| *name).collect::<Vec<_>>(), stages);
+        let rows = std::fs::read_to_string(report.folders.data.join("kto.jsonl")).unwrap();
+        assert_eq!(rows.lines().count(), report.labels.0 + report.labels.1);
+        assert_eq!(rows.lines().filter(|row| row.ends_with("\"label\":true}")).count(), report.labels.0);
+        assert!(report.kto("rewards/chosen").is_some() && report.kto("kl").is_some(), "{:?}", report.logged);
+        for file in ["final/adapter_config.json", "plots/training.svg", "plots/training.png", "log.jsonl"] {
+            assert!(report.folders.kto.join(file).is_file(), "{file}");
+        }
+        let [base, sft, _] = &report.examined;
+        assert!(base.greedy.value == 0.0 && sft.answer.contains("The answer is"), "{:?}", report.examined);
+        let again = run(&settings, &Control::default(), &mut |_| {});
+        assert!(matches!(again, Err(Error::OutputExists { .. })));
+    }
 }

@@ -83,7 +83,7 @@ const PANELS: [PanelOfLog; 7] = [
     ("KL of policy and reference", "nats per sequence", &["kl", "kl_raw"]),
     ("Rewards", "beta * log-ratio", &["rewards/chosen", "rewards/rejected", "rewards/margins"]),
     ("Log-probabilities", "nats per sequence", &["logps/chosen", "logps/rejected"]),
-    ("Accuracy", "fraction", &["rewards/accuracies", "mean_token_accuracy", "frac_r_positive"]),
+    ("Fractions", "fraction", &["mean_token_accuracy", "frac_r_positive"]),
     ("Gradient norm", "norm before clipping", &["grad_norm"]),
     ("Learning rate", "rate", &["learning_rate"]),
 ];

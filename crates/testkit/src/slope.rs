@@ -29,7 +29,7 @@ pub fn gradient_gap(mut loss: impl FnMut(&[f64]) -> f64, at: &[f64], gradient: &
     };
     let everywhere: Vec<(usize, f64)> = noise(at.len(), 77).into_iter().enumerate().collect();
     let mut worst = if at.is_empty() { 0.0 } else { gap(&everywhere) };
-    for i in (0..at.len()).step_by((at.len() / 5).max(1)) {
+    for i in (0..at.len()).step_by((at.len() / 3).max(1)) {
         worst = worst.max(gap(&[(i, 1.0)]));
     }
     worst

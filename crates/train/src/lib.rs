@@ -21,4 +21,4 @@ pub use merge::{Merged, merge};
 pub use plan::Plan;
 pub use prepare::{Job, Rows, loss_of};
 pub use run::{Control, Ended, Event, run};
-pub use score::{Inference, ModelFolder, ScoreRow, rows_to_score, score};
+pub use score::{Inference, ModelFolder, ScoreRow, learning_rates, opening, rows_to_score, score};

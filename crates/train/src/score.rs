@@ -1,7 +1,7 @@
 //! A model that is asked, not trained: loading it with its adapter, and log-probabilities of rows under it.
 
-use crate::Error;
 use crate::policy::AdapterPlan;
+use crate::{Error, Job, Plan};
 use data::{Body, Clock, Example, Options, RenderInput, Task, Tokenizer};
 use kernels::{Cpu, Mat};
 use model::{Blueprint, Built, Decoder, Keep, Parts, Tuning};
@@ -170,7 +170,7 @@ fn encode(tokenizer: &Tokenizer, mut example: Example) -> data::Result<(Vec<u32>
 pub fn score<E>(
     model: &Inference,
     rows: &[ScoreRow],
-    observe: &mut dyn FnMut(&ScoreRow, &[f32]) -> Result<(), E>,
+    mut observe: impl FnMut(&ScoreRow, &[f32]) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut rest = rows;
     while !rest.is_empty() {
@@ -207,4 +207,21 @@ fn score_chunk(model: &Inference, rows: &[ScoreRow]) -> Vec<Vec<f32>> {
         }
     }
     logps
+}
+
+/// The lines that open a run's log: model, data, objective, plan.
+pub fn opening(job: &Job, plan: &Plan) -> Vec<String> {
+    crate::report::opening(job, plan)
+}
+
+/// The learning rate of every step of a run.
+pub fn learning_rates(job: &Job) -> Vec<f64> {
+    let (total, peak) = (job.total_steps as u64, job.config.optimizer.learning_rate);
+    let warmup = match job.config.schedule.warmup {
+        config::Warmup::Steps(n) => n as u64,
+        config::Warmup::Ratio(r) => optim::schedule::warmup_steps(r, total),
+    };
+    let shape = crate::plan::shape_of(job.config.schedule.kind, peak);
+    let schedule = optim::schedule::Schedule { shape, warmup, total };
+    (0..total).map(|step| peak * schedule.factor(step)).collect()
 }

@@ -97,6 +97,31 @@ loops! {
             live.iter_mut().for_each(|x| *x *= scale);
             max + sum.ln()
         }
+        /// `scores[n][i] = scale * q[n] . keys[i][n / group]`; keys are whole rows, read once and in order.
+        fn score_row(shape: &AttentionShape, q: &[E], keys: &[&[E]], scores: &mut [E]) {
+            let (group, width) = (shape.query_heads / shape.kv_heads, shape.qk_width);
+            for (i, key) in keys.iter().enumerate() {
+                for (j, key) in key.chunks_exact(width).enumerate() {
+                    for n in j * group..(j + 1) * group {
+                        let q = &q[n * width..(n + 1) * width];
+                        scores[n * keys.len() + i] = E::of(shape.scale) * lane_sum([q, key], |[q, k]| q * k);
+                    }
+                }
+            }
+        }
+        /// `o[n] = sum over i of p[n][i] * values[i][n / group]`.
+        fn mix_row(shape: &AttentionShape, p: &[E], values: &[&[E]], o: &mut [E]) {
+            let (group, width) = (shape.query_heads / shape.kv_heads, shape.v_width);
+            o.fill(E::ZERO);
+            for (i, value) in values.iter().enumerate() {
+                for (j, value) in value.chunks_exact(width).enumerate() {
+                    for n in j * group..(j + 1) * group {
+                        let p = p[n * values.len() + i];
+                        o[n * width..(n + 1) * width].iter_mut().zip(value).for_each(|(o, v)| *o += p * *v);
+                    }
+                }
+            }
+        }
         /// From scores and `do vᵀ` to `p` and `ds = p (do vᵀ - do . o)`, zero outside `seen`.
         fn softmax_back_row(p: &mut [E], ds: &mut [E], seen: Range<usize>, lse: E, d_o: &[E], o: &[E]) {
             let delta = lane_sum([d_o, o], |[d, o]| d * o);
@@ -147,8 +172,14 @@ impl<E: Real> Attention for Cpu<E> {
         assert!(o.rows == q.rows && o.cols == shape.query_heads * shape.v_width && own.k.rows == q.rows);
         assert!(lse.as_ref().is_none_or(|l| l.rows == q.rows && l.cols == shape.query_heads));
         let group = shape.query_heads / shape.kv_heads;
-        let tasks: Vec<(&Span, usize)> = spans.iter().flat_map(|s| (0..shape.kv_heads).map(move |j| (s, j))).collect();
+        let heads = |s: &Span| if s.rows.len() == 1 { 0..1 } else { 0..shape.kv_heads };
+        let tasks: Vec<(&Span, usize)> = spans.iter().flat_map(|s| heads(s).map(move |j| (s, j))).collect();
         self.each(tasks, |(span, j)| {
+            if span.rows.len() == 1 {
+                // SAFETY: this row belongs to this task alone.
+                let (o, lse) = unsafe { (alias(&o), lse.as_ref().map(|l| alias(l))) };
+                return single_row(shape, span, q, [own, context], o, lse);
+            }
             let keys = (span.context.len() + span.rows.len()).min(shape.window.map_or(usize::MAX, |w| w + BLOCK));
             let mut scratch = self.mat::<E>(BLOCK.min(span.rows.len()), keys);
             let (kc, vc) = (head(j, shape.qk_width), head(j, shape.v_width));
@@ -168,7 +199,7 @@ impl<E: Real> Attention for Cpu<E> {
                         let sum = E::softmax_row(scores.row_mut(i), seen(span, &block, &vis, shape.window, i));
                         if let Some(lse) = &lse {
                             // SAFETY: (row, head) belongs to this task alone: spans tile the rows, heads the columns.
-                            unsafe { alias(lse) }.row_mut(rows.start + i)[n] = sum;
+                            unsafe { alias(lse) }.cols(n..n + 1).row_mut(rows.start + i)[0] = sum;
                         }
                     }
                     // SAFETY: these rows and the columns of this head belong to this task alone.
@@ -209,6 +240,36 @@ impl<E: Real> Attention for Cpu<E> {
             back_family(self, shape, family, j, &saved, d_o, grads);
         });
     }
+}
+
+/// Every visible row, oldest first.
+fn seen_rows<'a, E: Real>(visible: &Visible, own: View<'a, Cpu<E>, E>, context: View<'a, Cpu<E>, E>) -> Vec<&'a [E]> {
+    let before = visible.context.clone().map(|i| context.row(i));
+    before.chain(visible.own.clone().map(|i| own.row(i))).collect()
+}
+
+/// One row against the keys it sees, all heads: products this thin are better written out, and keys and values are then
+/// read as they lie. `key_values` are the row's own and the context's.
+fn single_row<E: Real>(
+    shape: &AttentionShape,
+    span: &Span,
+    q: View<Cpu<E>, E>,
+    key_values: [KeyValue<Cpu<E>>; 2],
+    mut o: Out<Cpu<E>, E>,
+    lse: Option<Out<Cpu<E>, E>>,
+) {
+    let row = span.rows.start;
+    let [own, context] = key_values;
+    let visible = visible(span, &(0..1), shape.window);
+    let (keys, values) = (seen_rows(&visible, own.k, context.k), seen_rows(&visible, own.v, context.v));
+    let mut scores = vec![E::ZERO; shape.query_heads * keys.len()];
+    E::score_row(shape, q.row(row), &keys, &mut scores);
+    let heads = scores.chunks_exact_mut(keys.len());
+    let sums: Vec<E> = heads.map(|scores| E::softmax_row(scores, 0..keys.len())).collect();
+    if let Some(mut lse) = lse {
+        lse.row_mut(row).copy_from_slice(&sums);
+    }
+    E::mix_row(shape, &scores, &values, o.row_mut(row));
 }
 
 /// Spans that share keys, in order of first appearance: a span without context, and those that continue it.

@@ -9,6 +9,7 @@ pub use stored::CpuStored;
 
 use crate::adamw::cpu::AdamwLoops;
 use crate::attention::cpu::AttentionLoops;
+use crate::gemm::cpu::GemmLoops;
 use crate::head::cpu::HeadLoops;
 use crate::rmsnorm::cpu::RmsNormLoops;
 use crate::rope::cpu::RopeLoops;
@@ -25,6 +26,7 @@ use stored::UnpackLoops;
 pub trait Loops<E>:
     AdamwLoops<E>
     + AttentionLoops<E>
+    + GemmLoops<E>
     + HeadLoops<E>
     + RmsNormLoops<E>
     + RopeLoops<E>

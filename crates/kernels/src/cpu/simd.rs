@@ -96,17 +96,18 @@ pub(crate) use loops;
 /// Partial results of a reduction: two AVX-512 registers of f32, enough to hide the latency of an addition.
 pub(crate) const LANES: usize = 32;
 
-/// Joins lanes pairwise in a fixed order.
+/// Joins lanes pairwise in a fixed order. The halves are arrays of their own so that they stay in registers; the lanes
+/// go through memory, or else the compiler carries the tree's last pairs into the loop before it, as narrow vectors.
 #[inline(always)]
-pub(crate) fn join<E: Real>(mut lanes: [E; LANES], f: impl Fn(E, E) -> E) -> E {
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        for l in 0..width {
-            lanes[l] = f(lanes[l], lanes[l + width]);
-        }
-    }
-    lanes[0]
+fn join<E: Real>(lanes: [E; LANES], f: impl Fn(E, E) -> E) -> E {
+    let lanes = std::hint::black_box(lanes);
+    let mut sixteen = [E::ZERO; 16];
+    (0..16).for_each(|l| sixteen[l] = f(lanes[l], lanes[l + 16]));
+    let mut eight = [E::ZERO; 8];
+    (0..8).for_each(|l| eight[l] = f(sixteen[l], sixteen[l + 8]));
+    let mut four = [E::ZERO; 4];
+    (0..4).for_each(|l| four[l] = f(eight[l], eight[l + 4]));
+    f(f(four[0], four[2]), f(four[1], four[3]))
 }
 
 /// Sum over columns of `f(row 0's entry, row 1's entry, ..)`; the order depends on the length only.
@@ -123,10 +124,11 @@ pub(crate) fn lane_sum<T: Copy, E: Real, const N: usize>(rows: [&[T]; N], f: imp
         }
         base += LANES;
     }
+    let mut rest = E::ZERO;
     for i in full..n {
-        lanes[i - full] += f(rows.map(|r| r[i]));
+        rest += f(rows.map(|r| r[i]));
     }
-    join(lanes, |a, b| a + b)
+    join(lanes, |a, b| a + b) + rest
 }
 
 /// The largest entry; minus infinity of nothing. A NaN may get lost.
@@ -140,10 +142,8 @@ pub(crate) fn lane_max<E: Real>(row: &[E]) -> E {
             lanes[l] = block[l].max(lanes[l]);
         }
     }
-    for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane = x.max(*lane);
-    }
-    join(lanes, |a, b| a.max(b))
+    let rest = rest.iter().fold(E::NEG_INFINITY, |m, &x| x.max(m));
+    join(lanes, |a, b| a.max(b)).max(rest)
 }
 
 /// Replaces each `x` by `exp(x - max)` and returns the sum.
@@ -157,9 +157,10 @@ pub(crate) fn exp_sum<E: Real>(row: &mut [E], max: E) -> E {
             lanes[l] += block[l];
         }
     }
-    for (lane, x) in lanes.iter_mut().zip(blocks.into_remainder()) {
+    let mut rest = E::ZERO;
+    for x in blocks.into_remainder() {
         *x = (*x - max).exp();
-        *lane += *x;
+        rest += *x;
     }
-    join(lanes, |a, b| a + b)
+    join(lanes, |a, b| a + b) + rest
 }

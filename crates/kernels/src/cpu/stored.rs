@@ -46,9 +46,19 @@ impl CpuStored {
 
     /// Rows `rows` as `E`, row-major, into the beginning of `dst`.
     pub(crate) fn unpack<E: Real>(&self, rows: Range<usize>, dst: &mut [E]) {
+        self.unpack_elements(rows.start * self.cols..rows.end * self.cols, dst);
+    }
+
+    /// Columns `cols` of a row as `E`, into the beginning of `dst`.
+    pub(crate) fn unpack_part<E: Real>(&self, row: usize, cols: Range<usize>, dst: &mut [E]) {
+        assert!(cols.end <= self.cols, "columns {cols:?} of {}", self.cols);
+        self.unpack_elements(row * self.cols + cols.start..row * self.cols + cols.end, dst);
+    }
+
+    fn unpack_elements<E: Real>(&self, elements: Range<usize>, dst: &mut [E]) {
         let size = self.tensor.dtype.size();
-        let bytes = &self.tensor.bytes.bytes()[rows.start * self.cols * size..rows.end * self.cols * size];
-        let dst = &mut dst[..(rows.end - rows.start) * self.cols];
+        let dst = &mut dst[..elements.len()];
+        let bytes = &self.tensor.bytes.bytes()[elements.start * size..elements.end * size];
         match self.tensor.dtype {
             StoredDtype::F32 => E::unpack_f32(bytes, dst),
             StoredDtype::Bf16 => E::unpack_bf16(bytes, dst),

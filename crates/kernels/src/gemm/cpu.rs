@@ -3,11 +3,17 @@
 
 use super::{Gemm, Weight};
 use crate::cpu::CpuStored;
+use crate::cpu::simd::{lane_sum, loops};
 use crate::{Acc, Cpu, Dst, Out, Real, View};
 use gemm::Parallelism;
+use std::ops::Range;
 
 /// Elements of an unpacked panel: 1 MiB of f32, which stays in the second-level cache of current cores.
 const PANEL_ELEMENTS: usize = 1 << 18;
+/// Rows up to which a product is a few dot products with each row of the weight.
+const FEW: usize = 6;
+/// Rows of a weight that are turned together: a cache line of f32.
+const TURNED: usize = 16;
 
 /// A matrix operand with arbitrary strides.
 #[derive(Clone, Copy)]
@@ -21,6 +27,7 @@ impl<E: Real> Operand<E> {
     pub(crate) fn of(v: View<Cpu<E>, E>) -> Operand<E> {
         Operand { ptr: v.ptr, row_stride: v.ld, col_stride: 1 }
     }
+    /// The transpose.
     pub(crate) fn transposed(v: View<Cpu<E>, E>) -> Operand<E> {
         Operand { ptr: v.ptr, row_stride: 1, col_stride: v.ld }
     }
@@ -117,29 +124,21 @@ pub(crate) fn panels<E: Real>(cpu: &Cpu<E>, stored: &CpuStored, mut work: impl F
 impl<E: Real> Gemm for Cpu<E> {
     fn linear<'a>(&self, alpha: f64, x: View<Self, E>, w: Weight<Self>, y: impl Into<Dst<'a, Self, E>>) {
         let Dst { mut out, add } = y.into();
-        let k = x.cols;
-        let check = |o: usize, i: usize, out: &Out<Self, E>| {
-            assert!(
-                x.rows == out.rows && o == out.cols && i == k,
-                "[{}, {k}] x [{o}, {i}]^T into [{}, {}]",
-                x.rows,
-                out.rows,
-                out.cols
-            );
-        };
-        match direct(w) {
-            Ok(w) => {
-                check(w.rows, w.cols, &out);
-                self.parallel_product(alpha, Operand::of(x), Operand::transposed(w), k, Dst { out, add });
-            }
-            Err(stored) => {
-                check(stored.rows, stored.cols, &out);
-                panels(self, stored, |first, w| {
-                    let dst = Dst { out: out.again().cols(first..first + w.rows), add };
-                    self.parallel_product(alpha, Operand::of(x), Operand::transposed(w), k, dst);
-                });
-            }
+        let (k, (o, i)) = (x.cols, shape(w));
+        assert!(
+            x.rows == out.rows && o == out.cols && i == k,
+            "[{}, {k}] x [{o}, {i}]^T into [{}, {}]",
+            x.rows,
+            out.rows,
+            out.cols
+        );
+        if x.rows <= FEW {
+            return few_rows(self, alpha, x, w, Dst { out, add });
         }
+        turned_panels(self, w, |first, w| {
+            let dst = Dst { out: out.again().cols(first..first + w.cols), add };
+            self.parallel_product(alpha, Operand::of(x), Operand::of(w), k, dst);
+        });
     }
 
     fn linear_dx<'a>(&self, alpha: f64, dy: View<Self, E>, w: Weight<Self>, dx: impl Into<Dst<'a, Self, E>>) {
@@ -181,6 +180,107 @@ impl<E: Real> Gemm for Cpu<E> {
             x.cols
         );
         self.parallel_product(alpha, Operand::transposed(dy), Operand::of(x), dy.rows, dw.into());
+    }
+}
+
+/// `y (+)= alpha * x Wᵀ` for a few rows of `x`: each row of the weight is read once.
+fn few_rows<E: Real>(cpu: &Cpu<E>, alpha: f64, x: View<Cpu<E>, E>, w: Weight<Cpu<E>>, y: Dst<Cpu<E>, E>) {
+    if x.rows == 0 {
+        return;
+    }
+    let Dst { out, add } = y;
+    let (alpha, w) = (E::of(alpha), direct(w));
+    // Not cut finer than is worth a hand-over to another thread.
+    let chunk = out.cols.div_ceil(cpu.num_threads()).max((1 << 15) / x.cols.max(1)).max(1);
+    cpu.each(out.col_chunks(chunk), |(first, mut y)| {
+        let mut unpacked = vec![E::ZERO; if w.is_err() { x.cols } else { 0 }];
+        for o in 0..y.cols {
+            let row = match w {
+                Ok(w) => w.row(first + o),
+                Err(stored) => {
+                    stored.unpack(first + o..first + o + 1, &mut unpacked);
+                    &unpacked
+                }
+            };
+            for t in 0..x.rows {
+                let y = &mut y.row_mut(t)[o];
+                let product = alpha * E::dot(x.row(t), row);
+                *y = if add { *y + product } else { product };
+            }
+        }
+    });
+}
+
+/// Calls `work(first row, panel)` for panels of rows of a weight, each turned into `[i, rows]` in scratch memory. That is
+/// the layout which the product takes as it is; turning a weight itself it takes longer than over the rest at small sizes.
+fn turned_panels<E: Real>(cpu: &Cpu<E>, w: Weight<Cpu<E>>, mut work: impl FnMut(usize, View<Cpu<E>, E>)) {
+    use crate::Memory;
+    let (o, i) = shape(w);
+    let rows = (PANEL_ELEMENTS / i.max(1)).clamp(16, o.max(16)).min(o);
+    // A line more than the panel: a stride that is a power of two would use a few sets of the cache only.
+    let mut scratch = cpu.mat::<E>(i, rows.next_multiple_of(TURNED) + TURNED);
+    let chunk = i.div_ceil(cpu.num_threads()).next_multiple_of(64);
+    for first in (0..o).step_by(rows.max(1)) {
+        let rows = first..(first + rows).min(o);
+        cpu.each(scratch.out().row_chunks(chunk), |(column, out)| {
+            let cols = column..column + out.rows;
+            // SAFETY: whole rows of scratch are contiguous (`ld == cols`), exclusively borrowed by `out`.
+            let dst = unsafe { std::slice::from_raw_parts_mut(out.ptr, out.rows * out.cols) };
+            turn(w, rows.clone(), cols, dst, out.cols);
+        });
+        work(first, scratch.view().cols(0..rows.len()));
+    }
+}
+
+/// Writes the transpose of a weight's `rows` x `cols` into `dst`, whose rows are `ld` apart.
+fn turn<E: Real>(w: Weight<Cpu<E>>, rows: Range<usize>, cols: Range<usize>, dst: &mut [E], ld: usize) {
+    let w = direct(w);
+    let mut unpacked = vec![E::ZERO; if w.is_err() { TURNED * cols.len() } else { 0 }];
+    for first in rows.clone().step_by(TURNED) {
+        let count = TURNED.min(rows.end - first);
+        let mut block: [&[E]; TURNED] = [&[]; TURNED];
+        match w {
+            Ok(w) => (0..count).for_each(|r| block[r] = &w.row(first + r)[cols.clone()]),
+            Err(stored) => {
+                for (r, part) in unpacked.chunks_exact_mut(cols.len()).take(count).enumerate() {
+                    stored.unpack_part(first + r, cols.clone(), part);
+                }
+                unpacked.chunks_exact(cols.len()).enumerate().for_each(|(r, part)| block[r] = part);
+            }
+        }
+        E::turn_rows(&block[..count], &mut dst[first - rows.start..], ld);
+    }
+}
+
+loops! {
+    /// Rows of a weight.
+    trait GemmLoops {
+        fn dot(a: &[E], b: &[E]) -> E {
+            lane_sum([a, b], |[a, b]| a * b)
+        }
+        /// `dst[c][r] = src[r][c]` for up to [`TURNED`] rows.
+        fn turn_rows(src: &[&[E]], dst: &mut [E], ld: usize) {
+            if let Ok(src) = <[&[E]; TURNED]>::try_from(src) {
+                let width = src[0].len();
+                let src = src.map(|row| &row[..width]);
+                for (c, dst) in dst.chunks_mut(ld).take(width).enumerate() {
+                    let column: [E; TURNED] = std::array::from_fn(|r| src[r][c]);
+                    dst[..TURNED].copy_from_slice(&column);
+                }
+            } else {
+                for (r, row) in src.iter().enumerate() {
+                    row.iter().zip(dst.chunks_mut(ld)).for_each(|(x, dst)| dst[r] = *x);
+                }
+            }
+        }
+    }
+}
+
+/// Outputs and inputs.
+pub(crate) fn shape<E: Real>(w: Weight<Cpu<E>>) -> (usize, usize) {
+    match w {
+        Weight::Param(w) => (w.rows, w.cols),
+        Weight::Stored(s) => (s.rows, s.cols),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Head, HeadExtra, HeadSaved, HeadScores};
 use crate::cpu::simd::{exp_sum, lane_max, lane_sum, loops};
-use crate::gemm::cpu::{direct, panels};
+use crate::gemm::cpu::{direct, panels, shape};
 use crate::gemm::{Gemm, Weight};
 use crate::{Acc, Cpu, Memory, Out, Real, View};
 
@@ -89,7 +89,7 @@ impl<E: Real> Head for Cpu<E> {
         assert!(h.rows == tokens.len() && unit.as_ref().is_none_or(|u| u.rows == h.rows && u.cols == h.cols));
         let mut scores = HeadScores { extra: extra.then(HeadExtra::default), ..Default::default() };
         let mut unit = unit;
-        let vocabulary = rows_of(w);
+        let vocabulary = shape(w).0;
         for first in (0..h.rows).step_by(ROWS) {
             let rows = first..(first + ROWS).min(h.rows);
             let unit = unit.as_mut().map(|u| u.again().rows(rows.clone()));
@@ -121,7 +121,7 @@ impl<E: Real> Head for Cpu<E> {
             h.rows == tokens.len()
                 && lse.len() == h.rows
                 && coefficient.len() == h.rows
-                && dw.shape() == (rows_of(w), h.cols)
+                && dw.shape() == (shape(w).0, h.cols)
         );
         let (mut dh, mut dw) = (dh, dw);
         let mut scratch = self.mat::<E>(ROWS.min(h.rows), VOCAB.max(1));
@@ -152,16 +152,9 @@ impl<E: Real> Head for Cpu<E> {
     }
 
     fn logits(&self, h: View<Self, E>, w: Weight<Self>) -> Vec<E> {
-        let mut out = self.mat(h.rows, rows_of(w));
+        let mut out = self.mat(h.rows, shape(w).0);
         self.linear(1.0, h, w, out.out());
         self.to_host(out.view())
-    }
-}
-
-fn rows_of<E: Real>(w: Weight<Cpu<E>>) -> usize {
-    match w {
-        Weight::Param(w) => w.rows,
-        Weight::Stored(s) => s.rows,
     }
 }
 
@@ -184,7 +177,7 @@ fn score_rows<E: Real>(
     };
     let mut states = vec![start; h.rows];
     let mut shrinks = vec![E::ONE; h.rows];
-    let mut scratch = cpu.mat::<E>(h.rows, VOCAB.min(rows_of(w)).max(1));
+    let mut scratch = cpu.mat::<E>(h.rows, VOCAB.min(shape(w).0).max(1));
     if let Some(unit) = &mut unit {
         cpu.fill_zero(unit.again());
     }

@@ -23,45 +23,55 @@ loops! {
         }
         fn dropout_row(mask: Mask, x: &[E], y: &mut [E]) {
             let scale = E::of(mask.scale);
-            for (i, (y, x)) in y.iter_mut().zip(x).enumerate() {
-                *y = if mask.keeps(i as u64) { *x * scale } else { E::ZERO };
+            for ((y, x), i) in y.iter_mut().zip(x).zip(0..) {
+                *y = if mask.keeps(i) { *x * scale } else { E::ZERO };
             }
         }
         fn dropout_add_row(mask: Mask, x: &[E], y: &mut [E]) {
             let scale = E::of(mask.scale);
-            for (i, (y, x)) in y.iter_mut().zip(x).enumerate() {
-                *y += if mask.keeps(i as u64) { *x * scale } else { E::ZERO };
+            for ((y, x), i) in y.iter_mut().zip(x).zip(0..) {
+                *y += if mask.keeps(i) { *x * scale } else { E::ZERO };
             }
         }
     }
 }
 
-/// Which columns of a row dropout keeps.
+/// Which columns of a row dropout keeps: those whose hash is at least the threshold.
 #[derive(Clone, Copy)]
 pub struct Mask {
-    start: u64,
-    threshold: u64,
+    /// Of key and row.
+    hash: u32,
+    threshold: u32,
     scale: f64,
 }
 
 impl Mask {
     fn new(p: f64, key: u64, row: u64) -> Mask {
-        Mask { start: mix(key ^ mix(row)), threshold: (p * (1u64 << 32) as f64) as u64, scale: 1.0 / (1.0 - p) }
+        let hash = (mix(key ^ mix(row)) >> 32) as u32;
+        Mask { hash, threshold: (p * (1u64 << 32) as f64) as u32, scale: 1.0 / (1.0 - p) }
     }
 
     #[inline(always)]
-    fn keeps(self, i: u64) -> bool {
-        mix(self.start.wrapping_add(i)) >> 32 >= self.threshold
+    fn keeps(self, column: u32) -> bool {
+        mix_32(self.hash ^ mix_32(column)) >= self.threshold
     }
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection that passes the usual avalanche tests.
-#[inline(always)]
 fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
+}
+
+/// The finaliser of MurmurHash3 (Appleby 2011) over 32 bits, of which a vector register holds twice as many.
+#[inline(always)]
+fn mix_32(x: u32) -> u32 {
+    let x = x.wrapping_add(0x9e37_79b9);
+    let x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b);
+    let x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
+    x ^ (x >> 16)
 }
 
 impl<E: Real> RowOps for Cpu<E> {

@@ -28,7 +28,8 @@ impl Axis {
         let (low, high) = range(values).unwrap_or((1.0, 10.0));
         let (low, high) = if log { (low.log10(), high.log10()) } else { (low, high) };
         // A constant must not become noise of the last bit blown up to the whole height.
-        let least = if log { 0.1 } else { low.abs().max(high.abs()).max(f64::MIN_POSITIVE) * 1e-6 };
+        let largest = if low == 0.0 && high == 0.0 { 1.0 } else { low.abs().max(high.abs()) };
+        let least = if log { 0.1 } else { largest * 1e-6 };
         let room = if high - low < least { (least * 1e5).min(1.0).max(least) / 2.0 } else { (high - low) * 0.06 };
         let (low, high) = (low - room, high + room);
         let back = |v: f64| if log { 10f64.powf(v) } else { v };
@@ -113,7 +114,7 @@ mod tests {
         let constant = Axis::measuring([0.5, 0.5].into_iter(), (0.0, 1.0), false);
         assert!((constant.place(0.5) - 0.5).abs() < 1e-6);
         assert!(labels(&constant).contains(&"0.50".to_owned()), "{:?}", labels(&constant));
-        assert!(!labels(&Axis::measuring([0.0].into_iter(), (0.0, 1.0), false)).is_empty());
+        assert_eq!(labels(&Axis::measuring([0.0].into_iter(), (0.0, 1.0), false)), ["-0.04", "-0.02", "0", "0.02", "0.04"]);
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl<B: Backend> Run<'_, B> {
 
 /// Whole numbers are written without a fraction where they are counts.
 fn number(name: &str, value: f64) -> Value {
-    match name {
+    match name.strip_prefix("eval_").unwrap_or(name) {
         "step" | "num_tokens" | "n_chosen" | "n_rejected" => json!(value as u64),
         _ => serde_json::Number::from_f64(value).map_or(Value::Null, Value::Number),
     }

@@ -3,12 +3,13 @@
 
 use crate::lab::{Lab, PLAIN, Stepped};
 use crate::{Bits, Scratch, finish, lora, model, over, small};
-use kernels::{Backend, Cpu, Memory};
+use kernels::{Backend, Cpu, Real};
 use model::{Built, Keep, LoraInit, Parts, Tuning, initialise_lora};
 use nn::{Context, Dropout, Params};
 use objective::metrics::Metric;
 use pack::{Answer, Family, plan_packs};
 use serde_json::{Value, json};
+use testkit::Dtype;
 use train::step::{Execution, TextRow};
 
 type C = Cpu<f32>;
@@ -26,57 +27,83 @@ fn cases(trainer: &str) -> Vec<(String, Value)> {
     cases
 }
 
-/// A KTO step away from its reference.
-fn kto_lab(config: &Value) -> (Lab<C>, impl Fn(&Lab<C>, Execution) -> Stepped) {
-    let lab = Lab::new(C::new(2), config, 0.02);
-    let step = |lab: &Lab<C>, execution| lab.preference_step(execution, 8);
+/// A KTO job away from its reference, and a step of it.
+fn kto_lab<R: Real>(config: &Value) -> (Lab<Cpu<R>>, impl Fn(&Lab<Cpu<R>>, Execution) -> Stepped)
+where
+    Cpu<R>: Backend<Real = R>,
+{
+    let lab = Lab::new(Cpu::new(2), config, 0.02);
+    let step = |lab: &Lab<Cpu<R>>, execution| lab.preference_step(execution, 0..8);
     let plain = step(&lab, PLAIN);
     assert!(plain.metric(Metric::KlRaw).abs() > 1e-3, "policy and reference are still one model");
     (lab, step)
 }
 
-#[test]
-fn packed_equals_one_sequence_at_a_time() {
+/// Tolerance of values and of gradients. The latter are sums over about a thousand rows in another order.
+fn near<R: testkit::Float>() -> (f64, f64) {
+    if R::DTYPE == Dtype::F64 { (1e-12, 1e-12) } else { (1e-6, testkit::tolerance(Dtype::F32, 1000)) }
+}
+
+fn assert_packing_changes_nothing<R: Real + testkit::Float>()
+where
+    Cpu<R>: Backend<Real = R>,
+{
     for (name, config) in cases("kto") {
-        let (lab, step) = kto_lab(&config);
+        let (lab, step) = kto_lab::<R>(&config);
         let all = step(&lab, PLAIN);
         for budget_rows in [1, 100] {
-            step(&lab, Execution { budget_rows, ..PLAIN }).assert_near(&all, 1e-6, &format!("{name}, {budget_rows}"));
+            let cut = step(&lab, Execution { budget_rows, ..PLAIN });
+            cut.assert_near(&all, near::<R>(), &format!("{name}, packs of {budget_rows}"));
         }
     }
     for (name, config) in cases("sft") {
-        let lab = Lab::new(C::new(2), &config, 0.02);
+        let lab = Lab::new(Cpu::<R>::new(2), &config, 0.02);
         let texts = lab.texts(8);
         let all = lab.text_step(PLAIN, &texts);
         for budget_rows in [1, 100] {
             let cut = lab.text_step(Execution { budget_rows, ..PLAIN }, &texts);
-            cut.assert_near(&all, 1e-6, &format!("{name}, {budget_rows}"));
+            cut.assert_near(&all, near::<R>(), &format!("{name}, packs of {budget_rows}"));
         }
+    }
+}
+
+#[test]
+fn packed_equals_one_sequence_at_a_time() {
+    assert_packing_changes_nothing::<f32>();
+    assert_packing_changes_nothing::<f64>();
+}
+
+fn assert_sharing_changes_nothing<R: Real + testkit::Float>()
+where
+    Cpu<R>: Backend<Real = R>,
+{
+    let apart = Execution { share_prompts: false, ..PLAIN };
+    for (name, config) in cases("kto") {
+        let (lab, step) = kto_lab::<R>(&config);
+        step(&lab, apart).assert_near(&step(&lab, PLAIN), near::<R>(), &name);
+    }
+    for (name, config) in cases("sft") {
+        let lab = Lab::new(Cpu::<R>::new(2), &config, 0.02);
+        // Every prompt twice: with its own answer and with another's.
+        let texts = lab.texts(6);
+        assert!(texts.iter().all(|t| !t.prompt.is_empty()), "{name}: these rows have prompts");
+        let others = texts.iter().zip(texts.iter().rev());
+        let swapped = others.map(|(t, o)| TextRow { prompt: t.prompt.clone(), ..o.clone() });
+        let both: Vec<TextRow> = texts.iter().cloned().chain(swapped).collect();
+        lab.text_step(apart, &both).assert_near(&lab.text_step(PLAIN, &both), near::<R>(), &name);
     }
 }
 
 #[test]
 fn a_shared_prompt_equals_a_repeated_one() {
-    let apart = Execution { share_prompts: false, ..PLAIN };
-    for (name, config) in cases("kto") {
-        let (lab, step) = kto_lab(&config);
-        step(&lab, apart).assert_near(&step(&lab, PLAIN), 1e-6, &name);
-    }
-    for (name, config) in cases("sft") {
-        let lab = Lab::new(C::new(2), &config, 0.02);
-        // Every prompt twice: with its own answer and with its neighbour's.
-        let texts = lab.texts(6);
-        assert!(texts.iter().all(|t| !t.prompt.is_empty()), "{name}: these rows have prompts");
-        let swapped = texts.iter().zip(texts.iter().rev()).map(|(t, o)| TextRow { prompt: t.prompt.clone(), ..o.clone() });
-        let both: Vec<TextRow> = texts.iter().cloned().chain(swapped).collect();
-        lab.text_step(apart, &both).assert_near(&lab.text_step(PLAIN, &both), 1e-6, &name);
-    }
+    assert_sharing_changes_nothing::<f32>();
+    assert_sharing_changes_nothing::<f64>();
 }
 
 #[test]
 fn every_schedule_of_a_step_gives_the_same_bits() {
     for (name, config) in cases("kto") {
-        let (mut lab, step) = kto_lab(&config);
+        let (mut lab, step) = kto_lab::<f32>(&config);
         for dropout in [None, Some(Dropout { p: 0.1, key: 7 })] {
             lab.dropout = dropout.filter(|_| lab.job.adapter.is_some());
             for budget_rows in [1 << 20, 150] {

@@ -2,12 +2,13 @@
 
 use config::Config;
 use data::Clock;
-use kernels::{Backend, Memory, Real};
+use kernels::{Backend, Real};
 use model::{Built, Keep, Tuning};
 use nn::Dropout;
 use objective::Settings;
 use objective::metrics::Metric;
 use serde_json::Value;
+use std::ops::Range;
 use testkit::noise;
 use train::Job;
 use train::policy::{Policy, Reference, copy_of};
@@ -48,8 +49,8 @@ impl Stepped {
     }
 
     /// Panics unless loss and metrics are the same within `tolerance` relative (absolute below 1), and the gradient within
-    /// `tolerance` of its largest entry.
-    pub(crate) fn assert_near(&self, other: &Stepped, tolerance: f64, what: &str) {
+    /// `of_gradient` of its largest entry.
+    pub(crate) fn assert_near(&self, other: &Stepped, (tolerance, of_gradient): (f64, f64), what: &str) {
         let near = |a: f64, b: f64| (a - b).abs() <= tolerance * a.abs().max(1.0);
         assert!(near(self.report.loss, other.report.loss), "{what}: {} {}", self.report.loss, other.report.loss);
         let (a, b) = (self.report.groups.iter().flatten(), other.report.groups.iter().flatten());
@@ -57,7 +58,7 @@ impl Stepped {
             assert!(near(*a, *b), "{what}: {} is {a} and {b}", metric.name());
         }
         let gap = testkit::largest_gap(&other.gradient, &self.gradient);
-        assert!(gap <= tolerance, "{what}: gradients differ by {gap:e} of the largest entry");
+        assert!(gap <= of_gradient, "{what}: gradients differ by {gap:e} of the largest entry");
     }
 }
 
@@ -121,18 +122,18 @@ impl<B: Backend<Real = R>, R: Real> Lab<B> {
         }
     }
 
-    /// One KTO step over rows `0..n`.
-    pub(crate) fn preference_step(&self, execution: Execution, n: u32) -> Stepped {
-        let group = RowGroup { rows: (0..n).collect(), normaliser: vec![1.0 / f64::from(n); n as usize] };
+    /// One KTO step over `rows`.
+    pub(crate) fn preference_step(&self, execution: Execution, rows: Range<u32>) -> Stepped {
+        let group = RowGroup { normaliser: vec![1.0 / rows.len() as f64; rows.len()], rows: rows.collect() };
         let mut grads = self.backend.zeros(1, self.policy.table.len());
         let report = preference_step(&self.context(execution), &self.preference(), &[group], &mut grads).unwrap();
         let gradient = self.backend.to_host(grads.view()).iter().map(|x: &R| x.f64()).collect();
         Stepped { report, gradient }
     }
 
-    /// What rows `0..n` score, without a gradient.
-    pub(crate) fn scored(&self, n: u32) -> Scored {
-        let rows: Vec<u32> = (0..n).collect();
+    /// What `rows` score, without a gradient.
+    pub(crate) fn scored(&self, rows: Range<u32>) -> Scored {
+        let rows: Vec<u32> = rows.collect();
         score_preference(&self.context(PLAIN), &self.preference(), &rows).unwrap()
     }
 

@@ -1,8 +1,14 @@
 //! Whole runs: against TRL's numbers, against themselves, against faults.
 
+mod faults;
 mod golden;
+mod gradients;
 mod invariance;
+mod killed;
 mod lab;
+mod objectives;
+mod resume;
+mod settings;
 
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

@@ -1,0 +1,304 @@
+//! Rows out: JSON lines, a JSON array, Parquet or a `save_to_disk` folder, by the name; whole or not at all.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Map, Value as Json};
+use tables::Kind;
+
+use crate::error::{Error, Result};
+
+/// A row to write.
+pub type JsonRow = Map<String, Json>;
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// One object per line (`.jsonl`).
+    Lines,
+    /// The same, packed (`.jsonl.gz`).
+    GzipLines,
+    /// One array of objects (`.json`).
+    Array,
+    /// Parquet (`.parquet`).
+    Parquet,
+    /// A folder as `save_to_disk` writes it (a name without an ending).
+    Folder,
+}
+
+impl Target {
+    /// What a file name asks for.
+    ///
+    /// # Errors
+    /// `Setting` for an ending that is not written.
+    pub fn of(path: &Path) -> Result<Target> {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let endings = [
+            (".jsonl.gz", Target::GzipLines),
+            (".jsonl", Target::Lines),
+            (".ndjson", Target::Lines),
+            (".json", Target::Array),
+            (".parquet", Target::Parquet),
+        ];
+        match endings.iter().find(|(ending, _)| name.ends_with(ending)) {
+            Some((_, target)) => Ok(*target),
+            None if !name.contains('.') && !name.is_empty() => Ok(Target::Folder),
+            None => {
+                let expected = "expected a name ending in .jsonl, .jsonl.gz, .json or .parquet, or the name of a folder";
+                Err(Error::Setting { key: "output", reason: format!("{expected}; found {name:?}") })
+            }
+        }
+    }
+
+    fn is_table(self) -> bool {
+        matches!(self, Target::Parquet | Target::Folder)
+    }
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Its rows.
+    pub rows: u64,
+}
+
+enum Out {
+    Plain(BufWriter<File>),
+    Gzip(GzEncoder<BufWriter<File>>),
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Out::Plain(out) => out.write(bytes),
+            Out::Gzip(out) => out.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Out::Plain(out) => out.flush(),
+            Out::Gzip(out) => out.flush(),
+        }
+    }
+}
+
+impl Out {
+    fn finish(self) -> std::io::Result<()> {
+        let out = match self {
+            Out::Plain(out) => out,
+            Out::Gzip(out) => out.finish()?,
+        };
+        out.into_inner().map_err(|e| e.into_error())?.sync_all()
+    }
+}
+
+/// Rows of a shard of a folder take about this many bytes as JSON (`datasets` cuts at 500 MB).
+const SHARD_BYTES: u64 = 500_000_000;
+
+/// A file or folder that is being written. Until [`finish`](Sink::finish) nothing stands under its name; a sink that is
+/// dropped leaves nothing behind.
+///
+/// The columns of a table are known only when the last row is: such rows wait in a temporary file of JSON lines beside the output.
+pub struct Sink {
+    path: PathBuf,
+    target: Target,
+    /// The temporary file or folder that becomes the output.
+    part: PathBuf,
+    /// The file that rows go to.
+    spool: PathBuf,
+    out: Option<Out>,
+    kind: Kind,
+    rows: u64,
+    bytes: u64,
+    line: Vec<u8>,
+}
+
+impl Sink {
+    /// Starts `path`, whose ending says how rows are written. Missing folders above it are made.
+    ///
+    /// # Errors
+    /// `Setting` for an ending that is not written; `Io` when something stands there already or cannot be made.
+    pub fn create(path: &Path) -> Result<Sink> {
+        let target = Target::of(path)?;
+        let io = |source| Error::Write { path: path.to_owned(), source };
+        if path.symlink_metadata().is_ok() {
+            let reason = "it exists already; remove it or give another name";
+            return Err(io(std::io::Error::new(std::io::ErrorKind::AlreadyExists, reason)));
+        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        std::fs::create_dir_all(folder).or_else(|e| if folder == Path::new("") { Ok(()) } else { Err(e) }).map_err(io)?;
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let temporary = |what: &str| folder.join(format!(".{name}.{}.{what}", std::process::id()));
+        let part = temporary("part");
+        let spool = if target.is_table() { temporary("rows") } else { part.clone() };
+        let file = File::options().write(true).create_new(true).open(&spool).map_err(io)?;
+        let file = BufWriter::with_capacity(1 << 20, file);
+        let out = match target {
+            Target::GzipLines => Out::Gzip(GzEncoder::new(file, Compression::default())),
+            _ => Out::Plain(file),
+        };
+        let path = path.to_owned();
+        Ok(Sink { path, target, part, spool, out: Some(out), kind: Kind::Null, rows: 0, bytes: 0, line: Vec::new() })
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// `Write` when the disk refuses it.
+    pub fn write(&mut self, row: &JsonRow) -> Result<()> {
+        self.line.clear();
+        if self.target == Target::Array {
+            self.line.extend_from_slice(if self.rows == 0 { b"[\n" } else { b",\n" });
+        }
+        serde_json::to_writer(&mut self.line, row).expect("JSON values serialise");
+        if self.target != Target::Array {
+            self.line.push(b'\n');
+        }
+        if self.target.is_table() {
+            self.kind.widen(Kind::Struct(row.iter().map(|(name, value)| (name.clone(), Kind::of(value))).collect()));
+        }
+        self.rows += 1;
+        self.bytes += self.line.len() as u64;
+        let out = self.out.as_mut().expect("rows are written before the end");
+        out.write_all(&self.line).map_err(|source| Error::Write { path: self.path.clone(), source })
+    }
+
+    /// Rows so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Puts the output in its place.
+    ///
+    /// # Errors
+    /// `Write` when the disk refuses it, `Table` when rows make no table.
+    pub fn finish(mut self) -> Result<Written> {
+        let path = self.path.clone();
+        let io = |source| Error::Write { path: path.clone(), source };
+        let mut out = self.out.take().expect("a sink is finished once");
+        if self.target == Target::Array {
+            out.write_all(if self.rows == 0 { b"[]\n" } else { b"\n]\n" }).map_err(io)?;
+        }
+        out.finish().map_err(io)?;
+        match self.target {
+            Target::Parquet => {
+                let mut table = tables::Parquet::create(&self.part, &self.kind)?;
+                self.replay(&mut |row, _| Ok(table.write(row)?))?;
+                table.finish()?;
+            }
+            Target::Folder => self.write_folder()?,
+            _ => {}
+        }
+        std::fs::rename(&self.part, &self.path).map_err(io)?;
+        sync_folder(&self.path);
+        Ok(Written { path: self.path.clone(), rows: self.rows })
+    }
+
+    /// Reads the waiting rows again; `each` is told how many bytes were before the row.
+    fn replay(&self, each: &mut dyn FnMut(JsonRow, u64) -> Result<()>) -> Result<()> {
+        let io = |source| Error::Io { path: self.spool.clone(), source };
+        let mut reader = BufReader::with_capacity(1 << 20, File::open(&self.spool).map_err(io)?);
+        let (mut line, mut before) = (Vec::new(), 0);
+        while reader.read_until(b'\n', &mut line).map_err(io)? > 0 {
+            let row = serde_json::from_slice(&line).map_err(|e| io(std::io::Error::other(e)))?;
+            each(row, before)?;
+            before += line.len() as u64;
+            line.clear();
+        }
+        Ok(())
+    }
+
+    fn write_folder(&self) -> Result<()> {
+        let io = |source| Error::Write { path: self.path.clone(), source };
+        std::fs::create_dir(&self.part).map_err(io)?;
+        let count = self.bytes.div_ceil(SHARD_BYTES).max(1);
+        let names: Vec<String> = (0..count).map(|n| format!("data-{n:05}-of-{count:05}.arrow")).collect();
+        let open = |n: u64| tables::ArrowStream::create(&self.part.join(&names[n as usize]), &self.kind);
+        let (mut shard, mut stream, mut hash) = (0, open(0)?, blake3::Hasher::new());
+        self.replay(&mut |row, before| {
+            // A row may be longer than a shard: some shards are then empty, and still there.
+            while shard < before / SHARD_BYTES {
+                shard += 1;
+                std::mem::replace(&mut stream, open(shard)?).finish()?;
+            }
+            hash.update(&serde_json::to_vec(&row).expect("JSON values serialise"));
+            Ok(stream.write(row)?)
+        })?;
+        stream.finish()?;
+        while shard + 1 < count {
+            shard += 1;
+            open(shard)?.finish()?;
+        }
+        let fingerprint = &hash.finalize().to_hex()[..16];
+        let info = tables::dataset_info(&self.path, &self.kind)?;
+        let state = tables::dataset_state(&names, fingerprint, None);
+        for (name, json) in [("dataset_info.json", info), ("state.json", state)] {
+            std::fs::write(self.part.join(name), format!("{json:#}\n")).map_err(io)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.out = None;
+        // Nothing to do about temporary files that cannot be removed.
+        let _ = std::fs::remove_file(&self.spool);
+        let _ = std::fs::remove_file(&self.part);
+        let _ = std::fs::remove_dir_all(&self.part);
+    }
+}
+
+/// Makes a rename in the folder of `path` last; where folders cannot be opened, the system does so in its own time.
+fn sync_folder(path: &Path) {
+    let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+}
+
+/// Two outputs that rows are divided between, under names that tell them apart.
+pub struct SplitSink {
+    /// Rows to train on.
+    pub train: Sink,
+    /// Rows set aside.
+    pub test: Sink,
+    dict: Option<PathBuf>,
+}
+
+impl SplitSink {
+    /// Starts `NAME-train.ENDING` and `NAME-test.ENDING`, or the two splits of a folder.
+    ///
+    /// # Errors
+    /// As [`Sink::create`].
+    pub fn create(path: &Path) -> Result<SplitSink> {
+        if Target::of(path)? == Target::Folder {
+            if path.symlink_metadata().is_ok() {
+                Sink::create(path)?;
+            }
+            let (train, test) = (Sink::create(&path.join("train"))?, Sink::create(&path.join("test"))?);
+            return Ok(SplitSink { train, test, dict: Some(path.join("dataset_dict.json")) });
+        }
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let (stem, ending) = name.split_once('.').unwrap_or((name, "jsonl"));
+        let named = |split: &str| path.with_file_name(format!("{stem}-{split}.{ending}"));
+        Ok(SplitSink { train: Sink::create(&named("train"))?, test: Sink::create(&named("test"))?, dict: None })
+    }
+
+    /// Puts both in their places.
+    ///
+    /// # Errors
+    /// As [`Sink::finish`].
+    pub fn finish(self) -> Result<Vec<Written>> {
+        let written = vec![self.train.finish()?, self.test.finish()?];
+        if let Some(path) = self.dict {
+            std::fs::write(&path, "{\"splits\": [\"train\", \"test\"]}\n")
+                .map_err(|source| Error::Write { path: path.clone(), source })?;
+        }
+        Ok(written)
+    }
+}

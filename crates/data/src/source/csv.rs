@@ -1,0 +1,76 @@
+//! Rows of a CSV file with a header.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value as Json};
+
+use super::RawRow;
+use super::packed::{Progress, Text};
+use crate::error::{Error, Place, Result};
+
+/// Cells of these columns are booleans.
+const BOOLEAN: [&str; 2] = ["label", "kto_tag"];
+
+/// One open file.
+pub(super) struct Csv {
+    path: PathBuf,
+    file: u32,
+    reader: ::csv::Reader<Text>,
+    record: ::csv::StringRecord,
+    row: u64,
+    pub(super) read: Progress,
+}
+
+impl Csv {
+    pub(super) fn open(path: &Path, file: u32, text: Text, read: Progress, delimiter: u8) -> Self {
+        let reader = ::csv::ReaderBuilder::new().delimiter(delimiter).from_reader(text);
+        Csv { path: path.to_owned(), file, reader, record: ::csv::StringRecord::new(), row: 0, read }
+    }
+
+    /// The next row as an object of strings; labels are booleans, lists of objects are what they say.
+    pub(super) fn next_row(&mut self) -> Result<Option<RawRow>> {
+        let more = self.reader.read_record(&mut self.record).map_err(|e| self.failed(e))?;
+        if !more {
+            return Ok(None);
+        }
+        self.row += 1;
+        let headers = self.reader.headers().map_err(|e| failed(&self.path, e))?;
+        let cells = headers.iter().map(|name| name.trim_start_matches('\u{feff}')).zip(&self.record);
+        let row: Map<String, Json> = cells.map(|(name, cell)| (name.to_owned(), value(name, cell))).collect();
+        let text = serde_json::to_vec(&row).expect("JSON values serialise");
+        Ok(Some(RawRow { file: self.file, line: self.row, column: 0, text }))
+    }
+
+    fn failed(&self, e: ::csv::Error) -> Error {
+        failed(&self.path, e)
+    }
+}
+
+fn failed(path: &Path, e: ::csv::Error) -> Error {
+    let (line, reason) = (e.position().map_or(1, ::csv::Position::line), e.to_string());
+    match e.into_kind() {
+        ::csv::ErrorKind::Io(source) => Error::Io { path: path.to_owned(), source },
+        _ => {
+            let place = Place { file: path.to_owned(), line, column: 1 };
+            Error::Row { place, field: String::new(), reason: format!("not valid CSV: {reason}") }
+        }
+    }
+}
+
+fn value(name: &str, cell: &str) -> Json {
+    if BOOLEAN.contains(&name) {
+        match cell.trim().to_ascii_lowercase().as_str() {
+            "true" | "1" => return true.into(),
+            "false" | "0" => return false.into(),
+            _ => {}
+        }
+    }
+    if cell.trim_start().starts_with('[')
+        && let Ok(Json::Array(items)) = serde_json::from_str(cell)
+        && !items.is_empty()
+        && (items.iter().all(Json::is_object) || matches!(name, "history" | "completions" | "labels"))
+    {
+        return Json::Array(items);
+    }
+    cell.into()
+}

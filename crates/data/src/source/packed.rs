@@ -1,0 +1,92 @@
+//! Opening a file that may be packed by gzip or zstd, told from its first bytes.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flate2::bufread::MultiGzDecoder;
+use ruzstd::decoding::StreamingDecoder;
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+
+use crate::error::{Error, Result};
+
+/// A text on its way in.
+pub(super) type Text = BufReader<Box<dyn Read + Send>>;
+
+/// How far a file on disk has been read.
+#[derive(Clone, Default)]
+pub(super) struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    /// Bytes read.
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct Counted(File, Progress);
+
+impl Read for Counted {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.0.read(out)?;
+        self.1.0.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+const BUFFER: usize = 1 << 20;
+
+/// The first bytes of the file itself, its text unpacked, and how far it has been read.
+pub(super) fn open(path: &Path) -> Result<(Vec<u8>, Text, Progress)> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let progress = Progress::default();
+    let mut file = BufReader::with_capacity(BUFFER, Counted(File::open(path).map_err(io)?, progress.clone()));
+    let head = file.fill_buf().map_err(io)?;
+    let head = head[..head.len().min(8)].to_vec();
+    let text: Box<dyn Read + Send> = match head.as_slice() {
+        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(file)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(Frames { file: Some(file), frame: None }),
+        _ => Box::new(file),
+    };
+    Ok((head, BufReader::with_capacity(BUFFER, text), progress))
+}
+
+type Source = BufReader<Counted>;
+
+/// The frames of a zstd file one after the other.
+struct Frames {
+    file: Option<Source>,
+    frame: Option<Box<StreamingDecoder<Source, ruzstd::decoding::FrameDecoder>>>,
+}
+
+impl Read for Frames {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            if let Some(frame) = &mut self.frame {
+                let n = frame.read(out)?;
+                if n > 0 {
+                    return Ok(n);
+                }
+            }
+            if let Some(frame) = self.frame.take() {
+                self.file = Some(frame.into_inner());
+            }
+            let Some(mut file) = self.file.take() else { return Ok(0) };
+            if file.fill_buf()?.is_empty() {
+                return Ok(0);
+            }
+            match StreamingDecoder::new(file) {
+                Ok(frame) => self.frame = Some(Box::new(frame)),
+                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { .. })) => {
+                    return Err(std::io::Error::other("a skippable zstd frame is not read; pack the file again with zstd"));
+                }
+                Err(e) => return Err(std::io::Error::other(format!("not valid zstd: {e}"))),
+            }
+        }
+    }
+}

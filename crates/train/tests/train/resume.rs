@@ -1,0 +1,222 @@
+//! A run that was stopped and resumed equals one that was not, bit for bit.
+
+use crate::{Bits, Scratch, finish, lora, notes, over, resume, rows, small, stop_after, train};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use train::{Control, Event};
+
+/// An adapter with dropout; evaluation, the best checkpoint at the end, a logging window that is half full, rotation.
+fn busy(output: &Path) -> Value {
+    let keys = json!({
+        "lora_dropout": 0.1,
+        "disable_dropout": false,
+        "val_size": 8,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        "save_steps": 3,
+        "save_total_limit": 2,
+        "load_best_model_at_end": true,
+        "logging_steps": 5,
+    });
+    small("kto", output, over(&lora(), keys))
+}
+
+/// All weights, with the cached reference, of rows that do not divide into steps.
+fn full(output: &Path) -> Value {
+    small("kto", output, json!({"dataset_name": rows("kto_chat46.jsonl"), "gradient_accumulation_steps": 3}))
+}
+
+/// All weights, stored in 16 bits.
+fn rounded(output: &Path) -> Value {
+    small("sft", output, json!({"dtype": "bfloat16", "eval_strategy": "epoch", "val_size": 40, "max_steps": 5}))
+}
+
+/// Packed text with an adapter whose dropout acts.
+fn packed(output: &Path) -> Value {
+    let keys = json!({
+        "dataset_name": rows("sft_text46.jsonl"),
+        "max_length": 64,
+        "packing": true,
+        "packing_strategy": "bfd_split",
+        "lora_dropout": 0.1,
+        "logging_steps": 4,
+    });
+    small("sft", output, over(&lora(), keys))
+}
+
+/// Three evaluations, none of which counts as better than the first: stops after step 9.
+fn early(output: &Path) -> Value {
+    over(&busy(output), json!({"early_stopping_patience": 2, "early_stopping_threshold": 5.0}))
+}
+
+/// Stops a run after each of its steps and resumes it.
+fn assert_resumes_at_every_step(config: fn(&Path) -> Value, steps: u64) {
+    let scratch = Scratch::new("resume");
+    let whole = scratch.join("whole");
+    assert_eq!(finish(&config(&whole)).step, steps);
+    let whole = Bits::of(&whole, steps);
+    for stopped in 0..steps {
+        let output = scratch.join(&stopped.to_string());
+        stop_after(&config(&output), stopped);
+        let said = notes(&resume(&config(&output)));
+        // Before the first step there is nothing to go on from where the reference was still being taken.
+        assert!(stopped == 0 || said.contains(&format!("checkpoint-{stopped} (step {stopped} of ")), "{said}");
+        Bits::of(&output, steps).assert_same(&whole, &format!("stopped after step {stopped}"));
+    }
+}
+
+#[test]
+fn a_busy_run_resumes_at_every_step() {
+    assert_resumes_at_every_step(busy, 12);
+}
+
+#[test]
+fn a_full_run_resumes_at_every_step() {
+    assert_resumes_at_every_step(full, 12);
+}
+
+#[test]
+fn a_run_of_rounded_weights_resumes_at_every_step() {
+    assert_resumes_at_every_step(rounded, 5);
+}
+
+#[test]
+fn a_packed_run_resumes_at_every_step() {
+    assert_resumes_at_every_step(packed, 12);
+}
+
+#[test]
+fn a_run_that_stops_early_resumes_at_every_step() {
+    assert_resumes_at_every_step(early, 9);
+}
+
+/// Goes on from each checkpoint of a run that ended, as after a kill in the instant after it was committed.
+fn assert_resumes_from_every_checkpoint(config: &Value, output: &Path, steps: u64) {
+    let config = over(config, json!({"save_steps": 1, "save_total_limit": null, "load_best_model_at_end": null}));
+    assert_eq!(finish(&config).step, steps);
+    let whole = Bits::of(output, steps);
+    for step in 1..=steps {
+        let from = json!({"resume_from_checkpoint": output.join(format!("checkpoint-{step}"))});
+        assert_eq!(finish(&over(&config, from)).step, steps);
+        Bits::of(output, steps).assert_same(&whole, &format!("from checkpoint {step}"));
+    }
+}
+
+#[test]
+fn every_checkpoint_holds_all_that_its_step_did() {
+    let scratch = Scratch::new("checkpoints");
+    // What happens at the end of an epoch comes before the checkpoint of its last step.
+    let at_epochs = json!({"eval_strategy": "epoch", "logging_strategy": "epoch", "val_size": 28, "lora_dropout": 0.0});
+    let output = scratch.join("epochs");
+    assert_resumes_from_every_checkpoint(&over(&packed(&output), at_epochs), &output, 12);
+    // A run that has given up is not resumed into a further step.
+    let output = scratch.join("early");
+    assert_resumes_from_every_checkpoint(&early(&output), &output, 9);
+}
+
+#[test]
+fn a_run_stopped_in_the_middle_of_steps_resumes() {
+    for config in [busy, full] {
+        let scratch = Scratch::new("middle");
+        let (whole, cut) = (scratch.join("whole"), scratch.join("cut"));
+        let begin = Instant::now();
+        finish(&config(&whole));
+        let whole_run = begin.elapsed();
+        let wanted = Bits::of(&whole, 12);
+        let mut stops = 0;
+        for attempt in 1u32.. {
+            let control = Control::default();
+            let config = over(&config(&cut), json!({"resume_from_checkpoint": true}));
+            // Later each time, so that the run gets on.
+            let after = whole_run * attempt / 9;
+            let ended = std::thread::scope(|threads| {
+                threads.spawn(|| {
+                    let from = Instant::now();
+                    while from.elapsed() < after.max(Duration::from_millis(1)) {
+                        std::hint::spin_loop();
+                    }
+                    control.stop.store(true, Ordering::SeqCst);
+                });
+                train(&config, &control, &mut Vec::new()).unwrap_or_else(|e| panic!("{e}"))
+            });
+            if !ended.stopped {
+                break;
+            }
+            stops += 1;
+        }
+        assert!(stops > 1, "the run was over before it was stopped");
+        Bits::of(&cut, 12).assert_same(&wanted, &format!("stopped {stops} times"));
+    }
+}
+
+#[test]
+fn a_request_to_save_saves_and_goes_on() {
+    let scratch = Scratch::new("save");
+    let (whole, saved) = (scratch.join("whole"), scratch.join("saved"));
+    finish(&busy(&whole));
+    let control = Control::default();
+    let mut events = Vec::new();
+    let loaded = config::load("test.yaml", &busy(&saved).to_string(), &[]).unwrap();
+    let ended = train::run(&loaded, &[], &control, &mut |event| {
+        if matches!(event, Event::Step { step: 4, .. }) {
+            control.save.store(true, Ordering::SeqCst);
+        }
+        events.push(event);
+    });
+    assert!(!ended.unwrap().stopped);
+    let saves = |e: &Event| matches!(e, Event::Saved(path) if path.ends_with("checkpoint-4"));
+    assert_eq!(events.iter().filter(|e| saves(e)).count(), 1);
+    Bits::of(&saved, 12).assert_same(&Bits::of(&whole, 12), "saved on request");
+}
+
+#[test]
+fn a_lost_or_damaged_reference_is_taken_again() {
+    let scratch = Scratch::new("reference");
+    let whole = scratch.join("whole");
+    finish(&full(&whole));
+    let whole = Bits::of(&whole, 12);
+    let damage: [(&str, fn(&Path)); 3] = [
+        ("lost", |file| std::fs::remove_file(file).unwrap()),
+        ("cut short", |file| std::fs::write(file, [0; 48]).unwrap()),
+        ("changed", |file| {
+            let mut bytes = std::fs::read(file).unwrap();
+            bytes[100] ^= 1;
+            std::fs::write(file, bytes).unwrap();
+        }),
+    ];
+    for (what, damage) in damage {
+        let output = scratch.join(what);
+        stop_after(&full(&output), 5);
+        damage(&output.join("reference.bin"));
+        resume(&full(&output));
+        Bits::of(&output, 12).assert_same(&whole, what);
+    }
+}
+
+#[test]
+fn a_longer_run_takes_the_reference_of_the_rows_it_adds() {
+    let scratch = Scratch::new("longer");
+    let (whole, longer) = (scratch.join("whole"), scratch.join("longer"));
+    let constant = json!({"lr_scheduler_type": "constant"});
+    finish(&over(&full(&whole), constant.clone()));
+    let config = over(&full(&longer), constant);
+    finish(&over(&config, json!({"max_steps": 4})));
+    resume(&config);
+    Bits::of(&longer, 12).assert_same(&Bits::of(&whole, 12), "begun with four steps");
+}
+
+#[test]
+fn a_run_that_is_done_is_resumed_to_the_same_end() {
+    let scratch = Scratch::new("done");
+    let output = scratch.join("run");
+    let first = finish(&busy(&output));
+    let (bits, card) = (Bits::of(&output, 12), std::fs::read_to_string(output.join("README.md")).unwrap());
+    resume(&busy(&output));
+    Bits::of(&output, 12).assert_same(&bits, "resumed when done");
+    assert_eq!(std::fs::read_to_string(output.join("README.md")).unwrap(), card);
+    let log = std::fs::read_to_string(output.join("train.log")).unwrap();
+    assert_eq!(log.matches("Training complete").count(), 1, "{log}");
+    assert!(first.values.iter().any(|(k, _)| k == "eval_loss"), "{first:?}");
+}
