@@ -36,7 +36,11 @@ pub(crate) fn demo(args: &DemoArgs, screen: &Screen) -> Result<u8, Failure> {
     output::line("")?;
     report.findings().iter().try_for_each(output::line)?;
     output::line("")?;
-    report.next_steps().iter().try_for_each(|(what, command)| output::line(format_args!("{what:<10} {command}")))?;
+    let run = &report.folders.kto;
+    let made = [("run folder", run.display().to_string()), ("plots", run.join("plots").display().to_string())];
+    made.iter()
+        .chain(&report.next_steps())
+        .try_for_each(|(what, text)| output::line(format_args!("{what:<12}  {text}")))?;
     Ok(0)
 }
 

@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::format::Shape;
 
 /// One row. Lengths are in tokens.
@@ -35,7 +37,7 @@ pub struct Row {
 }
 
 /// What happened to the rows on the way from file to tokens.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Rows in the files.
     pub rows_read: usize,
@@ -225,25 +227,60 @@ pub(crate) struct Measured {
 
 /// A data set that still grows.
 pub(crate) struct Builder {
-    tokens: Vec<u32>,
-    spans: Vec<Range<u32>>,
-    rows: Vec<Row>,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) spans: Vec<Range<u32>>,
+    pub(crate) rows: Vec<Row>,
     pub(crate) report: Report,
+    /// Tokens and spans that were taken out.
+    gone: (usize, u32),
+}
+
+/// Bytes of a row's record on disk.
+pub(crate) const ROW_BYTES: usize = 64;
+
+impl Row {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let label = self.label.map_or(2, u32::from);
+        let words = [self.prompt_len, self.completion_len, self.len, self.spans.start, self.spans.end, label];
+        let wide = [self.start as u64, self.line, self.prompt_hash, self.row_hash];
+        wide.iter().for_each(|n| out.extend(n.to_le_bytes()));
+        words.iter().chain(&[self.index, self.file]).for_each(|n| out.extend(n.to_le_bytes()));
+    }
+
+    /// The record that [`ROW_BYTES`] bytes are.
+    pub(crate) fn decode(bytes: &[u8]) -> Row {
+        let wide = |n: usize| u64::from_le_bytes(bytes[8 * n..8 * n + 8].try_into().expect("eight bytes"));
+        let word = |n: usize| u32::from_le_bytes(bytes[32 + 4 * n..36 + 4 * n].try_into().expect("four bytes"));
+        Row {
+            start: wide(0) as usize,
+            prompt_len: word(0),
+            completion_len: word(1),
+            len: word(2),
+            spans: word(3)..word(4),
+            label: [Some(false), Some(true), None][word(5).min(2) as usize],
+            index: word(6),
+            file: word(7),
+            line: wide(1),
+            prompt_hash: wide(2),
+            row_hash: wide(3),
+        }
+    }
 }
 
 impl Builder {
     pub(crate) fn new() -> Self {
-        Builder { tokens: Vec::new(), spans: Vec::new(), rows: Vec::new(), report: Report::default() }
+        Builder { tokens: Vec::new(), spans: Vec::new(), rows: Vec::new(), report: Report::default(), gone: (0, 0) }
     }
 
     pub(crate) fn push(&mut self, new: &NewRow<'_>) {
         let first_span = self.spans.len() as u32;
         let clipped = new.spans.iter().map(|s| s.start.max(1)..s.end.min(new.len as u32));
         self.spans.extend(clipped.filter(|s| s.start < s.end));
-        let spans = first_span..self.spans.len() as u32;
+        let gone = self.gone;
+        let spans = gone.1 + first_span..gone.1 + self.spans.len() as u32;
         let predicted: u32 = self.spans[first_span as usize..].iter().map(|s| s.end - s.start).sum();
         self.rows.push(Row {
-            start: self.tokens.len(),
+            start: gone.0 + self.tokens.len(),
             prompt_len: new.prompt.len() as u32,
             completion_len: new.completion.len() as u32,
             len: new.len as u32,
@@ -266,7 +303,20 @@ impl Builder {
         report.undesirable += usize::from(new.label == Some(false));
     }
 
-    /// Takes out the rows that are there; the report goes on.
+    /// Takes out what is there as bytes: tokens, spans, rows. Rows that follow count on.
+    pub(crate) fn drain(&mut self) -> [Vec<u8>; 3] {
+        let tokens = self.tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let spans = self.spans.iter().flat_map(|s| [s.start, s.end]).flat_map(u32::to_le_bytes).collect();
+        let mut rows = Vec::with_capacity(self.rows.len() * ROW_BYTES);
+        self.rows.iter().for_each(|row| row.encode(&mut rows));
+        self.gone = (self.gone.0 + self.tokens.len(), self.gone.1 + self.spans.len() as u32);
+        self.tokens.clear();
+        self.spans.clear();
+        self.rows.clear();
+        [tokens, spans, rows]
+    }
+
+    /// Takes out the lengths of the rows that are there; the report goes on.
     pub(crate) fn take(&mut self) -> Vec<Measured> {
         let tokens = std::mem::take(&mut self.tokens);
         self.spans.clear();

@@ -52,7 +52,15 @@ pub struct Examples<'a> {
 impl<'a> Examples<'a> {
     /// Starts at the first row of the first file.
     pub fn open(files: &'a [PathBuf], options: &'a Options) -> Self {
-        Examples { files, options, rows: Rows::open(files), rows_read: 0, bad: 0, empty_completions: 0, first_bad: None }
+        Examples {
+            files,
+            options,
+            rows: Rows::open(files),
+            rows_read: 0,
+            bad: 0,
+            empty_completions: 0,
+            first_bad: None,
+        }
     }
 
     /// The next good row, and where it came from; `None` after the last.

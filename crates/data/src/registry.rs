@@ -70,19 +70,23 @@ impl Registry {
     /// # Errors
     /// `NoFiles` when there is none, when it is not on this machine, or when it is something that is not read.
     pub fn find(&self, name: &str) -> Result<Registered> {
-        let bad = |reason: String| Error::NoFiles { path: self.path.clone(), reason: format!("data set `{name}`: {reason}") };
+        let bad =
+            |reason: String| Error::NoFiles { path: self.path.clone(), reason: format!("data set `{name}`: {reason}") };
         let Some(entry) = self.entries.get(name) else {
             let known: Vec<&str> = self.names().take(20).collect();
             return Err(bad(format!("not registered; the first names are {}", known.join(", "))));
         };
         let text = |key: &str| entry.get(key).and_then(Json::as_str);
         let columns = entry.get("columns").and_then(Json::as_object);
-        if let Some(key) = MEDIA.iter().find(|key| columns.is_some_and(|c| c.get(**key).is_some_and(|v| !v.is_null()))) {
+        if let Some(key) = MEDIA.iter().find(|key| columns.is_some_and(|c| c.get(**key).is_some_and(|v| !v.is_null())))
+        {
             return Err(bad(format!("it has `{key}`; rows are text")));
         }
         let formatting = text("formatting");
         if formatting.is_some_and(|f| !["alpaca", "sharegpt", "openai"].contains(&f)) {
-            return Err(bad(format!("expected formatting \"alpaca\", \"sharegpt\" or \"openai\", found {formatting:?}")));
+            return Err(bad(format!(
+                "expected formatting \"alpaca\", \"sharegpt\" or \"openai\", found {formatting:?}"
+            )));
         }
         let mapping = self.mapping(entry, formatting, columns);
         let num_samples = entry.get("num_samples").and_then(Json::as_u64).map(|n| n as usize);
@@ -122,7 +126,9 @@ impl Registry {
         };
         let mut listed: Vec<(String, String)> = COLUMNS
             .iter()
-            .filter(|(key, ..)| if sharegpt { !["prompt", "query", "response", "history"].contains(key) } else { *key != "messages" })
+            .filter(|(key, ..)| {
+                if sharegpt { !["prompt", "query", "response", "history"].contains(key) } else { *key != "messages" }
+            })
             .filter_map(|(key, ours, usual)| Some(((*ours).to_owned(), column(key, *usual)?)))
             .collect();
         if ranking && columns.is_none() {

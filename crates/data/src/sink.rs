@@ -47,7 +47,8 @@ impl Target {
             Some((_, target)) => Ok(*target),
             None if !name.contains('.') && !name.is_empty() => Ok(Target::Folder),
             None => {
-                let expected = "expected a name ending in .jsonl, .jsonl.gz, .json or .parquet, or the name of a folder";
+                let expected =
+                    "expected a name ending in .jsonl, .jsonl.gz, .json or .parquet, or the name of a folder";
                 Err(Error::Setting { key: "output", reason: format!("{expected}; found {name:?}") })
             }
         }
@@ -132,7 +133,9 @@ impl Sink {
             return Err(io(std::io::Error::new(std::io::ErrorKind::AlreadyExists, reason)));
         }
         let folder = path.parent().unwrap_or(Path::new(""));
-        std::fs::create_dir_all(folder).or_else(|e| if folder == Path::new("") { Ok(()) } else { Err(e) }).map_err(io)?;
+        std::fs::create_dir_all(folder)
+            .or_else(|e| if folder == Path::new("") { Ok(()) } else { Err(e) })
+            .map_err(io)?;
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         let temporary = |what: &str| folder.join(format!(".{name}.{}.{what}", std::process::id()));
         let part = temporary("part");

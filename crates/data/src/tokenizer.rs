@@ -8,7 +8,7 @@ use tokenizers::AddedToken;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result, TemplateError};
-use crate::template::{ChatTemplate, RenderInput};
+use crate::template::{ChatTemplate, RenderInput, named};
 
 /// A tokenizer with its special tokens and chat template.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct Tokenizer {
     framing: Option<(bool, bool)>,
     model_max_length: Option<usize>,
     template: Option<std::result::Result<ChatTemplate, TemplateError>>,
+    /// Hashes of the tokenizer's files and of the template with its clock.
+    identity: (blake3::Hash, blake3::Hash),
 }
 
 /// Special tokens that a template can name.
@@ -64,23 +66,31 @@ impl Tokenizer {
         // "No limit" is written as 1e30.
         let limit = config.get("model_max_length").and_then(Json::as_f64).filter(|&n| (1.0..1e15).contains(&n));
         let template = template_source(folder, &config)?;
+        let identity = (identity(folder, &path)?, template_identity(template.as_deref().unwrap_or_default(), clock));
         let template = template.map(|source| ChatTemplate::new(&source, specials.clone(), clock));
         let model_max_length = limit.map(|n| n as usize);
-        Ok(Tokenizer { inner, folder: folder.to_owned(), specials, framing, model_max_length, template })
+        Ok(Tokenizer { inner, folder: folder.to_owned(), specials, framing, model_max_length, template, identity })
     }
 
-    /// The same tokenizer with another chat template: a Jinja file, or a folder whose tokenizer has one.
+    /// The same tokenizer with another chat template: one of [`named`], a Jinja file, or a folder whose tokenizer has one.
     ///
     /// # Errors
     /// `Tokenizer` when there is none at `path`.
     pub fn with_template(mut self, path: &Path, clock: Clock) -> Result<Self> {
         let none = |reason: String| Error::Tokenizer { path: path.to_owned(), reason };
-        let source = if path.is_dir() {
+        let by_name = path.to_str().and_then(named::find).filter(|_| !path.exists());
+        let source = if let Some(template) = by_name {
+            Some(template.source.to_owned())
+        } else if path.is_dir() {
             template_source(path, &read_object(&path.join("tokenizer_config.json"))?)?
         } else {
-            Some(std::fs::read_to_string(path).map_err(|e| none(format!("no chat template can be read there: {e}")))?)
+            Some(std::fs::read_to_string(path).map_err(|e| {
+                let names: Vec<&str> = named::ALL.iter().map(|t| t.name).collect();
+                none(format!("no chat template can be read there ({e}), and it is none of {}", names.join(", ")))
+            })?)
         };
         let source = source.ok_or_else(|| none("expected a chat template, found none".to_owned()))?;
+        self.identity.1 = template_identity(&source, clock);
         self.template = Some(ChatTemplate::new(&source, self.specials.clone(), clock));
         Ok(self)
     }
@@ -188,6 +198,11 @@ impl Tokenizer {
         Ok(self.template()?.render(input)?)
     }
 
+    /// A hash of everything that tokens depend on: the tokenizer's files, the template, and the date if the template asks for it.
+    pub fn fingerprint(&self) -> String {
+        format!("{}{}", self.identity.0.to_hex(), self.identity.1.to_hex())
+    }
+
     fn failed(&self, reason: &str) -> Error {
         Error::Tokenizer { path: self.folder.join("tokenizer.json"), reason: reason.to_owned() }
     }
@@ -204,6 +219,31 @@ fn no_tokenizer_json(folder: &Path) -> Error {
          (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)) or take it from the base model"
     );
     Error::Tokenizer { path: folder.to_owned(), reason }
+}
+
+/// A hash of the files that a tokenizer is read from.
+fn identity(folder: &Path, tokenizer: &Path) -> Result<blake3::Hash> {
+    let mut hasher = blake3::Hasher::new();
+    let others = ["tokenizer_config.json", "special_tokens_map.json"].map(|name| folder.join(name));
+    for path in [tokenizer.to_owned()].iter().chain(&others) {
+        let bytes = match std::fs::read(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            other => other.map_err(|source| Error::Io { path: path.clone(), source })?,
+        };
+        hasher.update(&(bytes.len() as u64).to_le_bytes()).update(&bytes);
+    }
+    Ok(hasher.finalize())
+}
+
+/// A hash of a template and of what it can know of the clock: nothing, the date, or the second.
+fn template_identity(source: &str, clock: Clock) -> blake3::Hash {
+    let time_of_day = ["%H", "%I", "%M", "%S", "%T", "%p", "%X", "%c", "%s"].iter().any(|d| source.contains(d));
+    let instant = match (source.contains("strftime_now"), time_of_day) {
+        (false, _) => 0,
+        (true, false) => clock.unix_seconds().div_euclid(86_400),
+        (true, true) => clock.unix_seconds(),
+    };
+    blake3::Hasher::new().update(&instant.to_le_bytes()).update(source.as_bytes()).finalize()
 }
 
 /// The JSON object in `path`; empty when there is no such file.

@@ -56,10 +56,7 @@ fn every_layout_of_a_pair_is_the_same_two_rows() {
 fn a_pair_of_strings_keeps_its_prompt_or_shares_its_beginning() {
     let row = |p: &str, c: &str, label: bool| json!({"prompt": p, "completion": c, "label": label});
     let beside = json!({"prompt": "The sky is", "chosen": " blue.", "rejected": " green."});
-    assert_eq!(
-        rows(&beside, Task::Kto).1,
-        [row("The sky is", " blue.", true), row("The sky is", " green.", false)]
-    );
+    assert_eq!(rows(&beside, Task::Kto).1, [row("The sky is", " blue.", true), row("The sky is", " green.", false)]);
     let within = json!({"chosen": "The sky is blue.", "rejected": "The sky is green."});
     assert_eq!(rows(&within, Task::Kto).1, rows(&beside, Task::Kto).1);
     let accents = json!({"chosen": "né à", "rejected": "né é"});
@@ -79,7 +76,10 @@ fn alpaca_is_put_together_with_history_and_system() {
     assert_eq!(rows(&plain, Task::Sft).1, [json!({"prompt": [user("hi")], "completion": [assistant("yo")]})]);
     assert!(complaint(&plain, Task::Kto).starts_with("label: expected boolean, found nothing"));
     assert!(complaint(&json!({"instruction": "hi", "output": " "}), Task::Sft).starts_with("output: "));
-    assert!(complaint(&json!({"instruction": "hi", "output": "a", "history": [["a"]]}), Task::Sft).starts_with("history[0]: "));
+    assert!(
+        complaint(&json!({"instruction": "hi", "output": "a", "history": [["a"]]}), Task::Sft)
+            .starts_with("history[0]: ")
+    );
 }
 
 #[test]
@@ -99,8 +99,14 @@ fn sharegpt_turns_take_standard_names_and_calls_become_calls() {
     let Body::Messages(turns) = &read.examples[0].body else { panic!("{read:?}") };
     let roles: Vec<&str> = turns.iter().map(|t| t["role"].as_str().unwrap()).collect();
     assert_eq!(roles, ["system", "user", "assistant", "tool", "assistant"]);
-    assert_eq!(turns[2]["tool_calls"], json!([{"type": "function", "function": {"name": "weather", "arguments": {"at": "Rome"}}}]));
-    assert_eq!(read.examples[0].tools, Some(json!([{"type": "function", "function": {"name": "weather", "parameters": {}}}])));
+    assert_eq!(
+        turns[2]["tool_calls"],
+        json!([{"type": "function", "function": {"name": "weather", "arguments": {"at": "Rome"}}}])
+    );
+    assert_eq!(
+        read.examples[0].tools,
+        Some(json!([{"type": "function", "function": {"name": "weather", "parameters": {}}}]))
+    );
     assert_eq!(read.unused, ["conversations[].id", "source"]);
 }
 
@@ -136,7 +142,9 @@ fn several_answers_are_several_rows_of_one_prompt() {
     assert_eq!(kept.iter().map(|r| &r["completion"][0]["content"]).collect::<Vec<_>>(), ["a", "c"]);
     let few = json!({"prompt": "q", "completions": ["a", "b"], "labels": [true]});
     assert!(complaint(&few, Task::Kto).starts_with("labels: expected 2 booleans"));
-    assert!(complaint(&json!({"prompt": "q", "completions": ["a"]}), Task::Kto).starts_with("labels: expected a list of 1"));
+    assert!(
+        complaint(&json!({"prompt": "q", "completions": ["a"]}), Task::Kto).starts_with("labels: expected a list of 1")
+    );
     // A list in `completion` is one answer of several turns, unless it is said to be several answers.
     let listed = json!({"prompt": "q", "completion": ["a", "b"], "label": [true, false]});
     assert!(complaint(&listed, Task::Kto).starts_with("completion: expected string"));
@@ -155,7 +163,8 @@ fn turns_say_whether_they_are_trained_on() {
         (example.trained_turns, example.ignored.loss_weight)
     };
     let turn = |role: &str, name: &str, value: Json| json!({"role": role, "content": "x", name: value});
-    let weights = json!({"messages": [turn("user", "loss_weight", json!(0.0)), turn("assistant", "loss_weight", json!(1.0))]});
+    let weights =
+        json!({"messages": [turn("user", "loss_weight", json!(0.0)), turn("assistant", "loss_weight", json!(1.0))]});
     assert_eq!(flagged(weights), (Some(vec![false, true]), false));
     let mixed = json!({"messages": [user("a"), turn("assistant", "train", json!(false)), user("b"), assistant("c")], "system": "s"});
     assert_eq!(flagged(mixed), (Some(vec![false, false, false, false, true]), false));

@@ -229,7 +229,8 @@ impl<B: Backend> Built<B> {
         if let Tuning::Lora(adapters) = tuning {
             check_modules(&blueprint, adapters)?;
         }
-        let mut builder = Builder { backend, checkpoint, tuning, storage, table: Table::default(), sources: Vec::new() };
+        let mut builder =
+            Builder { backend, checkpoint, tuning, storage, table: Table::default(), sources: Vec::new() };
         let (v, d) = (blueprint.vocab, blueprint.hidden);
         let embed = builder.matrix("model.embed_tokens.weight", v, d)?;
         let blocks = (0..blueprint.layers.len()).map(|i| builder.block(&blueprint, i)).collect::<Result<_, _>>()?;

@@ -34,6 +34,14 @@ impl Error {
         Error::Malformed { path: path.to_owned(), reason: reason.to_string() }
     }
 
+    /// What is wrong, without the file's name.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Error::Io { source, .. } => source.to_string(),
+            Error::Malformed { reason, .. } => reason.clone(),
+        }
+    }
+
     /// The process exit code: 3 data, 6 files.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -31,8 +31,11 @@ pub(crate) struct Unpacked {
     file: Arc<Mutex<File>>,
     length: u64,
     pages: Arc<Vec<Page>>,
-    last: Arc<Mutex<Option<(usize, Arc<Vec<u8>>)>>>,
+    last: Arc<Mutex<Option<Opened>>>,
 }
+
+/// The page that was unpacked last, and its data.
+type Opened = (usize, Arc<Vec<u8>>);
 
 /// One page: where it seems to lie, where it lies.
 struct Page {
@@ -48,7 +51,12 @@ struct Page {
 
 impl Unpacked {
     /// The file, and what its row group `group` looks like in it; `None` if no column of the group is packed by zstd.
-    pub(crate) fn group(path: &Path, file: &File, metadata: &ParquetMetaData, group: usize) -> Result<Option<(Self, RowGroupMetaData)>> {
+    pub(crate) fn group(
+        path: &Path,
+        file: &File,
+        metadata: &ParquetMetaData,
+        group: usize,
+    ) -> Result<Option<(Self, RowGroupMetaData)>> {
         let row_group = metadata.row_group(group);
         let is_zstd = |c: &ColumnChunkMetaData| matches!(c.compression(), Compression::ZSTD(_));
         if !row_group.columns().iter().any(is_zstd) {

@@ -77,7 +77,8 @@ impl Rows {
         let (mut groups, mut batches): (_, Batches) = (None, Box::new(std::iter::empty()));
         match Format::of(&head) {
             Some(Format::Parquet) => {
-                let metadata = guarded(|| ParquetMetaDataReader::new().parse_and_finish(&file).map_err(|e| e.to_string()));
+                let metadata =
+                    guarded(|| ParquetMetaDataReader::new().parse_and_finish(&file).map_err(|e| e.to_string()));
                 let metadata = metadata.map_err(|e| bad(&format!("not a readable Parquet file: {e}")))?;
                 groups = Some(Groups { file, metadata: Arc::new(metadata), next: 0 });
             }
@@ -130,9 +131,8 @@ impl Rows {
         let (path, n) = (self.path.as_path(), groups.next);
         groups.next += 1;
         let metadata = Arc::clone(&groups.metadata);
-        let unpacked = Unpacked::group(path, &groups.file, &metadata, n)?;
         let file = groups.file.try_clone().map_err(Error::io(path))?;
-        let batches = guarded(|| match unpacked {
+        let batches = guarded(|| match Unpacked::group(path, &file, &metadata, n).map_err(|e| e.reason())? {
             None => batches(file, metadata, n),
             Some((file, group)) => {
                 let alone = ParquetMetaData::new(metadata.file_metadata().clone(), vec![group]);

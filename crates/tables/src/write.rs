@@ -30,7 +30,9 @@ fn columns(path: &Path, kind: &Kind) -> Result<Vec<(String, Kind)>> {
         Kind::Struct(fields) => Ok(fields),
         // No row at all, or only empty ones.
         Kind::Text | Kind::Mixed if matches!(kind, Kind::Null | Kind::Struct(_)) => Ok(Vec::new()),
-        other => Err(Error::malformed(path, format!("rows of a table are objects with at most 256 fields, found {other:?}"))),
+        other => {
+            Err(Error::malformed(path, format!("rows of a table are objects with at most 256 fields, found {other:?}")))
+        }
     }
 }
 
@@ -171,7 +173,9 @@ fn synced(path: &Path, file: BufWriter<File>) -> Result<()> {
 /// # Errors
 /// `Malformed` if `kind` is no object.
 pub fn dataset_info(path: &Path, kind: &Kind) -> Result<Json> {
-    Ok(json!({"citation": "", "description": "", "features": features::features(&columns(path, kind)?), "homepage": "", "license": ""}))
+    Ok(
+        json!({"citation": "", "description": "", "features": features::features(&columns(path, kind)?), "homepage": "", "license": ""}),
+    )
 }
 
 /// `state.json` of a `save_to_disk` folder: its shards, in order, and a fingerprint of its content.

@@ -30,6 +30,11 @@ pub enum Error {
         /// What, expected, found, what to do.
         what: String,
     },
+    /// A merged model does not compute what base and adapter compute.
+    Merge {
+        /// Where, by how much, and what to do.
+        what: String,
+    },
     /// No plan fits the memory.
     Memory {
         /// Bytes the smallest plan needs.
@@ -80,7 +85,7 @@ impl Error {
             Error::Schedule(e) => e.exit_code(),
             Error::Adapter { .. } | Error::Mismatch { .. } => 2,
             Error::Memory { .. } => 4,
-            Error::NotFinite { .. } | Error::KlStop { .. } => 5,
+            Error::Merge { .. } | Error::NotFinite { .. } | Error::KlStop { .. } => 5,
             Error::Io { .. } => 6,
         }
     }
@@ -96,7 +101,7 @@ impl fmt::Display for Error {
             Error::Objective(e) => e.fmt(f),
             Error::Schedule(e) => e.fmt(f),
             Error::Adapter { path, what } => write!(f, "{}: {what}", path.display()),
-            Error::Mismatch { what } => f.write_str(what),
+            Error::Mismatch { what } | Error::Merge { what } => f.write_str(what),
             Error::Memory { needed, available, table } => {
                 write!(
                     f,

@@ -6,6 +6,7 @@
 
 mod error;
 mod evaluate;
+mod folder;
 mod merge;
 mod plan;
 pub mod policy;
@@ -17,8 +18,10 @@ mod state;
 pub mod step;
 
 pub use error::Error;
+pub use folder::{Inference, ModelFolder};
 pub use merge::{Merged, merge};
-pub use plan::Plan;
+pub use plan::{Plan, learning_rates};
 pub use prepare::{Job, Rows, loss_of};
+pub use report::opening;
 pub use run::{Control, Ended, Event, run};
-pub use score::{Inference, ModelFolder, ScoreRow, learning_rates, opening, rows_to_score, score};
+pub use score::{ScoreRow, rows_to_score, score};

@@ -1,7 +1,7 @@
 //! Merging an adapter into its base model, and checking what was written against base and adapter.
 
 use crate::Error;
-use crate::score::{Inference, ModelFolder};
+use crate::folder::{Inference, ModelFolder};
 use model::{Keep, Parts};
 use pack::{Answer, families_of_rows, plan_packs};
 use std::path::Path;
@@ -58,7 +58,7 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, dtype: Option<DType>, thre
              expected at most {allowed:.3e}; do not use it",
             out.display()
         );
-        return Err(Error::Mismatch { what });
+        return Err(Error::Merge { what });
     }
     let notes = notes(&report, difference, effect);
     Ok(Merged { report, difference, effect, largest, notes })

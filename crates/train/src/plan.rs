@@ -4,7 +4,7 @@ use crate::step::Execution;
 use crate::{Error, Job};
 use config::{Curve, Floor, Objective, Recompute, ScheduleKind};
 use model::{Blueprint, Keep};
-use optim::schedule::{Ramp, Shape, StableDecay};
+use optim::schedule::{Ramp, Schedule, Shape, StableDecay, warmup_steps};
 use std::fmt::Write;
 
 /// Rows of a pack beyond which products get no faster.
@@ -203,8 +203,24 @@ fn available_memory() -> u64 {
     kilobytes.map_or(4 << 30, |k| k << 10)
 }
 
+/// The learning-rate schedule of a run.
+pub(crate) fn schedule_of(job: &Job) -> Schedule {
+    let total = job.total_steps as u64;
+    let warmup = match job.config.schedule.warmup {
+        config::Warmup::Steps(n) => n as u64,
+        config::Warmup::Ratio(r) => warmup_steps(r, total),
+    };
+    Schedule { shape: shape_of(job.config.schedule.kind, job.config.optimizer.learning_rate), warmup, total }
+}
+
+/// The learning rate of every step of a run.
+pub fn learning_rates(job: &Job) -> Vec<f64> {
+    let schedule = schedule_of(job);
+    (0..schedule.total).map(|step| job.config.optimizer.learning_rate * schedule.factor(step)).collect()
+}
+
 /// The schedule's shape; rates become shares of the peak.
-pub(crate) fn shape_of(kind: ScheduleKind, peak: f64) -> Shape {
+fn shape_of(kind: ScheduleKind, peak: f64) -> Shape {
     let ramp = |c: Curve| match c {
         Curve::Linear => Ramp::Linear,
         Curve::Cosine => Ramp::Cosine,

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 /// The lines that open `train.log` and the screen.
-pub(crate) fn opening(job: &Job, plan: &Plan) -> Vec<String> {
+pub fn opening(job: &Job, plan: &Plan) -> Vec<String> {
     let b = &job.blueprint;
     let mut lines = vec![
         format!(

@@ -6,6 +6,7 @@ mod reference;
 mod save;
 
 use crate::evaluate::preference;
+use crate::plan::schedule_of;
 use crate::policy::Policy;
 use crate::step::{
     Execution, Interrupted, RowGroup, StepContext, StepReport, TextRow, preference_step, score_preference, text_step,
@@ -18,7 +19,7 @@ use model::{Built, Keep, Tuning};
 use nn::Dropout;
 use objective::metrics::{Metric, Window};
 use optim::adamw::{AdamW, Settings, clip, groups};
-use optim::schedule::{Schedule, warmup_steps};
+use optim::schedule::Schedule;
 use rundir::lock::Lock;
 use rundir::tensorboard::EventFile;
 use rundir::{Checkpoint, LineLog, Opening, RunFolder};
@@ -263,7 +264,7 @@ impl<'a, B: Backend> Run<'a, B> {
             job,
             folder,
             execution: plan.execution,
-            schedule: schedule_of(job)?,
+            schedule: schedule_of(job),
             optimizer: AdamW::new(backend, len, settings, ranges),
             policy,
             cached: [Vec::new(), Vec::new()],
@@ -541,19 +542,6 @@ fn storage_of(job: &Job) -> Option<kernels::StoredDtype> {
         config::Dtype::Bfloat16 => Some(kernels::StoredDtype::Bf16),
         config::Dtype::Float32 | config::Dtype::Auto => None,
     }
-}
-
-fn schedule_of(job: &Job) -> Result<Schedule, Error> {
-    let total = job.total_steps as u64;
-    let warmup = match job.config.schedule.warmup {
-        config::Warmup::Steps(n) => n as u64,
-        config::Warmup::Ratio(r) => warmup_steps(r, total),
-    };
-    Ok(Schedule {
-        shape: crate::plan::shape_of(job.config.schedule.kind, job.config.optimizer.learning_rate),
-        warmup,
-        total,
-    })
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).

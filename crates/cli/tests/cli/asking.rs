@@ -30,19 +30,26 @@ fn scores_of_texts_equal_transformers() {
     }
 }
 
+/// `reference_logps` of the first batch of TRL's KTOTrainer on conversations and on plain text.
+const TRL: [(&str, [f64; 4]); 2] = [
+    ("data/kto_chat.jsonl", [-110.83850860595703, -40.943870544433594, -42.24549865722656, -113.1641616821289]),
+    ("data/kto_plain.jsonl", [-114.35212707519531, -36.711570739746094, -56.74816131591797, -116.68745422363281]),
+];
+
 #[test]
 fn scores_of_completions_equal_the_reference_of_trl() {
     let scratch = Scratch::new();
-    let (model, rows) = (golden("models/qwen2"), golden("data/kto_chat.jsonl"));
-    let scored = objects(&scratch.succeeds(&["score", text(&model), "--data", text(&rows), "--json"]));
-    assert_eq!(scored.len(), 48);
-    // `reference_logps` of the first batch of TRL's KTOTrainer on these rows.
-    let want = [-110.83850860595703, -40.943870544433594, -42.24549865722656, -113.1641616821289];
-    for (row, want) in scored.iter().zip(want) {
-        let logp = row["logp"].as_f64().unwrap();
-        assert!((logp - want).abs() < 1e-4, "{row}, expected {want}");
-        assert!(row.get("token_logps").is_none());
+    let model = golden("models/qwen2");
+    for (rows, want) in TRL {
+        let scored = objects(&scratch.succeeds(&["score", text(&model), "--data", text(&golden(rows)), "--json"]));
+        assert_eq!(scored.len(), 48);
+        for (row, want) in scored.iter().zip(want) {
+            let logp = row["logp"].as_f64().unwrap();
+            assert!((logp - want).abs() < 1e-4, "{row}, expected {want}");
+            assert!(row.get("token_logps").is_none());
+        }
     }
+    let rows = golden(TRL[0].0);
     let table = scratch.succeeds(&["score", text(&model), "--data", text(&rows), "--tokens"]);
     assert!(table.lines().next().unwrap().contains("num_tokens"), "{table}");
     assert!(table.contains("-110.838") && table.contains("\"<|im_end|>\""), "{table}");

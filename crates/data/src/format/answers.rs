@@ -89,7 +89,8 @@ impl Prompt {
                 chat(prompt, turns, path.clone())
             }
             (_, other) => {
-                let reason = format!("expected an answer as string, turn or list of turns; found {}", found(Some(other)));
+                let reason =
+                    format!("expected an answer as string, turn or list of turns; found {}", found(Some(other)));
                 Err(BadField::new(path.clone(), reason))
             }
         }

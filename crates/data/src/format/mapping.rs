@@ -91,7 +91,10 @@ impl Tags {
         let mut renamed = Map::with_capacity(fields.len());
         for (name, value) in std::mem::take(fields) {
             if name == self.role {
-                let party = self.parties.iter().position(|party| value.as_str().is_some() && party.as_deref() == value.as_str());
+                let party = self
+                    .parties
+                    .iter()
+                    .position(|party| value.as_str().is_some() && party.as_deref() == value.as_str());
                 renamed.insert("from".into(), party.map_or(value, |n| STANDARD[n].into()));
             } else if name == self.content {
                 renamed.insert("value".into(), value);
@@ -102,7 +105,6 @@ impl Tags {
         *fields = renamed;
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -76,7 +76,8 @@ fn is_sharegpt(turn: &Json) -> bool {
 /// Fields of a turn that say whether it is trained on: Axolotl's, LLaMA-Factory's, OpenAI's.
 const TRAIN_FLAGS: [&str; 3] = ["train", "loss_weight", "weight"];
 /// Fields of a turn in ShareGPT's form that templates know; the rest is book-keeping of the data set.
-const KEPT_OF_SHAREGPT: [&str; 6] = ["name", "tool_calls", "tool_call_id", "reasoning_content", "thinking", "reasoning"];
+const KEPT_OF_SHAREGPT: [&str; 6] =
+    ["name", "tool_calls", "tool_call_id", "reasoning_content", "thinking", "reasoning"];
 
 /// One turn as `role` and `content`.
 pub(super) fn read_turn(turn: &Json, path: &FieldPath, notes: &mut Notes) -> Result<Json, BadField> {

@@ -196,10 +196,14 @@ pub fn read_row(row: &Json, reading: &Reading<'_>) -> Result<ReadRow, BadField> 
         examples.push(Example { body, label, tools, template_kwargs, trained_turns, ignored });
     }
     const ALWAYS: [&str; 4] = ["label", "kto_tag", "tools", "chat_template_kwargs"];
-    let is_text = |name: &str| shape == Shape::Text && name == reading.text_field;
+    let is_read = |name: &str, value: &Json| match shape {
+        Shape::Text => name == reading.text_field,
+        Shape::Graded => answers::is_graded(value),
+        _ => false,
+    };
     for (name, value) in fields {
-        if !value.is_null() && !read.used.contains(&name.as_str()) && !ALWAYS.contains(&name.as_str()) && !is_text(name)
-        {
+        let known = read.used.contains(&name.as_str()) || ALWAYS.contains(&name.as_str()) || is_read(name, value);
+        if !value.is_null() && !known {
             notes.unused(name);
         }
     }
@@ -223,7 +227,8 @@ fn trained_turns(bodies: &[(Body, Option<bool>)], notes: &mut Notes) -> Result<O
     if trained.contains(&true) {
         return Ok(Some(trained));
     }
-    let reason = "no turn of this conversation is trained on: every `train` is false or `loss_weight` 0; remove the row";
+    let reason =
+        "no turn of this conversation is trained on: every `train` is false or `loss_weight` 0; remove the row";
     Err(BadField::new(FieldPath::default(), reason))
 }
 
@@ -234,9 +239,9 @@ fn unknown_shape(fields: &Fields, task: Task, text_field: &str) -> BadField {
         Task::Kto => "`prompt` + `completion` + `label`, `messages` + `label`, `conversations` + `label`, \
                       `instruction` + `output` + `label`, or `chosen` + `rejected`"
             .to_owned(),
-        Task::Sft => format!(
-            "`messages`, `conversations`, `prompt` + `completion`, `instruction` + `output`, or `{text_field}`"
-        ),
+        Task::Sft => {
+            format!("`messages`, `conversations`, `prompt` + `completion`, `instruction` + `output`, or `{text_field}`")
+        }
         Task::Prompt => format!("`prompt`, `messages`, `conversations`, `instruction`, or `{text_field}`"),
     };
     BadField::new(FieldPath::default(), format!("expected {expected}; found {found}"))
@@ -318,8 +323,7 @@ fn string_field(fields: &Fields, name: &str) -> Result<String, BadField> {
 }
 
 /// The complaint about a completion that holds nothing.
-pub(crate) const EMPTY_COMPLETION: &str =
-    "expected something to train on, found an empty completion; remove the row";
+pub(crate) const EMPTY_COMPLETION: &str = "expected something to train on, found an empty completion; remove the row";
 
 fn empty_completion(path: FieldPath) -> BadField {
     BadField::new(path, EMPTY_COMPLETION)

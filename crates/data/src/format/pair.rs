@@ -7,8 +7,17 @@ use super::{BadField, Body, Fields, Found, Notes, Task, alpaca, found, messages,
 use crate::locate::FieldPath;
 
 const USED: &[&str] = &[
-    "prompt", "chosen", "rejected", "chosen_messages", "rejected_messages", "messages", "conversations", "instruction",
-    "input", "history", "system",
+    "prompt",
+    "chosen",
+    "rejected",
+    "chosen_messages",
+    "rejected_messages",
+    "messages",
+    "conversations",
+    "instruction",
+    "input",
+    "history",
+    "system",
 ];
 
 /// The chosen answer as a desirable example and the rejected one as an undesirable one; for supervised fine-tuning the chosen

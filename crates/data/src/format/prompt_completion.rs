@@ -15,9 +15,7 @@ pub(super) fn read(fields: &Fields, task: Task, notes: &mut Notes) -> Result<Fou
         (turns @ Json::Array(_), _) if task == Task::Prompt => {
             Body::Chat { prompt: messages::turns(turns, &prompt, notes)?, completion: Vec::new() }
         }
-        _ if task == Task::Prompt => {
-            Body::Plain { prompt: string_field(fields, "prompt")?, completion: String::new() }
-        }
+        _ if task == Task::Prompt => Body::Plain { prompt: string_field(fields, "prompt")?, completion: String::new() },
         (Json::String(_), Json::String(c)) if c.trim().is_empty() => return Err(empty_completion(completion)),
         (Json::String(p), Json::String(c)) => Body::Plain { prompt: p.clone(), completion: c.clone() },
         (p @ Json::Array(_), c @ Json::Array(_)) => {

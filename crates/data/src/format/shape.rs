@@ -1,11 +1,12 @@
 //! The shapes that rows come in, and how each is told from a row's fields.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::{Fields, Reading, Task, answers};
 
 /// The shape of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Shape {
     /// `prompt`, `completion`: strings or lists of turns.
     PromptCompletion,
@@ -74,11 +75,10 @@ impl Shape {
         let has = |name: &str| fields.get(name).is_some_and(|v| !v.is_null());
         let prompt_only = reading.task == Task::Prompt;
         match self {
-            Shape::Pair => {
-                (has("chosen") && has("rejected")) || (has("chosen_messages") && has("rejected_messages"))
-            }
+            Shape::Pair => (has("chosen") && has("rejected")) || (has("chosen_messages") && has("rejected_messages")),
             Shape::Answers => {
-                let listed = has("completions") || reading.alternatives && matches!(fields.get("completion"), Some(Json::Array(_)));
+                let listed = has("completions")
+                    || reading.alternatives && matches!(fields.get("completion"), Some(Json::Array(_)));
                 has("prompt") && listed && !prompt_only
             }
             Shape::PromptCompletion => has("prompt") && (has("completion") || prompt_only),

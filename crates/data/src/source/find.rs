@@ -103,7 +103,8 @@ fn looks_readable(file: &Path) -> Result<bool> {
 fn matching(pattern: &Path) -> Result<Vec<PathBuf>> {
     let text = pattern.to_string_lossy();
     if !text.contains(['*', '?', '[']) {
-        let reason = format!("no such file or folder; `dataset_name` is a data file ({READ}), a pattern, a folder, or a list");
+        let reason =
+            format!("no such file or folder; `dataset_name` is a data file ({READ}), a pattern, a folder, or a list");
         return Err(no_files(pattern, reason));
     }
     let paths = glob::glob(&text).map_err(|e| no_files(pattern, format!("not a valid pattern: {e}")))?;

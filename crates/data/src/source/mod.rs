@@ -30,7 +30,8 @@ pub struct RawRow {
 /// # Errors
 /// `Io` for a file that is not there.
 pub fn total_bytes(files: &[PathBuf]) -> Result<u64> {
-    let size = |f: &PathBuf| std::fs::metadata(f).map(|m| m.len()).map_err(|source| Error::Io { path: f.clone(), source });
+    let size =
+        |f: &PathBuf| std::fs::metadata(f).map(|m| m.len()).map_err(|source| Error::Io { path: f.clone(), source });
     files.iter().map(size).sum()
 }
 
@@ -48,7 +49,9 @@ impl Open {
             return Ok(Open::Table(Box::new(table::Table::open(path, file)?)));
         }
         match find::text_kind(path) {
-            Some(find::TextKind::Csv(delimiter)) => Ok(Open::Csv(Box::new(csv::Csv::open(path, file, reader, read, delimiter)))),
+            Some(find::TextKind::Csv(delimiter)) => {
+                Ok(Open::Csv(Box::new(csv::Csv::open(path, file, reader, read, delimiter))))
+            }
             _ => Ok(Open::Json(Box::new(json::Splitter::open(path, file, reader, read)?))),
         }
     }

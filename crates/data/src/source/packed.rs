@@ -83,7 +83,9 @@ impl Read for Frames {
             match StreamingDecoder::new(file) {
                 Ok(frame) => self.frame = Some(Box::new(frame)),
                 Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { .. })) => {
-                    return Err(std::io::Error::other("a skippable zstd frame is not read; pack the file again with zstd"));
+                    return Err(std::io::Error::other(
+                        "a skippable zstd frame is not read; pack the file again with zstd",
+                    ));
                 }
                 Err(e) => return Err(std::io::Error::other(format!("not valid zstd: {e}"))),
             }

@@ -1,6 +1,7 @@
 //! Chat templates: Jinja as `transformers` runs it (trimmed blocks, plain `tojson`, `{% generation %}`), bounded in time and size.
 
 mod json;
+pub mod named;
 mod rewrite;
 
 use std::fmt::Write as _;

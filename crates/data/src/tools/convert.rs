@@ -34,7 +34,7 @@ pub struct Converted {
 }
 
 enum Outputs {
-    One(Sink),
+    One(Box<Sink>),
     Two(Box<SplitSink>),
 }
 
@@ -60,7 +60,7 @@ pub fn convert(
     }
     let total = total_bytes(files)?;
     let mut outputs = match train_share {
-        None => Outputs::One(Sink::create(output)?),
+        None => Outputs::One(Box::new(Sink::create(output)?)),
         Some(_) => Outputs::Two(Box::new(SplitSink::create(output)?)),
     };
     let (mut rows, mut done, mut seen) = (Examples::open(files, options), Converted::default(), Report::default());
@@ -76,7 +76,7 @@ pub fn convert(
             };
             sink.write(&example.to_row())?;
         }
-        if rows.rows_read % 1000 == 0 {
+        if rows.rows_read.is_multiple_of(1000) {
             progress(rows.bytes_read(), total);
         }
     }

@@ -110,9 +110,10 @@ fn content(row: &JsonRow, options: &Options) -> Content {
     let json = serde_json::Value::Object(row.clone());
     let read = read_row(&json, &reading).or_else(|_| read_row(&json, &Reading { task: Task::Sft, ..reading }));
     let Ok(read) = read else { return Content { all: all(), prompt: all(), text: all() } };
-    let prompt = read.examples.first().map(|e| prompt(e)).unwrap_or_default();
+    let prompt = read.examples.first().map(prompt).unwrap_or_default();
     let completions: Vec<String> = read.examples.iter().map(completion).collect();
-    let written: Vec<String> = read.examples.iter().map(|e| serde_json::Value::Object(e.to_row()).to_string()).collect();
+    let written: Vec<String> =
+        read.examples.iter().map(|e| serde_json::Value::Object(e.to_row()).to_string()).collect();
     let text = format!("{prompt} {}", completions.join(" "));
     Content { all: written.join("\n"), prompt, text }
 }

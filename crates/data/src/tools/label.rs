@@ -122,7 +122,8 @@ fn gold(row: &Json, field: &str) -> std::result::Result<String, BadField> {
         }
         Some(Json::Number(number)) => Ok(number.to_string()),
         other => {
-            let reason = format!("expected the right answer as string or number, found {}", crate::format::found(other));
+            let reason =
+                format!("expected the right answer as string or number, found {}", crate::format::found(other));
             Err(BadField::new(FieldPath::key(field), reason))
         }
     }
@@ -139,7 +140,7 @@ pub(super) fn completion(example: &Example) -> String {
     }
 }
 
-/// A file of scores, read beside the rows.
+/// A file of scores: eight bytes of memory for each.
 struct Scores {
     files: [PathBuf; 1],
     /// Lines read.
@@ -163,7 +164,8 @@ impl Scores {
                 let json = parse_json(&raw).map_err(|bad| row_error(&self.files, &raw, bad))?;
                 let score = json.as_f64().or_else(|| json["score"].as_f64());
                 let found = || crate::format::found(Some(&json));
-                self.pending.push_back(score.ok_or_else(|| bad(format!("expected a number or `score`, found {}", found())))?);
+                self.pending
+                    .push_back(score.ok_or_else(|| bad(format!("expected a number or `score`, found {}", found())))?);
             }
         }
         self.line += 1;

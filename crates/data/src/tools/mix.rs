@@ -204,7 +204,9 @@ mod tests {
         assert_eq!(first, 10);
         let [again, second] = count(End::AllExhausted);
         assert!(second == 30 && again > 10);
-        for (sizes, weights) in [([1, 0], [1.0, 1.0]), ([1, 1], [1.0, 0.0]), ([1, 1], [1.0, f64::NAN]), ([1, 1], [1.0, 1e-9])] {
+        for (sizes, weights) in
+            [([1, 0], [1.0, 1.0]), ([1, 1], [1.0, 0.0]), ([1, 1], [1.0, f64::NAN]), ([1, 1], [1.0, 1e-9])]
+        {
             assert!(Mixture::new(&sizes, &weights, 1, End::AllExhausted).is_err());
         }
     }

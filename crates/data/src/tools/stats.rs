@@ -171,7 +171,7 @@ fn count_characters(
             stats.report.ignored_labels += usize::from(example.ignored.label && options.task == Task::Sft);
             stats.report.ignored_loss_weights += usize::from(example.ignored.loss_weight);
         }
-        if rows.rows_read % 1000 == 0 {
+        if rows.rows_read.is_multiple_of(1000) {
             progress(rows.bytes_read(), total);
         }
     }

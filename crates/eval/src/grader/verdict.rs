@@ -172,3 +172,33 @@ fn with_letters(pred: String, gold: &str, generation: &str) -> String {
     }
     pred
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row<'a>(gold: &'a str, dataset: &'a str, answer: Answer<'a>) -> Row<'a> {
+        Row { gold, dataset: Some(dataset), answer }
+    }
+
+    #[test]
+    fn a_generation_is_searched_and_a_prediction_taken_as_it_is() {
+        let found = grade(&row("1/2", "math500", Answer::Generation("so \\boxed{0.5}.")), Mode::Strict);
+        assert_eq!((found.verdict, found.rule, found.extracted.as_str()), (true, Rule::Normal, "0.5"));
+        let found = grade(&row("12", "gsm8k", Answer::Pred("12 apples")), Mode::Qwen);
+        assert_eq!((found.verdict, found.rule, found.normalised.as_str()), (true, Rule::SameText, "12"));
+    }
+
+    #[test]
+    fn the_modes_differ_on_the_hundredfold() {
+        let row = row("5", "aime24", Answer::Pred("500"));
+        assert!(grade(&row, Mode::Qwen).verdict);
+        assert!(!grade(&row, Mode::Strict).verdict);
+    }
+
+    #[test]
+    fn letters_are_read_from_the_generation() {
+        let row = row("B", "math500", Answer::Generation("The answer is (B) because 3 < 4"));
+        assert!(grade(&row, Mode::Qwen).verdict);
+    }
+}

@@ -56,8 +56,7 @@ pub(super) fn number_words(text: &str) -> Option<String> {
         let digits = digits.trim_start_matches('0');
         return Some(if digits.is_empty() { "0".to_owned() } else { digits.to_owned() });
     }
-    let words: Vec<&str> =
-        text.split_whitespace().filter(|word| *word == "point" || value(word).is_some()).collect();
+    let words: Vec<&str> = text.split_whitespace().filter(|word| *word == "point" || value(word).is_some()).collect();
     let count = |wanted: &str| words.iter().filter(|word| **word == wanted).count();
     if words.is_empty() || ["thousand", "million", "billion", "point"].iter().any(|word| count(word) > 1) {
         return None;

@@ -114,7 +114,10 @@ mod tests {
         let constant = Axis::measuring([0.5, 0.5].into_iter(), (0.0, 1.0), false);
         assert!((constant.place(0.5) - 0.5).abs() < 1e-6);
         assert!(labels(&constant).contains(&"0.50".to_owned()), "{:?}", labels(&constant));
-        assert_eq!(labels(&Axis::measuring([0.0].into_iter(), (0.0, 1.0), false)), ["-0.04", "-0.02", "0", "0.02", "0.04"]);
+        assert_eq!(
+            labels(&Axis::measuring([0.0].into_iter(), (0.0, 1.0), false)),
+            ["-0.04", "-0.02", "0", "0.02", "0.04"]
+        );
     }
 
     #[test]

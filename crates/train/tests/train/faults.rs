@@ -96,7 +96,12 @@ fn tensors_of_other_shapes_are_named_with_both_shapes() {
     let scratch = Scratch::new("shapes");
     let folder = copy_of("qwen2", &scratch);
     edit_config(&folder, json!({"intermediate_size": 96}));
-    refused_both(&scratch, json!({"model_name_or_path": folder}), 6, &["mlp.gate_proj.weight", "[160, 64]", "[96, 64]"]);
+    refused_both(
+        &scratch,
+        json!({"model_name_or_path": folder}),
+        6,
+        &["mlp.gate_proj.weight", "[160, 64]", "[96, 64]"],
+    );
 }
 
 #[test]
@@ -285,7 +290,11 @@ fn changed_files_are_refused_by_name_when_a_run_is_resumed() {
         let kept = std::fs::read(&file).unwrap();
         // One digit of a number, one bit of a weight, a blank.
         let mut changed = kept.clone();
-        let at = if file.ends_with("rows.jsonl") { kept.iter().rposition(u8::is_ascii_digit).unwrap() } else { kept.len() - 1 };
+        let at = if file.ends_with("rows.jsonl") {
+            kept.iter().rposition(u8::is_ascii_digit).unwrap()
+        } else {
+            kept.len() - 1
+        };
         match file.extension().unwrap().to_str() {
             Some("json") => changed.push(b' '),
             _ => changed[at] ^= 1,
@@ -392,4 +401,46 @@ fn a_named_checkpoint_must_be_whole_and_the_runs_own() {
     let whole = scratch.join("whole");
     finish(&small("kto", &whole, lora()));
     Bits::of(&output, 12).assert_same(&Bits::of(&whole, 12), "from an earlier checkpoint");
+}
+
+/// Set in a process whose files cannot grow beyond a limit: the configuration it is to train with.
+#[cfg(unix)]
+const LIMITED: &str = "PROSPECT_TEST_LIMITED";
+
+/// Stands in for a full disk, which a test cannot have: a process whose files cannot grow to the size of the optimiser's state,
+/// so that a write in the middle of a checkpoint fails.
+#[cfg(unix)]
+#[test]
+fn a_checkpoint_that_cannot_be_written_leaves_the_one_before() {
+    if let Some(config) = std::env::var_os(LIMITED) {
+        let loaded = config::load("child.yaml", &config.to_string_lossy(), &[]).unwrap();
+        let error = train::run(&loaded, &[], &Control::default(), &mut |_| {}).expect_err("the limit was not reached");
+        println!("exit {}: {error}", error.exit_code());
+        return;
+    }
+    let scratch = Scratch::new("limited");
+    let (whole, run) = (scratch.join("whole"), scratch.join("run"));
+    let config = |output: &Path| small("kto", output, json!({}));
+    finish(&config(&whole));
+    stop_after(&config(&run), 2);
+    let again = over(&config(&run), json!({"resume_from_checkpoint": true, "save_steps": 4}));
+    // Blocks of 512 bytes; without the trap the signal would end the process before the write fails.
+    let child = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 1500; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "faults::a_checkpoint_that_cannot_be_written_leaves_the_one_before", "--nocapture"])
+        .env(LIMITED, again.to_string())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success(), "{said}{}", String::from_utf8_lossy(&child.stderr));
+    assert!(said.contains("exit 6: cannot write") && said.contains("optimizer.safetensors"), "{said}");
+    rundir::verify(&run.join("checkpoint-2")).unwrap();
+    let names = std::fs::read_dir(&run).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+    let left: Vec<String> = names.filter(|n| n.contains("checkpoint")).collect();
+    assert_eq!(left, ["checkpoint-2"]);
+    let status = Status::read(&run).unwrap();
+    assert_eq!((status.exit_code, status.step), (Some(6), 4));
+    resume(&config(&run));
+    Bits::of(&run, 12).assert_same(&Bits::of(&whole, 12), "resumed on a disk with room");
 }

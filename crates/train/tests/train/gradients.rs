@@ -3,8 +3,8 @@
 use crate::lab::{Lab, PLAIN};
 use crate::{lora, over, rows, small};
 use kernels::Cpu;
-use objective::metrics::Metric;
 use objective::evaluate;
+use objective::metrics::Metric;
 use serde_json::{Value, json};
 use testkit::{noise, slope};
 use train::policy::Reference;
@@ -43,7 +43,10 @@ fn check(lab: &mut Lab<C>, gradient: &[f64], what: &str, loss: &dyn Fn(&Lab<C>) 
             lab.set(&values);
             loss(lab)
         });
-        assert!((found - claimed).abs() < 1e-9 + 1e-7 * found.abs(), "{what} {name}: {found} by differences, {claimed}");
+        assert!(
+            (found - claimed).abs() < 1e-9 + 1e-7 * found.abs(),
+            "{what} {name}: {found} by differences, {claimed}"
+        );
         largest = largest.max(found.abs());
     }
     lab.set(&at);

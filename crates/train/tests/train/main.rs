@@ -60,7 +60,11 @@ impl Drop for Scratch {
 fn over(base: &Value, with: Value) -> Value {
     let (mut all, with) = (base.as_object().unwrap().clone(), with.as_object().unwrap().clone());
     for (key, value) in with {
-        if value.is_null() { all.remove(&key) } else { all.insert(key, value) };
+        if value.is_null() {
+            all.remove(&key)
+        } else {
+            all.insert(key, value)
+        };
     }
     Value::Object(all)
 }

@@ -1,6 +1,6 @@
 //! A run that was stopped and resumed equals one that was not, bit for bit.
 
-use crate::{Bits, Scratch, finish, lora, notes, over, resume, rows, small, stop_after, train};
+use crate::{Bits, Scratch, finish, lora, notes, over, resume, rows, small, stop_after};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -116,38 +116,43 @@ fn every_checkpoint_holds_all_that_its_step_did() {
     assert_resumes_from_every_checkpoint(&early(&output), &output, 9);
 }
 
+/// Trains until a moment after the first step, somewhere in the next ones; whether it was over before that.
+fn stop_in_the_middle(config: &Value, after: Duration) -> bool {
+    let loaded = config::load("test.yaml", &config.to_string(), &[]).unwrap_or_else(|e| panic!("{e:?}"));
+    let control = Control::default();
+    let (stepped, steps) = std::sync::mpsc::channel();
+    let stop = &control.stop;
+    let ended = std::thread::scope(|threads| {
+        threads.spawn(move || {
+            let _ = steps.recv();
+            let from = Instant::now();
+            while from.elapsed() < after {
+                std::hint::spin_loop();
+            }
+            stop.store(true, Ordering::SeqCst);
+        });
+        let mut observe = |event| {
+            if matches!(event, Event::Step { .. }) {
+                stepped.send(()).unwrap_or_default();
+            }
+        };
+        let ended = train::run(&loaded, &[], &control, &mut observe);
+        drop(stepped);
+        ended
+    });
+    !ended.unwrap_or_else(|e| panic!("{e}")).stopped
+}
+
 #[test]
 fn a_run_stopped_in_the_middle_of_steps_resumes() {
     for config in [busy, full] {
         let scratch = Scratch::new("middle");
         let (whole, cut) = (scratch.join("whole"), scratch.join("cut"));
-        let begin = Instant::now();
         finish(&config(&whole));
-        let whole_run = begin.elapsed();
-        let wanted = Bits::of(&whole, 12);
-        let mut stops = 0;
-        for attempt in 1u32.. {
-            let control = Control::default();
-            let config = over(&config(&cut), json!({"resume_from_checkpoint": true}));
-            // Later each time, so that the run gets on.
-            let after = whole_run * attempt / 9;
-            let ended = std::thread::scope(|threads| {
-                threads.spawn(|| {
-                    let from = Instant::now();
-                    while from.elapsed() < after.max(Duration::from_millis(1)) {
-                        std::hint::spin_loop();
-                    }
-                    control.stop.store(true, Ordering::SeqCst);
-                });
-                train(&config, &control, &mut Vec::new()).unwrap_or_else(|e| panic!("{e}"))
-            });
-            if !ended.stopped {
-                break;
-            }
-            stops += 1;
-        }
-        assert!(stops > 1, "the run was over before it was stopped");
-        Bits::of(&cut, 12).assert_same(&wanted, &format!("stopped {stops} times"));
+        let again = over(&config(&cut), json!({"resume_from_checkpoint": true}));
+        let stops = (0..).take_while(|i| !stop_in_the_middle(&again, Duration::from_micros(700 * i))).count();
+        assert!(stops > 0, "the run was over before it was stopped");
+        Bits::of(&cut, 12).assert_same(&Bits::of(&whole, 12), &format!("stopped {stops} times"));
     }
 }
 

@@ -64,11 +64,15 @@ fn early_stopping_counts_evaluations_without_improvement() {
 #[test]
 fn a_metric_that_is_not_there_is_refused_with_those_that_are() {
     let scratch = Scratch::new("metric");
-    let config = evaluated(&scratch.join("run"), json!({"metric_for_best_model": "eval_bleu", "save_strategy": "best"}));
+    let config =
+        evaluated(&scratch.join("run"), json!({"metric_for_best_model": "eval_bleu", "save_strategy": "best"}));
     let error = train(&config, &Control::default(), &mut Vec::new()).unwrap_err();
     let text = error.to_string();
     assert_eq!(error.exit_code(), 2);
-    assert!(text.contains("eval_bleu") && text.contains("eval_loss") && text.contains("eval_rewards/margins"), "{text}");
+    assert!(
+        text.contains("eval_bleu") && text.contains("eval_loss") && text.contains("eval_rewards/margins"),
+        "{text}"
+    );
 }
 
 #[test]

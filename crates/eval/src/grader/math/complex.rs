@@ -56,10 +56,9 @@ impl Complex {
             (true, true) => Self::bounded(&self.re * &other.re, from_int(0)),
             (true, false) => Self::bounded(&self.re * &other.re, &self.re * &other.im),
             (false, true) => Self::bounded(&self.re * &other.re, &self.im * &other.re),
-            _ => Self::bounded(
-                &self.re * &other.re - &self.im * &other.im,
-                &self.re * &other.im + &self.im * &other.re,
-            ),
+            _ => {
+                Self::bounded(&self.re * &other.re - &self.im * &other.im, &self.re * &other.im + &self.im * &other.re)
+            }
         }
     }
 
@@ -99,7 +98,11 @@ impl Complex {
     pub(in crate::grader) fn sqrt(&self, c: &Constants) -> Option<Self> {
         if self.is_real() {
             let root = real::sqrt(&real::abs(&self.re))?;
-            return Some(if real::is_negative(&self.re) { Self { re: from_int(0), im: root } } else { Self::real(root) });
+            return Some(if real::is_negative(&self.re) {
+                Self { re: from_int(0), im: root }
+            } else {
+                Self::real(root)
+            });
         }
         Self::exp(&self.ln(c)?.div(&Self::int(2))?, c)
     }

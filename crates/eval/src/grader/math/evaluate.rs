@@ -40,7 +40,9 @@ impl<'a> Point<'a> {
             Expr::E => Some(Complex::real(real::exp(&from_int(1), self.constants)?)),
             Expr::I => Some(Complex::i()),
             Expr::Infinity => None,
-            Expr::Var(name) => self.values.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone()),
+            Expr::Var(name) => {
+                self.values.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+            }
             Expr::Add(parts) => {
                 let mut sum = Complex::int(0);
                 for part in parts {
@@ -161,7 +163,13 @@ impl<'a> Point<'a> {
                 for arg in args {
                     let value = integer(arg)?.unsigned_abs();
                     result = match func {
-                        _ if value.is_zero() || result.is_zero() => if func == Func::Lcm { UBig::ZERO } else { value + result },
+                        _ if value.is_zero() || result.is_zero() => {
+                            if func == Func::Lcm {
+                                UBig::ZERO
+                            } else {
+                                value + result
+                            }
+                        }
                         Func::Gcd => value.gcd(result),
                         _ => &value * &result / (&value).gcd(&result),
                     };

@@ -70,12 +70,27 @@ pub(in crate::grader) enum Expr {
     /// A function of unknown meaning: `f(x)`.
     Apply(Box<str>, Vec<Expr>),
     /// `body` folded over `var` from `range[0]` to `range[1]`.
-    Fold { fold: Fold, var: Box<str>, range: Box<[Expr; 2]>, body: Box<Expr> },
+    Fold {
+        fold: Fold,
+        var: Box<str>,
+        range: Box<[Expr; 2]>,
+        body: Box<Expr>,
+    },
     /// The limit of `body` as `var` goes to `to`.
-    Limit { var: Box<str>, to: Box<Expr>, body: Box<Expr> },
+    Limit {
+        var: Box<str>,
+        to: Box<Expr>,
+        body: Box<Expr>,
+    },
     /// The derivative of `body` after `var`.
-    Derivative { var: Box<str>, body: Box<Expr> },
+    Derivative {
+        var: Box<str>,
+        body: Box<Expr>,
+    },
 }
+
+/// Levels that an expression may have: recursion over it must fit a thread's stack.
+pub(in crate::grader) const MAX_LEVELS: usize = 150;
 
 impl Expr {
     pub(in crate::grader) fn int(value: i64) -> Self {
@@ -117,7 +132,9 @@ impl Expr {
     fn parts(&self) -> Vec<&Expr> {
         match self {
             Self::Num(_) | Self::Pi | Self::E | Self::I | Self::Infinity | Self::Var(_) => Vec::new(),
-            Self::Add(parts) | Self::Mul(parts) | Self::Call(_, parts) | Self::Apply(_, parts) => parts.iter().collect(),
+            Self::Add(parts) | Self::Mul(parts) | Self::Call(_, parts) | Self::Apply(_, parts) => {
+                parts.iter().collect()
+            }
             Self::Pow(base, exponent) => vec![base, exponent],
             Self::Fold { range, body, .. } => vec![&range[0], &range[1], body],
             Self::Limit { to, body, .. } => vec![to, body],
@@ -128,6 +145,16 @@ impl Expr {
     /// Whether some node of the tree satisfies `test`.
     pub(in crate::grader) fn any(&self, test: &dyn Fn(&Expr) -> bool) -> bool {
         test(self) || self.parts().into_iter().any(|part| part.any(test))
+    }
+
+    /// How many nodes the tree has.
+    pub(in crate::grader) fn nodes(&self) -> usize {
+        1 + self.parts().into_iter().map(Self::nodes).sum::<usize>()
+    }
+
+    /// Whether the tree has more levels than recursion over it should have.
+    pub(in crate::grader) fn is_deeper_than(&self, levels: usize) -> bool {
+        levels == 0 || self.parts().into_iter().any(|part| part.is_deeper_than(levels - 1))
     }
 
     /// Whether it holds no variable and no unknown function.

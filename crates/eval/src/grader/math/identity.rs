@@ -199,8 +199,7 @@ mod tests {
     #[test]
     fn polynomials_and_quotients_are_expanded() {
         let square = Expr::Add(vec![x(), Expr::int(1)]).pow(Expr::int(2));
-        let expanded =
-            Expr::Add(vec![x().pow(Expr::int(2)), Expr::Mul(vec![Expr::int(2), x()]), Expr::int(1)]);
+        let expanded = Expr::Add(vec![x().pow(Expr::int(2)), Expr::Mul(vec![Expr::int(2), x()]), Expr::int(1)]);
         check(square, expanded, Identity::Normal);
         let quotient = x().pow(Expr::int(2)).sub(Expr::int(1)).div(x().sub(Expr::int(1)));
         check(quotient, Expr::Add(vec![x(), Expr::int(1)]), Identity::Normal);

@@ -7,7 +7,7 @@
 use super::expr::{Expr, Func, Rational};
 use dashu_base::{Abs, BitTest, Sign, UnsignedAbs};
 use dashu_int::{IBig, UBig};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 /// What a monomial is made of.
@@ -20,8 +20,8 @@ enum Atom {
     Pi,
     E,
     Var(Box<str>),
-    /// Something opaque, by its written form.
-    Other(Box<str>),
+    /// Something opaque, by the number of its name in [`Work`].
+    Other(usize),
 }
 
 /// Atoms with their exponents, none of which is zero.
@@ -52,18 +52,31 @@ const MAX_BITS: usize = 12_000;
 /// Term products that one comparison may make: some ten milliseconds.
 const WORK: u32 = 6_000;
 
-/// The work that may still be done.
-pub(in crate::grader) struct Work(Cell<u32>);
+/// The work that may still be done, and the names of opaque atoms.
+pub(in crate::grader) struct Work {
+    left: Cell<u32>,
+    names: RefCell<Vec<String>>,
+}
 
 impl Work {
     pub(in crate::grader) fn new() -> Self {
-        Self(Cell::new(WORK))
+        Self { left: Cell::new(WORK), names: RefCell::new(Vec::new()) }
     }
 
     fn charge(&self, cost: usize) -> Result<(), Trouble> {
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-        self.0.set(self.0.get().checked_sub(cost).ok_or(Trouble::TooLarge)?);
+        self.left.set(self.left.get().checked_sub(cost).ok_or(Trouble::TooLarge)?);
         Ok(())
+    }
+
+    /// The atom of that name.
+    fn named(&self, name: String) -> Atom {
+        let mut names = self.names.borrow_mut();
+        let known = names.iter().position(|known| *known == name);
+        Atom::Other(known.unwrap_or_else(|| {
+            names.push(name);
+            names.len() - 1
+        }))
     }
 }
 /// Primes up to here are divided out of a radicand; a larger cofactor is kept whole.
@@ -242,8 +255,8 @@ pub(in crate::grader) fn normal(expr: &Expr, work: &Work) -> Result<Normal, Trou
             }
         }
         Expr::Call(func, args) => call(*func, all(args, work)?, work),
-        Expr::Apply(name, args) => Ok(opaque(name, &all(args, work)?)),
-        Expr::Fold { .. } | Expr::Limit { .. } | Expr::Derivative { .. } => atom(Atom::Other(format!("{expr:?}").into())),
+        Expr::Apply(name, args) => Ok(opaque(name, &all(args, work)?, work)),
+        Expr::Fold { .. } | Expr::Limit { .. } | Expr::Derivative { .. } => atom(work.named(format!("{expr:?}"))),
     }
 }
 
@@ -251,9 +264,9 @@ fn all(exprs: &[Expr], work: &Work) -> Result<Vec<Normal>, Trouble> {
     exprs.iter().map(|expr| normal(expr, work)).collect()
 }
 
-fn opaque(name: &str, args: &[Normal]) -> Normal {
+fn opaque(name: &str, args: &[Normal], work: &Work) -> Normal {
     let args: Vec<String> = args.iter().map(Normal::written).collect();
-    Normal::poly(Poly::atom(Atom::Other(format!("{name}({})", args.join(";")).into())))
+    Normal::poly(Poly::atom(work.named(format!("{name}({})", args.join(";")))))
 }
 
 fn call(func: Func, args: Vec<Normal>, work: &Work) -> Result<Normal, Trouble> {
@@ -275,12 +288,12 @@ fn call(func: Func, args: Vec<Normal>, work: &Work) -> Result<Normal, Trouble> {
         (Func::Factorial, Some(n), _) if n.denominator().is_one() => {
             let n = u32::try_from(n.numerator()).map_err(|_| Trouble::Undefined)?;
             if n > 1200 {
-                return Ok(opaque("Factorial", &args));
+                return Ok(opaque("Factorial", &args, work));
             }
             let product = (2..=n).fold(UBig::ONE, |product, k| product * UBig::from(k));
             Ok(Normal::constant(Rational::from(product)))
         }
-        _ => Ok(opaque(&format!("{func:?}"), &args)),
+        _ => Ok(opaque(&format!("{func:?}"), &args, work)),
     }
 }
 
@@ -301,7 +314,7 @@ fn symbolic_power(base: Normal, exponent: Normal, work: &Work) -> Result<Normal,
     }
     if exponent.bottom.as_constant().is_none() || (roots.is_empty() && value != Some(one())) {
         let written = format!("({})^({})", base.written(), exponent.written());
-        return Ok(Normal::poly(Poly::atom(Atom::Other(written.into()))));
+        return Ok(Normal::poly(Poly::atom(work.named(written))));
     }
     let scale = exponent.bottom.as_constant().unwrap_or_else(one);
     let mut result = Normal::constant(one());
@@ -312,7 +325,7 @@ fn symbolic_power(base: Normal, exponent: Normal, work: &Work) -> Result<Normal,
                 Normal::poly(root.clone()).rational_power(&coefficient, work)?
             } else {
                 let written = format!("{name}^{}", write_monomial(monomial));
-                Normal::poly(Poly::term(Monomial::from([(Atom::Other(written.into()), coefficient)]), one()))
+                Normal::poly(Poly::term(Monomial::from([(work.named(written), coefficient)]), one()))
             };
             result = result.mul(&factor, work)?;
         }
@@ -412,7 +425,7 @@ impl Normal {
                 return Ok(root);
             }
         }
-        let atom = Atom::Other(format!("({})", self.written()).into());
+        let atom = work.named(format!("({})", self.written()));
         Ok(Self::poly(Poly::term(Monomial::from([(atom, exponent.clone())]), one())))
     }
 
@@ -445,8 +458,11 @@ impl Normal {
     fn written(&self) -> String {
         let scale = self.bottom.0.values().next().cloned().unwrap_or_else(one);
         let write = |poly: &Poly| {
-            let terms: Vec<String> =
-                poly.0.iter().map(|(monomial, value)| format!("{}{}", value / &scale, write_monomial(monomial))).collect();
+            let terms: Vec<String> = poly
+                .0
+                .iter()
+                .map(|(monomial, value)| format!("{}{}", value / &scale, write_monomial(monomial)))
+                .collect();
             terms.join("+")
         };
         format!("{}/{}", write(&self.top), write(&self.bottom))

@@ -239,7 +239,7 @@ fn atan_inverse(n: i64) -> Real {
     let (step, mut power) = (from_int(n * n), from_int(1) / from_int(n));
     let mut sum = power.clone();
     for k in 1..200 {
-        power = power / &step;
+        power /= &step;
         let term = &power / from_int(2 * k + 1);
         if k % 2 == 0 {
             sum += &term;
@@ -263,7 +263,7 @@ fn ln2() -> Real {
     let mut power = from_int(1) / from_int(3);
     let mut sum = power.clone();
     for k in 1..200 {
-        power = power / from_int(9);
+        power /= from_int(9);
         sum += &power / from_int(2 * k + 1);
         if magnitude(&power) < -(BITS as isize) - 8 {
             break;

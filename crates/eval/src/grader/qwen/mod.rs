@@ -4,9 +4,11 @@
 //! need: its LaTeX grammar, which reads the longest prefix that makes sense ([`latex`]), Python expressions ([`python`])
 //! and matrices and lists ([`object`]).
 
+mod functions;
 mod latex;
 mod object;
 mod python;
+mod tokens;
 
 use super::extract::choice_letter_of;
 use super::math::expr::{Expr, Func};
@@ -79,15 +81,11 @@ fn rule(pred: &str, gold: &str, budget: &Budget, depth: usize) -> Option<Rule> {
                 return Some(Rule::Equation);
             }
         }
-        (Some((left, right)), None) if is_short(left) && !gold.contains('=') => {
-            if part(right, gold).is_some() {
-                return Some(Rule::Equation);
-            }
+        (Some((left, right)), None) if is_short(left) && !gold.contains('=') && part(right, gold).is_some() => {
+            return Some(Rule::Equation);
         }
-        (None, Some((left, right))) if is_short(left) && !pred.contains('=') => {
-            if part(pred, right).is_some() {
-                return Some(Rule::Equation);
-            }
+        (None, Some((left, right))) if is_short(left) && !pred.contains('=') && part(pred, right).is_some() => {
+            return Some(Rule::Equation);
         }
         _ => {}
     }
@@ -120,7 +118,8 @@ fn as_matrices(gold: &str) -> String {
 
 fn same_without_brackets(pred: &str, gold: &str) -> bool {
     let within = |text: &str, open: char, close: char| text.starts_with(open) && text.ends_with(close);
-    let outer = (within(pred, '[', ']') && !gold.starts_with('(')) || (within(pred, '(', ')') && !gold.starts_with('['));
+    let outer =
+        (within(pred, '[', ']') && !gold.starts_with('(')) || (within(pred, '(', ')') && !gold.starts_with('['));
     let bare = |text: &str| {
         let text = if outer { text.trim_matches(['[', ']', '(', ')']) } else { text };
         text.replace(['{', '}', '(', ')'], "").to_lowercase()
@@ -240,30 +239,6 @@ mod tests {
         ];
         for (pred, gold) in wrong {
             assert!(!equal(pred, gold).0, "{pred} | {gold}");
-        }
-    }
-}
-
-#[cfg(test)]
-mod zz_tmp {
-    #[test]
-    fn zz_raw() {
-        let (mut bad, mut n) = (0, 0);
-        for l in std::fs::read_to_string("/work/shared/golden/grader/equal.jsonl").unwrap().lines() {
-            let x: serde_json::Value = serde_json::from_str(l).unwrap();
-            let (p, g) = (x["pred"].as_str().unwrap(), x["gold"].as_str().unwrap());
-            if p.len() + g.len() > 3000 { continue; }
-            n += 1;
-            let (v, rule) = super::equal(p, g);
-            if Some(v) != x["qwen"].as_bool() { bad += 1; println!("RAW want {} {} {p:.100?} | {g:.100?} {}", x["qwen"], rule.name(), x["source"]); }
-        }
-        println!("RAW bad {bad} of {n}");
-        for l in std::fs::read_to_string("/work/scratch/graderpy/parses.jsonl").unwrap().lines() {
-            let x: serde_json::Value = serde_json::from_str(l).unwrap();
-            let s = x["s"].as_str().unwrap();
-            let t = s.replace("\\\\", "\\");
-            let mine = super::latex::parse(&t);
-            if mine.is_some() != (x["p"] == "latex0") { println!("PARSE {s:?} theirs {} {} mine {mine:?}", x["p"], x["d"]); }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{latex, python};
 use crate::grader::math::complex::Complex;
-use crate::grader::math::expr::Expr;
+use crate::grader::math::expr::{Expr, MAX_LEVELS};
 use crate::grader::math::real::{floor, from_int};
 use dashu_int::IBig;
 
@@ -19,6 +19,18 @@ pub(super) enum Object {
     Matrix(Vec<Vec<Expr>>),
     /// A text that no parser reads.
     Text(String),
+}
+
+impl Object {
+    fn is_deep(&self) -> bool {
+        match self {
+            Self::Expr(expr) => expr.is_deeper_than(MAX_LEVELS),
+            Self::Relation(_, left, right) => left.is_deeper_than(MAX_LEVELS) || right.is_deeper_than(MAX_LEVELS),
+            Self::Sequence(_, items) => items.iter().any(Self::is_deep),
+            Self::Matrix(rows) => rows.iter().flatten().any(|cell| cell.is_deeper_than(MAX_LEVELS)),
+            Self::Bool(_) | Self::Text(_) => false,
+        }
+    }
 }
 
 /// The kinds of relation.
@@ -41,6 +53,7 @@ pub(super) fn parse(text: &str) -> Object {
         .find_map(|text| latex::parse(text))
         .or_else(|| texts.iter().find_map(|text| python::parse(text)))
         .or_else(|| texts.iter().find_map(|text| matrix(text).or_else(|| list(text))))
+        .filter(|object| !object.is_deep())
         .unwrap_or_else(|| Object::Text(text.to_owned()))
 }
 
@@ -81,7 +94,8 @@ fn list(text: &str) -> Option<Object> {
         .find_map(|(open, close)| text.strip_prefix(*open)?.strip_suffix(*close))
         .unwrap_or(text);
     let separator = if inside.contains(';') { ';' } else { ',' };
-    let items: Option<Vec<Object>> = split(inside, separator).into_iter().map(|item| cell(item).map(Object::Expr)).collect();
+    let items: Option<Vec<Object>> =
+        split(inside, separator).into_iter().map(|item| cell(item).map(Object::Expr)).collect();
     items.filter(|items| items.len() > 1).map(|items| Object::Sequence('[', items))
 }
 

@@ -193,7 +193,9 @@ impl Parser<'_> {
             "E" => Expr::E,
             "I" => Expr::I,
             "oo" => Expr::Infinity,
-            "or" | "and" | "not" | "in" | "is" | "if" | "else" | "for" | "lambda" | "None" | "True" | "False" => return None,
+            "or" | "and" | "not" | "in" | "is" | "if" | "else" | "for" | "lambda" | "None" | "True" | "False" => {
+                return None;
+            }
             _ => Expr::var(name),
         })
     }

@@ -1,7 +1,8 @@
 //! LaTeX commands: functions, fractions, roots, sums, matrices, Greek letters.
 
+use super::arithmetic::expr;
 use super::lex::Tok;
-use super::parse::{Parser, expr};
+use super::parse::Parser;
 use super::value::Value;
 use crate::grader::math::derive::derivative;
 use crate::grader::math::expr::{Expr, Fold, Func};
@@ -53,8 +54,8 @@ pub(super) fn is_function(name: &str) -> bool {
 /// Whether a command begins a value.
 pub(super) fn starts_value(name: &str) -> bool {
     const STARTS: [&str; 24] = [
-        "frac", "dfrac", "tfrac", "cfrac", "sqrt", "pi", "infty", "binom", "dbinom", "tbinom", "lfloor", "lceil", "lvert",
-        "vert", "overline", "bar", "hat", "vec", "dot", "ddot", "tilde", "{", "$", "widehat",
+        "frac", "dfrac", "tfrac", "cfrac", "sqrt", "pi", "infty", "binom", "dbinom", "tbinom", "lfloor", "lceil",
+        "lvert", "vert", "overline", "bar", "hat", "vec", "dot", "ddot", "tilde", "{", "$", "widehat",
     ];
     is_function(name) || STARTS.contains(&name) || name.starts_with("begin ") || is_symbol(name)
 }
@@ -62,10 +63,52 @@ pub(super) fn starts_value(name: &str) -> bool {
 /// Greek letters and other symbols that stand for variables.
 fn is_symbol(name: &str) -> bool {
     const SYMBOLS: [&str; 46] = [
-        "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa",
-        "lambda", "mu", "nu", "xi", "rho", "varrho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega",
-        "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega", "ell", "hbar", "angle",
-        "triangle", "odot", "partial", "nabla", "mho", "ldots",
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "varepsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "vartheta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "xi",
+        "rho",
+        "varrho",
+        "sigma",
+        "tau",
+        "upsilon",
+        "phi",
+        "varphi",
+        "chi",
+        "psi",
+        "omega",
+        "Gamma",
+        "Delta",
+        "Theta",
+        "Lambda",
+        "Xi",
+        "Pi",
+        "Sigma",
+        "Upsilon",
+        "Phi",
+        "Psi",
+        "Omega",
+        "ell",
+        "hbar",
+        "angle",
+        "triangle",
+        "odot",
+        "partial",
+        "nabla",
+        "mho",
+        "ldots",
     ];
     SYMBOLS.contains(&name) || matches!(name, "cdots" | "dots" | "star" | "oplus" | "Re" | "Im" | "imath")
 }
@@ -208,9 +251,7 @@ impl Parser {
             self.eat_open_brace()?;
             '}'
         };
-        let is_end = move |parser: &Parser| {
-            parser.is_sym(close) || (close == '}' && parser.is_cmd("}"))
-        };
+        let is_end = move |parser: &Parser| parser.is_sym(close) || (close == '}' && parser.is_cmd("}"));
         let value = self.list(&is_end)?;
         self.next()?;
         match value {
@@ -293,8 +334,10 @@ impl Parser {
 /// The determinant of a matrix of expressions, up to four rows.
 fn determinant(matrix: Value) -> Option<Value> {
     let Value::Matrix(rows) = matrix else { return None };
-    let rows: Vec<Vec<Expr>> =
-        rows.into_iter().map(|row| row.into_iter().map(expr).collect::<Option<Vec<_>>>()).collect::<Option<Vec<_>>>()?;
+    let rows: Vec<Vec<Expr>> = rows
+        .into_iter()
+        .map(|row| row.into_iter().map(expr).collect::<Option<Vec<_>>>())
+        .collect::<Option<Vec<_>>>()?;
     if rows.len() > 4 || rows.iter().any(|row| row.len() != rows.len()) {
         return None;
     }

@@ -29,17 +29,50 @@ pub(super) struct Token {
 const MAX_TOKENS: usize = 1500;
 
 const TEXT_COMMANDS: [&str; 17] = [
-    "text", "textbf", "textit", "textrm", "textnormal", "textsf", "texttt", "mathrm", "mathbf", "mathit", "mathsf",
-    "mbox", "hbox", "operatorname", "emph", "boldsymbol", "bm",
+    "text",
+    "textbf",
+    "textit",
+    "textrm",
+    "textnormal",
+    "textsf",
+    "texttt",
+    "mathrm",
+    "mathbf",
+    "mathit",
+    "mathsf",
+    "mbox",
+    "hbox",
+    "operatorname",
+    "emph",
+    "boldsymbol",
+    "bm",
 ];
 const SKIPPED: [&str; 20] = [
-    "left", "right", "mleft", "mright", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "displaystyle",
-    "textstyle", "limits", "nolimits", "boxed", "rm", "bf", "it",
+    "left",
+    "right",
+    "mleft",
+    "mright",
+    "big",
+    "Big",
+    "bigg",
+    "Bigg",
+    "bigl",
+    "bigr",
+    "Bigl",
+    "Bigr",
+    "displaystyle",
+    "textstyle",
+    "limits",
+    "nolimits",
+    "boxed",
+    "rm",
+    "bf",
+    "it",
 ];
 /// Plain words that mean the command of the same name.
 const FUNCTIONS: [&str; 26] = [
-    "sin", "cos", "tan", "csc", "sec", "cot", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "arcsinh", "arccosh",
-    "arctanh", "ln", "log", "lg", "exp", "sqrt", "pi", "gcd", "lcm", "max", "min", "infty",
+    "sin", "cos", "tan", "csc", "sec", "cot", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "arcsinh",
+    "arccosh", "arctanh", "ln", "log", "lg", "exp", "sqrt", "pi", "gcd", "lcm", "max", "min", "infty",
 ];
 
 /// The tokens of `text`; `None` where it is too long or a group is not closed.

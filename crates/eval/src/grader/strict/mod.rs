@@ -3,6 +3,9 @@
 //! Conventions: an answer may come with or without its unit, its currency sign or its `x =`; a percent sign divides by 100;
 //! the order of a list does not matter, the kind of a bracket does.
 
+mod arithmetic;
+mod atom;
+mod brackets;
 mod functions;
 mod lex;
 mod parse;
@@ -324,4 +327,197 @@ fn joined(op: SetOp, sides: &[Value]) -> Vec<Value> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::equal;
+
+    fn check(pairs: &[(&str, &str)], expected: bool) {
+        for (pred, gold) in pairs {
+            let (found, rule) = equal(pred, gold);
+            assert_eq!(found, expected, "{pred} | {gold} by {}", rule.name());
+        }
+    }
+
+    #[test]
+    fn numbers_in_many_spellings_are_equal() {
+        check(
+            &[
+                ("0.5", "\\frac{1}{2}"),
+                ("\\dfrac12", "1/2"),
+                ("3\\frac{1}{2}", "\\frac{7}{2}"),
+                ("-1 1/2", "-1.5"),
+                ("1{,}000", "1000"),
+                ("10,\\!080", "10080"),
+                ("1.5 \\times 10^3", "1500"),
+                ("1.5e3", "1500"),
+                ("4*10^33", "4e33"),
+                ("0.\\overline{3}", "\\frac13"),
+                ("75\\%", "\\frac34"),
+                ("\\sqrt{12}", "2\\sqrt3"),
+                ("\\frac{10}{\\sqrt5}", "2\\sqrt{5}"),
+                ("\\sqrt[3]{-8}", "-2"),
+                ("11_2", "3"),
+                ("\\binom{5}{2}", "10"),
+                ("{5 \\choose 2}", "10"),
+                ("\\log_2 8", "3"),
+                ("\\sin 30^\\circ", "\\frac12"),
+                ("e^{i\\pi}", "-1"),
+                ("\\sum_{k=1}^{10} k", "55"),
+                ("\\begin{vmatrix}1&2\\\\3&4\\end{vmatrix}", "-2"),
+            ],
+            true,
+        );
+        check(
+            &[
+                ("0.333", "\\frac13"),
+                ("5", "500"),
+                ("5000", "50\\%"),
+                ("1.0001", "1"),
+                ("22/7", "\\pi"),
+                ("1,2", "12"),
+                ("2^{400}+1", "2^{400}"),
+                ("\\frac{1}{0}", "1"),
+                ("9^{9^{9^{9}}}", "1"),
+            ],
+            false,
+        );
+    }
+
+    #[test]
+    fn formulas_are_compared_as_functions() {
+        check(
+            &[
+                ("x(x+6)", "x^2+6x"),
+                ("\\frac{x^2-1}{x-1}", "x+1"),
+                ("\\sin(2x)", "2\\sin x\\cos x"),
+                ("\\frac{n!}{(n-2)!}", "n(n-1)"),
+                ("\\sum_{i=1}^{n} i^2", "\\frac{n(n+1)(2n+1)}{6}"),
+                ("\\frac{d}{dx}x^2", "2x"),
+                ("\\lim_{x\\to 0}\\frac{\\sin x}{x}", "1"),
+                ("4^x", "2^{2x}"),
+                ("|a-b|", "|b-a|"),
+                ("x_{1}", "x_1"),
+            ],
+            true,
+        );
+        check(
+            &[
+                ("x(x+1)", "x^2+1"),
+                ("2^{n+1}", "2^n+1"),
+                ("-x^2", "(-x)^2"),
+                ("x_1", "x_2"),
+                ("\\theta", "t"),
+                ("\\sqrt{x^2}", "x"),
+            ],
+            false,
+        );
+    }
+
+    #[test]
+    fn lists_sets_and_intervals_follow_their_own_rules() {
+        check(
+            &[
+                ("3,2,1", "1,2,3"),
+                ("\\{2,1\\}", "1,2"),
+                ("1\\pm\\sqrt2", "1+\\sqrt2, 1-\\sqrt2"),
+                ("x=2,3", "x=3 \\text{ or } x=2"),
+                ("(1,2),(3,4)", "(3,4),(1,2)"),
+                ("0<x\\le 1", "(0,1]"),
+                ("(0,2)\\cup(1,3)", "(0,3)"),
+                ("\\mathbb{R}\\setminus\\{0\\}", "x\\ne 0"),
+                ("\\{x\\mid x>0\\}", "(0,\\infty)"),
+                ("(x,y)=(2,3)", "(2,3)"),
+                ("\\emptyset", "\\{\\}"),
+            ],
+            true,
+        );
+        check(
+            &[
+                ("(1,2)", "(2,1)"),
+                ("[1,2]", "(1,2)"),
+                ("1,2", "1,2,3"),
+                ("\\pm 3", "3"),
+                ("x>2", "x\\ge 2"),
+                ("(0,1)\\cap(2,3)", "(0,1)\\cup(2,3)"),
+                ("[-\\infty,2)", "(-\\infty,2)"),
+            ],
+            false,
+        );
+    }
+
+    #[test]
+    fn equations_are_equal_up_to_a_factor() {
+        check(
+            &[
+                ("2y=4x+6", "y=2x+3"),
+                ("9x^2+4y^2=36", "\\frac{x^2}{4}+\\frac{y^2}{9}=1"),
+                ("f(x)=2x+3", "2x+3"),
+                ("5=x", "5"),
+                ("\\angle ABC=60^\\circ", "60"),
+                ("-x>-1", "x<1"),
+            ],
+            true,
+        );
+        check(&[("y=2x-3", "y=2x+3"), ("x^2=4", "4"), ("x>1", "x<1")], false);
+    }
+
+    #[test]
+    fn matrices_units_and_words_are_known() {
+        check(
+            &[
+                ("2\\begin{pmatrix}\\frac12&1\\\\0&2\\end{pmatrix}", "\\begin{bmatrix}1&2\\\\0&4\\end{bmatrix}"),
+                ("5\\text{ cm}", "5"),
+                ("5\\mathrm{~cm}", "5\\text{ centimeters}"),
+                ("864", "864 \\mbox{ inches}^2"),
+                ("1.25 J", "1.25"),
+                ("5 dollars", "\\$5"),
+                ("\\text{(B)}", "B"),
+                ("\\textbf{east}", "\\text{East}"),
+                ("infinity", "+\\infty"),
+            ],
+            true,
+        );
+        check(
+            &[
+                ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\\\3\\end{pmatrix}"),
+                ("5\\text{ cm}", "5\\text{ m}"),
+                ("24x", "24"),
+                ("\\text{odd}", "\\text{even}"),
+                ("A", "B"),
+                ("", "5"),
+            ],
+            false,
+        );
+    }
+
+    #[test]
+    fn malformed_texts_equal_nothing_and_break_nothing() {
+        let broken = [
+            "((((",
+            "\\frac{",
+            "x^^2",
+            "\\",
+            "{",
+            "}",
+            "_",
+            "1+",
+            "\\sqrt{}",
+            "\\left(",
+            "&",
+            "===",
+            "(,)",
+            "\\frac{}{}",
+        ];
+        for text in broken {
+            check(&[(text, "1"), ("1", text)], false);
+        }
+        for part in
+            ["(", "{", "\\frac{1}{1+", "-", "x!", "^2", "|", "\\sin ", "\\frac{d}{dx}x^", "\\sqrt{", "1/", "\\pm "]
+        {
+            let long = part.repeat(400);
+            check(&[(&long, "x+1"), ("x+1", &long)], false);
+        }
+    }
 }

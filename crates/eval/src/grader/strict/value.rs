@@ -50,7 +50,11 @@ pub(super) enum Value {
     /// Entries side by side.
     List(Joint, Vec<Value>),
     /// Entries in round or square brackets: a point, a vector or an interval.
-    Tuple { open: char, close: char, items: Vec<Value> },
+    Tuple {
+        open: char,
+        close: char,
+        items: Vec<Value>,
+    },
     Set(Vec<Value>),
     /// `{x | condition}`.
     Builder(Box<Value>),
@@ -88,7 +92,9 @@ impl Value {
         let any_of = |values: &[Value]| values.iter().any(|value| value.any(test));
         match self {
             Self::Expr(expr) => expr.any(test),
-            Self::List(_, items) | Self::Tuple { items, .. } | Self::Set(items) | Self::Relation(items, _) => any_of(items),
+            Self::List(_, items) | Self::Tuple { items, .. } | Self::Set(items) | Self::Relation(items, _) => {
+                any_of(items)
+            }
             Self::Builder(value) => value.any(test),
             Self::Join(_, sides) => any_of(&sides[..]),
             Self::Matrix(rows) => rows.iter().any(|row| any_of(row)),
