@@ -87,7 +87,7 @@ impl<B: Backend> Block<B> {
         let n_td = self.attention_norm.again(ctx, x_td.view(), &saved.attention_norm);
         let need = below || self.attention_norm.weight.trained().is_some();
         let into = need.then(|| dn_td.out());
-        self.attention.backward(ctx, grads, rotary, part, n_td.view(), &saved.attention, dmid_td.view(), into);
+        self.attention.backward(ctx, grads, (rotary, part), n_td.view(), &saved.attention, dmid_td.view(), into);
         if need {
             self.attention_norm.backward(ctx, grads, x_td.view(), &saved.attention_norm, dn_td.view(), dmid_td.acc());
         }

@@ -138,7 +138,7 @@ fn attention<B: Double>(
         let saved = l.forward(ctx, &rotary, &part, x.view(), None, y.out());
         let dx = back.map(|(dy, grads)| {
             let (dy, mut dx) = (device(ctx, D, dy), ctx.backend.mat(T, D));
-            l.backward(ctx, grads, &rotary, &part, x.view(), &saved, dy.view(), Some(dx.out()));
+            l.backward(ctx, grads, (&rotary, &part), x.view(), &saved, dy.view(), Some(dx.out()));
             host(ctx, &dx)
         });
         (host(ctx, &y), dx)

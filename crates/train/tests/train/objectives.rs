@@ -2,12 +2,13 @@
 
 use crate::lab::{Lab, PLAIN, Stepped};
 use crate::{Bits, Scratch, finish, log_of, logged, lora, notes, over, resume, rows, small, stop_after, train};
-use kernels::Cpu;
+use kernels::{Cpu, Memory};
 use objective::metrics::Metric;
 use rundir::{Opening, RunFolder, Status};
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::path::Path;
-use train::step::{RowGroup, preference_step};
+use train::step::{Execution, RowGroup, preference_step, score_preference};
 use train::{Control, Error, Event};
 
 /// Runs `config` in a folder of its own and returns what has to repeat.
@@ -305,24 +306,26 @@ fn an_interrupted_step_is_abandoned_at_any_pack() {
     let config = small("kto", &std::env::temp_dir(), lora());
     let lab = Lab::new(Cpu::<f32>::new(1), &config, 0.02);
     for z0_first in [false, true] {
-        let execution = train::step::Execution { budget_rows: 100, z0_first, ..PLAIN };
-        let asked = std::cell::Cell::new(0);
-        let run = |limit: u32| {
+        let execution = Execution { budget_rows: 100, z0_first, ..PLAIN };
+        let asked = Cell::new(0);
+        let limit = Cell::new(u32::MAX);
+        let interrupted = || {
+            asked.set(asked.get() + 1);
+            asked.get() > limit.get()
+        };
+        let mut cx = lab.context(execution);
+        cx.interrupted = &interrupted;
+        let run = |most: u32| {
             asked.set(0);
-            let interrupted = || {
-                asked.set(asked.get() + 1);
-                asked.get() > limit
-            };
-            let mut cx = lab.context(execution);
-            cx.interrupted = &interrupted;
-            let mut grads = kernels::Memory::zeros(&lab.backend, 1, lab.policy.table.len());
+            limit.set(most);
+            let mut grads = lab.backend.zeros(1, lab.policy.table.len());
             let group = RowGroup { rows: (0..8).collect(), normaliser: vec![0.125; 8] };
             preference_step(&cx, &lab.preference(), &[group], &mut grads).is_ok()
         };
-        assert!(run(u32::MAX));
-        let all = asked.get();
-        assert!(all > 6, "{all} chances to stop");
-        (0..all).for_each(|limit| assert!(!run(limit), "went on after {limit}"));
-        assert!(run(all));
+        // Once before each pack of the reference, of the policy, and of the backward pass.
+        score_preference(&cx, &lab.preference(), &[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
+        let packs = asked.get() / 2;
+        assert!(packs > 2 && run(u32::MAX) && asked.get() == 3 * packs, "asked {} times", asked.get());
+        assert!((0..3 * packs).all(|most| !run(most)) && run(3 * packs));
     }
 }

@@ -1,6 +1,7 @@
 //! A run that was stopped and resumed equals one that was not, bit for bit.
 
 use crate::{Bits, Scratch, finish, lora, notes, over, resume, rows, small, stop_after};
+use rundir::{Opening, RunFolder};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -198,6 +199,18 @@ fn a_lost_or_damaged_reference_is_taken_again() {
         resume(&full(&output));
         Bits::of(&output, 12).assert_same(&whole, what);
     }
+}
+
+#[test]
+fn a_run_killed_before_it_had_begun_begins() {
+    let scratch = Scratch::new("unbegun");
+    let (whole, killed) = (scratch.join("whole"), scratch.join("killed"));
+    finish(&busy(&whole));
+    // The folder is there and marked as a run's, and nothing else was written.
+    drop(RunFolder::open(&killed, Opening::Create).unwrap());
+    resume(&busy(&killed));
+    Bits::of(&killed, 12).assert_same(&Bits::of(&whole, 12), "begun on resume");
+    assert!(["config.yaml", "lock.json", "inputs/inputs.json"].iter().all(|f| killed.join(f).is_file()));
 }
 
 #[test]
