@@ -5,4 +5,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod benchmark;
+mod error;
 pub mod grader;
+
+pub use error::Error;

@@ -62,6 +62,11 @@ pub fn extract(text: &str, dataset: &str) -> Extracted {
     Extracted { normalised: normalise(&once, kept), text, place }
 }
 
+/// The answer that a solution states, as it stands there.
+pub fn boxed_answer(solution: &str) -> String {
+    raw_answer(solution).0
+}
+
 /// Whether the benchmark's answers keep their unit words.
 pub(super) fn keeps_units(dataset: &str) -> bool {
     dataset == "minerva_math"

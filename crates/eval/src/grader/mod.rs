@@ -14,6 +14,6 @@ mod strict;
 mod verdict;
 mod words;
 
-pub use extract::{Extracted, Place, extract};
+pub use extract::{Extracted, Place, boxed_answer, extract};
 pub use normalise::normalise;
 pub use verdict::{Answer, Mode, Row, Rule, Verdict, grade, normalise_gold};

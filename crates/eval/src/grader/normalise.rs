@@ -268,41 +268,37 @@ fn without_units(mut text: String) -> String {
 /// `text` without every `unit` that has no word character beside it; `None` where there is none. A search from the left
 /// over non-overlapping places, each taking one character on either side: as `re.sub(r"(^|\W)unit($|\W)", r"\1\2")`.
 fn without_unit(text: &str, unit: &str, plural: bool) -> Option<String> {
+    // Up to its first wildcard the unit is found as it stands.
+    let literal = unit.split('.').next().unwrap_or(unit);
     let mut out: Option<String> = None;
-    let mut copied = 0;
-    let mut at = 0;
-    while at < text.len() {
-        let found = at_start(text, at, unit, plural).or_else(|| {
-            let before = text[at..].chars().next().filter(|c| !is_word(*c))?;
-            unit_here(text, at + before.len_utf8(), unit, plural)
-        });
-        let Some((begin, end, next)) = found else {
-            at += text[at..].chars().next().map_or(1, char::len_utf8);
-            continue;
-        };
-        let out = out.get_or_insert_with(String::new);
-        out.push_str(&text[copied..begin]);
-        copied = end;
-        at = next;
+    let (mut copied, mut free, mut at) = (0, 0, 0);
+    while let Some(step) = text[at..].find(literal) {
+        let begin = at + step;
+        let before = text[free..begin].chars().next_back();
+        let apart = begin == 0 || before.is_some_and(|c| !is_word(c));
+        match unit_here(text, begin, unit, plural).filter(|_| apart) {
+            Some((end, next)) => {
+                let out = out.get_or_insert_with(String::new);
+                out.push_str(&text[copied..begin]);
+                (copied, free, at) = (end, next, next);
+            }
+            None => at = begin + text[begin..].chars().next().map_or(1, char::len_utf8),
+        }
     }
     let mut out = out?;
     out.push_str(&text[copied..]);
     Some(out)
 }
 
-fn at_start(text: &str, at: usize, unit: &str, plural: bool) -> Option<(usize, usize, usize)> {
-    if at == 0 { unit_here(text, 0, unit, plural) } else { None }
-}
-
-/// Whether `unit` stands at byte `at` and ends there: its begin, its end, and where the search goes on.
-fn unit_here(text: &str, at: usize, unit: &str, plural: bool) -> Option<(usize, usize, usize)> {
+/// Whether `unit` stands at byte `at` and ends there: its end, and where the search goes on.
+fn unit_here(text: &str, at: usize, unit: &str, plural: bool) -> Option<(usize, usize)> {
     let mut rest = text[at..].chars();
     let mut wanted = unit.chars().chain(plural.then_some('s'));
     wanted.all(|c| rest.next().is_some_and(|found| found == c || c == '.')).then_some(())?;
     let end = text.len() - rest.as_str().len();
     match rest.next() {
-        None => Some((at, end, end)),
-        Some(after) if !is_word(after) => Some((at, end, end + after.len_utf8())),
+        None => Some((end, end)),
+        Some(after) if !is_word(after) => Some((end, end + after.len_utf8())),
         Some(_) => None,
     }
 }

@@ -44,7 +44,11 @@ impl<B: Backend> Run<'_, B> {
             return Ok(true);
         }
         let interrupted = || control.stop.load(Ordering::SeqCst);
-        let Ok(cached) = self.reference_values(counts, &interrupted, observe) else { return Ok(false) };
+        let Ok(cached) = self.reference_values(counts, &interrupted, observe) else {
+            let what = "stopped while the reference's log-probabilities were taken; a resumed run takes them again";
+            observe(Event::Note(what.to_owned()));
+            return Ok(false);
+        };
         self.folder.write(FILE, &sealed(&cached))?;
         self.cached = cached;
         Ok(true)

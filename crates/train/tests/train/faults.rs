@@ -1,6 +1,6 @@
 //! Wrong inputs and failing disks: what is said, the exit code, and what is left untouched.
 
-use crate::{Bits, Scratch, finish, log_of, lora, model, notes, over, resume, rows, small, stop_after, train};
+use crate::{Bits, Damage, Scratch, finish, log_of, lora, model, notes, over, resume, rows, small, stop_after, train};
 use data::{Clock, Tokenizer};
 use rundir::Status;
 use serde_json::{Value, json};
@@ -352,7 +352,7 @@ fn a_damaged_newest_checkpoint_is_passed_over_and_said_so() {
     let config = |output: &Path| small("kto", output, lora());
     finish(&config(&whole));
     let whole = Bits::of(&whole, 12);
-    let damage: [(&str, fn(&Path)); 4] = [
+    let damage: [(&str, Damage); 4] = [
         ("flipped", |dir| {
             let file = dir.join(weights::ADAPTER_WEIGHTS_FILE);
             let mut bytes = std::fs::read(&file).unwrap();

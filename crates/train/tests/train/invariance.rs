@@ -28,16 +28,23 @@ fn cases(trainer: &str) -> Vec<(String, Value)> {
     cases
 }
 
-/// A KTO job away from its reference, and a step of it.
-fn kto_lab<R: Real>(config: &Value) -> (Lab<Cpu<R>>, impl Fn(&Lab<Cpu<R>>, Execution) -> Stepped)
+/// A step of a KTO job.
+fn step<R: Real>(lab: &Lab<Cpu<R>>, execution: Execution) -> Stepped
+where
+    Cpu<R>: Backend<Real = R>,
+{
+    lab.preference_step(execution, 0..8)
+}
+
+/// A KTO job away from its reference.
+fn kto_lab<R: Real>(config: &Value) -> Lab<Cpu<R>>
 where
     Cpu<R>: Backend<Real = R>,
 {
     let lab = Lab::new(Cpu::new(2), config, 0.02);
-    let step = |lab: &Lab<Cpu<R>>, execution| lab.preference_step(execution, 0..8);
     let plain = step(&lab, PLAIN);
     assert!(plain.metric(Metric::KlRaw).abs() > 1e-3, "policy and reference are still one model");
-    (lab, step)
+    lab
 }
 
 /// Tolerance of values and of gradients. The latter are sums over about a thousand rows in another order.
@@ -50,7 +57,7 @@ where
     Cpu<R>: Backend<Real = R>,
 {
     for (name, config) in cases("kto") {
-        let (lab, step) = kto_lab::<R>(&config);
+        let lab = kto_lab::<R>(&config);
         let all = step(&lab, PLAIN);
         for budget_rows in [1, 100] {
             let cut = step(&lab, Execution { budget_rows, ..PLAIN });
@@ -80,7 +87,7 @@ where
 {
     let apart = Execution { share_prompts: false, ..PLAIN };
     for (name, config) in cases("kto") {
-        let (lab, step) = kto_lab::<R>(&config);
+        let lab = kto_lab::<R>(&config);
         step(&lab, apart).assert_near(&step(&lab, PLAIN), near::<R>(), &name);
     }
     for (name, config) in cases("sft") {
@@ -104,7 +111,7 @@ fn a_shared_prompt_equals_a_repeated_one() {
 #[test]
 fn every_schedule_of_a_step_gives_the_same_bits() {
     for (name, config) in cases("kto") {
-        let (mut lab, step) = kto_lab::<f32>(&config);
+        let mut lab = kto_lab::<f32>(&config);
         for dropout in [None, Some(Dropout { p: 0.1, key: 7 })] {
             lab.dropout = dropout.filter(|_| lab.job.adapter.is_some());
             for budget_rows in [1 << 20, 150] {

@@ -145,6 +145,9 @@ fn logged(folder: &Path, key: &str) -> Vec<f64> {
     log_of(folder).iter().filter_map(|r| r.get(key)).map(|v| v.as_f64().unwrap()).collect()
 }
 
+/// Something done to a file or folder.
+type Damage = fn(&Path);
+
 /// What a run leaves that has to repeat bit for bit.
 #[derive(PartialEq)]
 struct Bits {

@@ -155,7 +155,7 @@ impl Poly {
         for (a, x) in &self.0 {
             for (b, y) in &other.0 {
                 let (monomial, factor) = product(a, b)?;
-                work.charge(1 + bits(x) * bits(y) / 50_000)?;
+                work.charge(1 + (bits(x) + bits(y)) / 100)?;
                 out.add_term(monomial, x * y * factor);
             }
         }

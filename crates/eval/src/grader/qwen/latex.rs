@@ -448,10 +448,14 @@ fn multiply(factors: Vec<Factor>) -> Parsed<Expr> {
     for at in (0..factors.len()).rev() {
         match &factors[at] {
             _ if is_times(at) => {}
-            Factor::Expr(expr) => rest.insert(0, expr.clone()),
+            Factor::Expr(expr) => rest.push(expr.clone()),
             Factor::Derivative(_) if rest.is_empty() => return Err(Failure::Fatal),
-            Factor::Derivative(var) => rest = vec![derivative(&Expr::Mul(rest), var)],
+            Factor::Derivative(var) => {
+                rest.reverse();
+                rest = vec![derivative(&Expr::Mul(rest), var)];
+            }
         }
     }
+    rest.reverse();
     Ok(if rest.len() == 1 { rest.remove(0) } else { Expr::Mul(rest) })
 }

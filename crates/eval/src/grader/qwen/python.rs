@@ -101,20 +101,33 @@ impl Parser<'_> {
     }
 
     fn factor(&mut self) -> Option<Object> {
-        if self.eat("-") {
-            return Some(Object::Expr(expr(self.factor()?)?.neg()));
+        let mut minus = false;
+        loop {
+            if self.eat("-") {
+                minus = !minus;
+            } else if !self.eat("+") {
+                break;
+            }
         }
-        if self.eat("+") {
-            return Some(Object::Expr(expr(self.factor()?)?));
-        }
+        let value = self.power()?;
+        if minus { Some(Object::Expr(expr(value)?.neg())) } else { Some(value) }
+    }
+
+    fn power(&mut self) -> Option<Object> {
         let mut base = self.atom()?;
         while self.rest.starts_with('!') && self.eat("!") {
             base = Object::Expr(Expr::Call(Func::Factorial, vec![expr(base)?]));
         }
-        if self.eat("**") {
-            return Some(Object::Expr(expr(base)?.pow(expr(self.factor()?)?)));
+        if !self.eat("**") {
+            return Some(base);
         }
-        Some(base)
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return None;
+        }
+        let exponent = expr(self.factor()?)?;
+        self.depth -= 1;
+        Some(Object::Expr(expr(base)?.pow(exponent)))
     }
 
     fn atom(&mut self) -> Option<Object> {

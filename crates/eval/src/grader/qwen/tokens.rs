@@ -18,97 +18,70 @@ pub(super) enum Tok {
 /// Longer texts are not read.
 const MAX_TOKENS: usize = 1500;
 
+/// Commands that the grammar skips, with and without letters.
+const SKIPPED: &str = " thinspace medspace thickspace quad qquad negthinspace negmedspace negthickspace left right vrule \
+                       vcenter vbox vskip vspace hfil , : ; ! ( = * - . / \" ";
+
+const SYMS: [&str; 20] =
+    ["+", "-", "*", "/", "(", ")", "{", "}", "[", "]", "|", "_", "^", ":", "<", ">", "!", ",", ".", "="];
+
 /// The tokens of `text`; `None` where it is too long.
 pub(super) fn lex(text: &str) -> Option<Vec<Tok>> {
-    const IGNORED: [&str; 22] = [
-        "thinspace",
-        "medspace",
-        "thickspace",
-        "quad",
-        "qquad",
-        "negthinspace",
-        "negmedspace",
-        "negthickspace",
-        "left",
-        "right",
-        "vrule",
-        "vcenter",
-        "vbox",
-        "vskip",
-        "vspace",
-        "hfil",
-        ",",
-        ":",
-        ";",
-        "!",
-        "(",
-        "=",
-    ];
-    const SYMS: [(&str, &str); 21] = [
-        ("+", "+"),
-        ("-", "-"),
-        ("*", "*"),
-        ("/", "/"),
-        ("(", "("),
-        (")", ")"),
-        ("{", "{"),
-        ("}", "}"),
-        ("[", "["),
-        ("]", "]"),
-        ("|", "|"),
-        ("_", "_"),
-        ("^", "^"),
-        (":", ":"),
-        ("<", "<"),
-        (">", ">"),
-        ("!", "!"),
-        (",", ","),
-        (".", "."),
-        ("=", "="),
-        ("&=", "="),
-    ];
     let mut out = Vec::new();
     let mut rest = text.trim();
-    while let Some(c) = rest.chars().next() {
+    while !rest.is_empty() {
+        let (tok, length) = token(rest);
+        out.extend(tok);
+        rest = &rest[length..];
         if out.len() > MAX_TOKENS {
             return None;
         }
-        if matches!(c, ' ' | '\t' | '\r' | '\n') {
-            rest = &rest[1..];
-        } else if let Some(after) = rest.strip_prefix('\\') {
-            let letters = after.bytes().take_while(u8::is_ascii_alphabetic).count();
-            let length = if letters > 0 { letters } else { after.chars().next().map_or(0, char::len_utf8) };
-            let name = &after[..length];
-            rest = &after[length..];
-            match name {
-                "{" => out.push(Tok::Sym("\\{")),
-                "}" => out.push(Tok::Sym("\\}")),
-                _ if IGNORED.contains(&name) || matches!(name, "*" | "-" | "." | "/" | "\"") => {}
-                _ if letters > 0 => out.push(Tok::Symbol(name.to_owned())),
-                _ => out.push(Tok::Bad),
-            }
-        } else if let Some((tok, after)) = differential(rest) {
-            out.push(tok);
-            rest = after;
-        } else if c.is_ascii_alphanumeric() {
-            out.push(if c.is_ascii_digit() { Tok::Digit(c) } else { Tok::Letter(c) });
-            rest = &rest[1..];
-        } else if c == '\'' {
-            let count = rest.bytes().take_while(|byte| *byte == b'\'').count();
-            out.push(Tok::Quotes(count));
-            rest = &rest[count..];
-        } else if let Some((written, sym)) = SYMS.iter().find(|(written, _)| rest.starts_with(written)) {
-            out.push(Tok::Sym(sym));
-            rest = &rest[written.len()..];
-            if *sym == "=" {
-                rest = rest.strip_prefix('&').unwrap_or(rest);
-            }
-        } else {
-            out.push(Tok::Bad);
-            rest = &rest[c.len_utf8()..];
-        }
     }
     Some(out)
+}
+
+/// The token that `rest` begins with, or nothing for space, and its length in bytes.
+fn token(rest: &str) -> (Option<Tok>, usize) {
+    if let Some(after) = rest.strip_prefix('\\') {
+        return command(after);
+    }
+    if let Some((tok, after)) = differential(rest) {
+        return (Some(tok), rest.len() - after.len());
+    }
+    let c = rest.chars().next().unwrap_or(' ');
+    match c {
+        ' ' | '\t' | '\r' | '\n' => (None, 1),
+        '0'..='9' => (Some(Tok::Digit(c)), 1),
+        'a'..='z' | 'A'..='Z' => (Some(Tok::Letter(c)), 1),
+        '\'' => {
+            let count = rest.bytes().take_while(|byte| *byte == b'\'').count();
+            (Some(Tok::Quotes(count)), count)
+        }
+        // The alignment of an equation belongs to its sign.
+        '=' if rest[1..].starts_with('&') => (Some(Tok::Sym("=")), 2),
+        '&' if rest[1..].starts_with('=') => (Some(Tok::Sym("=")), 2),
+        _ => match SYMS.iter().find(|sym| rest.starts_with(**sym)) {
+            Some(sym) => (Some(Tok::Sym(sym)), 1),
+            None => (Some(Tok::Bad), c.len_utf8()),
+        },
+    }
+}
+
+/// The token of what follows a backslash, which counts in the length.
+fn command(after: &str) -> (Option<Tok>, usize) {
+    let letters = after.bytes().take_while(u8::is_ascii_alphabetic).count();
+    let length = if letters > 0 { letters } else { after.chars().next().map_or(0, char::len_utf8) };
+    let name = &after[..length];
+    let is_skipped = || SKIPPED.split(' ').any(|skipped| skipped == name);
+    let tok = match name {
+        "{" => Some(Tok::Sym("\\{")),
+        "}" => Some(Tok::Sym("\\}")),
+        "" | " " => Some(Tok::Bad),
+        _ if is_skipped() => None,
+        _ if letters > 0 => Some(Tok::Symbol(name.to_owned())),
+        _ => Some(Tok::Bad),
+    };
+    (tok, 1 + length)
 }
 
 /// `dx`, `d x` or `d\theta`.

@@ -24,16 +24,33 @@ impl Parser {
         }
     }
 
+    /// The arguments of a `\frac` of two integers: in braces or one digit each.
+    fn small_fraction(&mut self) -> Option<(Rational, Rational)> {
+        if let Some(Tok::Num(written, _)) = self.peek()
+            && let [top, bottom] = written.as_bytes()
+            && top.is_ascii_digit()
+            && bottom.is_ascii_digit()
+        {
+            let (top, bottom) = (top - b'0', bottom - b'0');
+            self.at += 1;
+            return Some((Rational::from(top), Rational::from(bottom)));
+        }
+        let mut part = || {
+            let braced = self.eat('{');
+            let from = self.at;
+            let value = self.integer()?;
+            let one_digit = matches!(&self.tokens[from].tok, Tok::Num(written, _) if written.len() == 1);
+            (if braced { self.eat('}') } else { one_digit }).then_some(value)
+        };
+        Some((part()?, part()?))
+    }
+
     pub(super) fn read_mixed(&mut self) -> Option<Value> {
         let whole = self.integer()?;
         let spaced = self.peek_spaced();
         let (top, bottom) = if ["frac", "dfrac", "tfrac"].iter().any(|name| self.is_cmd(name)) {
             self.at += 1;
-            let (top, bottom) = (self.argument()?, self.argument()?);
-            match (top, bottom) {
-                (Expr::Num(top), Expr::Num(bottom)) => (top, bottom),
-                _ => return None,
-            }
+            self.small_fraction()?
         } else {
             let top = spaced.then(|| self.integer())??;
             self.expect('/')?;

@@ -1,7 +1,7 @@
 //! What stands between brackets, braces and bars, and in matrices.
 
 use super::arithmetic::expr;
-use super::lex::Tok;
+use super::lex::{Tok, Token};
 use super::parse::Parser;
 use super::units::canonical;
 use super::value::Value;
@@ -39,23 +39,32 @@ impl Parser {
         if self.eat_cmd("}") {
             return Some(Value::Set(Vec::new()));
         }
-        let is_bar = |parser: &Parser| parser.is_sym('|') || parser.is_cmd("mid") || parser.is_sym(':');
         self.bars += 1;
-        let mark = self.at;
-        let element = self.power();
-        let value = if element.is_some() && is_bar(self) {
-            self.at += 1;
+        let value = if self.has_condition() {
+            self.power()?;
+            self.next()?;
             self.bars -= 1;
             Value::Builder(Box::new(self.list(&|parser| parser.is_cmd("}"))?))
         } else {
             self.bars -= 1;
-            self.at = mark;
             match self.list(&|parser| parser.is_cmd("}"))? {
                 Value::List(_, items) => Value::Set(items),
                 value => Value::Set(vec![value]),
             }
         };
         self.eat_cmd("}").then_some(value)
+    }
+
+    /// Whether one element and a bar come before anything else that could end them.
+    fn has_condition(&self) -> bool {
+        let ends = |token: &&Token| match &token.tok {
+            Tok::Sym(c) => matches!(c, '|' | ':' | ',' | ';' | '(' | '='),
+            Tok::Cmd(name) => matches!(name.as_str(), "mid" | "{" | "}"),
+            _ => false,
+        };
+        let before = self.tokens[self.at..].iter().take_while(|token| !ends(token)).count();
+        let bar = self.tokens.get(self.at + before).map(|token| &token.tok);
+        before > 0 && matches!(bar, Some(Tok::Sym('|' | ':'))) || bar == Some(&Tok::Cmd("mid".to_owned()))
     }
 
     pub(super) fn absolute(&mut self) -> Option<Value> {

@@ -183,31 +183,24 @@ impl Parser {
         Some(Expr::Call(Func::Root, vec![radicand, index]))
     }
 
-    /// A fraction; of a lone differential below, a derivative.
+    /// A fraction; of a lone differential below, a derivative of what follows.
     fn fraction(&mut self) -> Option<Expr> {
-        if let Some(derivative) = self.derivative() {
-            return Some(derivative);
+        if let Some(var) = self.derivative() {
+            return Some(derivative(&self.product()?, &var));
         }
         let top = self.argument()?;
         Some(top.div(self.argument()?))
     }
 
-    /// `\frac{d}{dx} f`, with `\frac` read; nothing is consumed where it is no such thing.
-    fn derivative(&mut self) -> Option<Expr> {
-        let is = |at: usize, wanted: &Tok| self.tokens.get(at).is_some_and(|token| token.tok == *wanted);
-        let (d, open, close) = (Tok::Letter('d'), Tok::Sym('{'), Tok::Sym('}'));
-        let at = self.at;
-        let shape = is(at, &open) && is(at + 1, &d) && is(at + 2, &close) && is(at + 3, &open) && is(at + 4, &d);
-        if !shape || !is(at + 6, &close) {
-            return None;
-        }
-        let Some(Tok::Letter(var)) = self.tokens.get(at + 5).map(|token| token.tok.clone()) else { return None };
-        self.at = at + 7;
-        let Some(body) = self.product() else {
-            self.at = at;
-            return None;
-        };
-        Some(derivative(&body, &var.to_string()))
+    /// The variable of `\frac{d}{dx}`, whose `\frac` was read; nothing is consumed where it is no such thing.
+    fn derivative(&mut self) -> Option<String> {
+        let (open, close) = (Tok::Sym('{'), Tok::Sym('}'));
+        let shape: Vec<&Tok> = self.tokens.iter().skip(self.at).take(7).map(|token| &token.tok).collect();
+        let [a, Tok::Letter('d'), b, c, Tok::Letter('d'), Tok::Letter(var), d] = shape[..] else { return None };
+        let var = var.to_string();
+        let braced = *a == open && *b == close && *c == open && *d == close;
+        self.at += if braced { 7 } else { 0 };
+        braced.then_some(var)
     }
 
     fn call(&mut self, func: Func) -> Option<Expr> {
