@@ -86,7 +86,9 @@ const THINGS: [&str; 12] =
     ["stamps", "apples", "books", "coins", "shells", "pens", "cards", "eggs", "cups", "nails", "rings", "balls"];
 
 /// Largest number at the beginning of a sum or difference.
-const LARGEST: u64 = 30;
+const LARGEST: u64 = 20;
+/// Largest number at the beginning of a product.
+const LARGEST_COUNT: u64 = 5;
 /// Largest of all other numbers, so that a small model can learn to add and subtract them within a minute.
 const LARGEST_NEXT: u64 = 9;
 
@@ -158,7 +160,7 @@ fn problem(seed: u64, index: u64) -> Problem {
     let story = &STORIES[pick(0, STORIES.len() as u64)];
     let (name, things) = (NAMES[pick(1, NAMES.len() as u64)], THINGS[pick(2, THINGS.len() as u64)]);
     let mut numbers = vec![match story.operations[0] {
-        Multiply => 2 + draw.below(3, LARGEST_NEXT - 1),
+        Multiply => 2 + draw.below(3, LARGEST_COUNT - 1),
         Add | Subtract => 2 + draw.below(3, LARGEST - 1),
     } as i64];
     let (mut result, mut steps) = (numbers[0], Vec::new());

@@ -48,17 +48,17 @@ pub struct Training {
 impl Default for Recipe {
     fn default() -> Recipe {
         Recipe {
-            train_problems: 12_000,
+            train_problems: 18_000,
             held_out_problems: 600,
             vocabulary: 512,
             shape: Shape {
                 vocabulary: 0,
                 eos_token_id: 0,
                 positions: 128,
-                hidden: 256,
-                feed_forward: 768,
-                layers: 2,
-                heads: 8,
+                hidden: 192,
+                feed_forward: 576,
+                layers: 3,
+                heads: 6,
                 kv_heads: 1,
                 deviation: 0.06,
             },
