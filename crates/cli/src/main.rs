@@ -2,13 +2,17 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod confined;
+mod data;
 mod demo;
 mod failure;
 mod generate;
 mod merge;
+mod meter;
 mod output;
 mod plan;
 mod progress;
+mod pull;
 mod runs;
 mod score;
 mod screen;
@@ -39,5 +43,8 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Generate(args) => generate::generate(&args, screen),
         Command::Merge(args) => merge::merge(&args, screen),
         Command::Demo(args) => demo::demo(&args, screen),
+        Command::Data(args) => data::data(&args, screen),
+        Command::Pull(args) => pull::pull(&args, screen),
+        Command::Render => confined::serve(),
     }
 }

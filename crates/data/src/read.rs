@@ -86,6 +86,17 @@ impl<'a> Examples<'a> {
         Ok(None)
     }
 
+    /// Steps over the first `rows` rows without reading what is in them, if there are as many.
+    ///
+    /// # Errors
+    /// `Io`, `Table`; `Row` where an array is not closed.
+    pub(crate) fn skip(&mut self, rows: usize) -> Result<()> {
+        while self.rows_read < rows && self.rows.next_row()?.is_some() {
+            self.rows_read += 1;
+        }
+        Ok(())
+    }
+
     /// Bytes read so far.
     pub fn bytes_read(&self) -> u64 {
         self.rows.bytes_read()
