@@ -167,6 +167,11 @@ pub fn is_decoding() -> bool {
     GUARDED.get()
 }
 
+/// What an engine says, without its own name before it.
+fn said(e: &str) -> &str {
+    ["Parquet error: ", "Parser error: ", "External: "].iter().fold(e, |e, name| e.strip_prefix(name).unwrap_or(e))
+}
+
 /// Runs a decoder of outside bytes: where it panics on a damaged file, that is the file's error and not ours.
 fn guarded<T>(decode: impl FnOnce() -> std::result::Result<T, String>) -> std::result::Result<T, String> {
     GUARDED.set(true);
@@ -175,7 +180,7 @@ fn guarded<T>(decode: impl FnOnce() -> std::result::Result<T, String>) -> std::r
     decoded.unwrap_or_else(|_| Err("the file is damaged (its decoder gave up)".into())).map_err(|e| {
         match e.contains("Disabled feature") {
             true => format!("its compression is not read ({e}); write it with snappy, gzip, zstd or none"),
-            false => e,
+            false => format!("{}; the file is damaged or cut off: get it again", said(&e)),
         }
     })
 }
