@@ -160,6 +160,18 @@ pub(crate) enum RunsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Draw metrics of several runs over their steps, a panel for each metric, as SVG and PNG.
+    Plot {
+        /// The run folders.
+        #[arg(value_name = "RUN", required = true)]
+        runs: Vec<PathBuf>,
+        /// Metrics, by their names in log.jsonl.
+        #[arg(long, value_name = "NAME,..", value_delimiter = ',', default_value = "loss,kl")]
+        metrics: Vec<String>,
+        /// Where to: both files have this name, with .svg and .png.
+        #[arg(long, value_name = "FILE", default_value = "runs")]
+        output: PathBuf,
+    },
 }
 
 /// `prospect score`
