@@ -52,8 +52,14 @@ pub(crate) enum Command {
     Score(ScoreArgs),
     /// Continue prompts.
     Generate(GenerateArgs),
+    /// Are answers right? Grades them as the Qwen2.5-Math harness does, or strictly.
+    Grade(crate::grade::GradeArgs),
+    /// Ask benchmarks of mathematics, and grade the answers.
+    Eval(crate::eval::EvalArgs),
     /// Merge an adapter into its base model, and check the result against both.
     Merge(MergeArgs),
+    /// Write a model in other programs' formats.
+    Export(crate::export::ExportArgs),
     /// The whole story on made-up arithmetic, offline: tokenizer, model, SFT, KTO, evaluation.
     Demo(DemoArgs),
 }

@@ -3,8 +3,11 @@
 
 mod args;
 mod demo;
+mod eval;
+mod export;
 mod failure;
 mod generate;
+mod grade;
 mod merge;
 mod output;
 mod plan;
@@ -37,7 +40,10 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Runs(args) => runs::runs(&args),
         Command::Score(args) => score::score(&args, screen),
         Command::Generate(args) => generate::generate(&args, screen),
+        Command::Grade(args) => grade::grade(&args, screen),
+        Command::Eval(args) => eval::eval(&args, screen),
         Command::Merge(args) => merge::merge(&args, screen),
+        Command::Export(args) => export::export(&args, screen),
         Command::Demo(args) => demo::demo(&args, screen),
     }
 }

@@ -6,6 +6,7 @@
 
 mod config;
 mod dialect;
+mod flat;
 mod note;
 mod problem;
 mod resolve;
@@ -17,6 +18,7 @@ mod yaml;
 
 pub use config::*;
 pub use dialect::{Accounted, Dialect, Outcome, account, as_yaml, recognise};
+pub use flat::flat;
 pub use note::{Note, NoteKind};
 pub use problem::{Code, Errors, Piece, Place, Problem, Source, Style};
 pub use table::{Entry, Scope, Section, Status, all as keys};
