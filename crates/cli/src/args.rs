@@ -1,5 +1,7 @@
 //! Commands and flags.
 
+use crate::data::DataArgs;
+use crate::pull::PullArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -24,6 +26,7 @@ Examples:
   prospect train run.yaml learning_rate=1e-6        train, one setting changed
   prospect resume runs/kto                          go on where a run was stopped
   prospect generate runs/sft/final --prompt \"Hi\"    ask a model
+  prospect data show rows.jsonl --model models/base   a row as the model will see it
 
 Results go to stdout, everything else to stderr.
 Exit codes: 0 done, 2 usage or configuration, 3 data, 4 memory, 5 numerics, 6 files and disk,
@@ -62,6 +65,13 @@ pub(crate) enum Command {
     Export(crate::export::ExportArgs),
     /// The whole story on made-up arithmetic, offline: tokenizer, model, SFT, KTO, evaluation.
     Demo(DemoArgs),
+    /// Look at data, count, convert, mix, sample, clean and label them.
+    Data(DataArgs),
+    /// Fetch a model or a data set from the Hugging Face Hub or a mirror of it.
+    Pull(PullArgs),
+    /// Renders chat templates for a parent that does not trust them.
+    #[command(hide = true, name = "__render")]
+    Render,
 }
 
 /// A configuration and what changes in it.

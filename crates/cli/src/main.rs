@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod confined;
+mod data;
 mod demo;
 mod eval;
 mod export;
@@ -9,9 +11,11 @@ mod failure;
 mod generate;
 mod grade;
 mod merge;
+mod meter;
 mod output;
 mod plan;
 mod progress;
+mod pull;
 mod runs;
 mod score;
 mod screen;
@@ -45,5 +49,8 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Merge(args) => merge::merge(&args, screen),
         Command::Export(args) => export::export(&args, screen),
         Command::Demo(args) => demo::demo(&args, screen),
+        Command::Data(args) => data::data(&args, screen),
+        Command::Pull(args) => pull::pull(&args, screen),
+        Command::Render => confined::serve(),
     }
 }

@@ -1,9 +1,20 @@
 //! The binary as a user sees it: commands, their output, their exit codes.
 
 mod asking;
+mod broken;
+mod data;
+#[allow(dead_code)]
+#[path = "../../../hub/tests/hub/fake_hub.rs"]
+mod fake_hub;
+mod pulling;
 mod running;
+#[allow(dead_code)]
+#[path = "../../../hub/tests/hub/server.rs"]
+mod server;
 #[cfg(unix)]
 mod signals;
+#[cfg(unix)]
+mod templates;
 mod training;
 
 use serde_json::Value;
