@@ -117,7 +117,7 @@ fn files(job: &Job, plan: &Plan) -> Vec<(String, String)> {
             files.push((name, format!("{} checkpoints, each {each}{kept}", saved.len())));
         }
     }
-    let layout = if matches!(job.config.tuning, Tuning::Full) {
+    let layout = if matches!(job.config.tuning, Tuning::Full | Tuning::Blocks(_)) {
         "a model in the Hugging Face layout"
     } else {
         "an adapter in the PEFT layout"

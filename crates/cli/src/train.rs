@@ -79,7 +79,7 @@ fn closing(loaded: &Loaded, ended: &Ended, screen: &Screen) {
     screen.line(format_args!("training complete after {} steps; run folder {}", ended.step, run.display()));
     screen.line(resume);
     match loaded.config.tuning {
-        Tuning::Full => screen.line(format_args!("generate       prospect generate {} --prompt TEXT", word(&last))),
+        Tuning::Full | Tuning::Blocks(_) => screen.line(format_args!("generate       prospect generate {} --prompt TEXT", word(&last))),
         Tuning::Lora(_) | Tuning::Adapter { .. } => {
             let adapter = format!("{} --adapter {}", word(model), word(&last));
             screen.line(format_args!("merge          prospect merge {adapter} --output {}", word(&run.join("merged"))));
