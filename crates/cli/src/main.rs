@@ -4,7 +4,10 @@
 mod args;
 mod demo;
 mod failure;
+mod first_use;
+mod flags;
 mod generate;
+mod import;
 mod merge;
 mod output;
 mod plan;
@@ -14,6 +17,7 @@ mod score;
 mod screen;
 mod signals;
 mod train;
+mod validate;
 
 use args::{Command, CommandLine};
 use clap::Parser;
@@ -33,6 +37,9 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
     match command {
         Command::Train(args) => train::train(&args, screen),
         Command::Plan(args) => plan::plan(&args, screen),
+        Command::Validate(args) => validate::validate(&args, screen),
+        Command::Import(args) => import::import(&args, screen),
+        Command::Schema(args) => import::schema(&args),
         Command::Resume(args) => train::resume(&args, screen),
         Command::Runs(args) => runs::runs(&args),
         Command::Score(args) => score::score(&args, screen),
