@@ -8,8 +8,11 @@ mod demo;
 mod eval;
 mod export;
 mod failure;
+mod first_use;
+mod flags;
 mod generate;
 mod grade;
+mod import;
 mod merge;
 mod meter;
 mod output;
@@ -21,6 +24,7 @@ mod score;
 mod screen;
 mod signals;
 mod train;
+mod validate;
 
 use args::{Command, CommandLine};
 use clap::Parser;
@@ -40,6 +44,9 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
     match command {
         Command::Train(args) => train::train(&args, screen),
         Command::Plan(args) => plan::plan(&args, screen),
+        Command::Validate(args) => validate::validate(&args, screen),
+        Command::Import(args) => import::import(&args, screen),
+        Command::Schema(args) => import::schema(&args),
         Command::Resume(args) => train::resume(&args, screen),
         Command::Runs(args) => runs::runs(&args),
         Command::Score(args) => score::score(&args, screen),

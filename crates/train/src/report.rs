@@ -64,7 +64,9 @@ pub fn opening(job: &Job, plan: &Plan) -> Vec<String> {
 pub(crate) fn reference_name(job: &Job) -> &'static str {
     let precompute = job.kto().is_some_and(|k| k.precompute_ref_log_probs);
     match (&job.config.tuning, &job.adapter) {
-        (Tuning::Full, _) | (_, None) => "log-probabilities of the initial weights, taken before the first step",
+        (Tuning::Full | Tuning::Blocks(_), _) | (_, None) => {
+            "log-probabilities of the initial weights, taken before the first step"
+        }
         _ if precompute => "log-probabilities of the initial state, taken before the first step",
         (_, Some(a)) if a.starts_at_zero() => "the same model with the adapter off",
         _ => "the adapter as it was given (a frozen copy)",
