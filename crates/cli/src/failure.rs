@@ -91,6 +91,18 @@ impl From<infer::Error> for Failure {
     }
 }
 
+impl From<eval::Error> for Failure {
+    fn from(e: eval::Error) -> Failure {
+        Failure::Said { message: e.to_string(), code: e.exit_code() }
+    }
+}
+
+impl From<gguf::Error> for Failure {
+    fn from(e: gguf::Error) -> Failure {
+        Failure::Said { message: e.to_string(), code: e.exit_code() }
+    }
+}
+
 impl From<demo::Error> for Failure {
     fn from(e: demo::Error) -> Failure {
         Failure::Said { message: e.to_string(), code: e.exit_code() }

@@ -16,6 +16,13 @@ pub enum Tuning<'a> {
     Frozen,
     /// All.
     Full,
+    /// All of the blocks `first..past`; embedding, last norm and head do not change.
+    Blocks {
+        /// The first trained block.
+        first: usize,
+        /// One past the last.
+        past: usize,
+    },
     /// Low-rank additions to some linear layers.
     Lora(&'a Adapters),
 }
@@ -121,11 +128,21 @@ impl<B: Backend> Builder<'_, B> {
         id
     }
 
+    /// Whether a tensor of the checkpoint is trained itself.
+    fn trains(&self, name: &str) -> bool {
+        let block = || name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
+        match self.tuning {
+            Tuning::Full => true,
+            Tuning::Blocks { first, past } => block().is_some_and(|block| (first..past).contains(&block)),
+            Tuning::Frozen | Tuning::Lora(_) => false,
+        }
+    }
+
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor<B>, Error> {
         let source = self.source(name, &[rows, cols])?;
-        Ok(match self.tuning {
-            Tuning::Full => Tensor::Trained(self.trained(name, rows, cols, source)),
-            _ => Tensor::Frozen(self.backend.store(self.held(&source, rows * cols), rows, cols)),
+        Ok(match self.trains(name) {
+            true => Tensor::Trained(self.trained(name, rows, cols, source)),
+            false => Tensor::Frozen(self.backend.store(self.held(&source, rows * cols), rows, cols)),
         })
     }
 
@@ -148,9 +165,9 @@ impl<B: Backend> Builder<'_, B> {
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vector<B>, Error> {
         let source = self.source(name, &[len])?;
-        Ok(match self.tuning {
-            Tuning::Full => Vector::Trained(self.trained(name, 1, len, source)),
-            _ => {
+        Ok(match self.trains(name) {
+            true => Vector::Trained(self.trained(name, 1, len, source)),
+            false => {
                 let mut values = vec![B::Real::ZERO; len];
                 self.backend.stored_to_host(&self.backend.store(source.host(0..len), 1, len), &mut values);
                 Vector::Frozen(self.backend.from_host(1, len, &values))

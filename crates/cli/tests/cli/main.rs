@@ -70,7 +70,7 @@ impl Scratch {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_prospect"));
-        command.current_dir(&self.0).args(args).env_remove("NO_COLOR");
+        command.current_dir(&self.0).args(args).env_remove("NO_COLOR").env("XDG_CACHE_HOME", self.join("cache"));
         command
     }
 

@@ -95,6 +95,22 @@ impl Mixture {
         unreachable!("the quotas fill a block");
     }
 
+    /// For every position the source, and how many rows of that source came before: as [`at`](Self::at), counted on the way.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let mut before = vec![0; self.quotas.len()];
+        (0..self.len).map(move |at| {
+            let slot = permute(at % BLOCK, Stream::new(self.seed, at / BLOCK));
+            let mut end = 0;
+            let of = |quota: &u64| {
+                end += quota;
+                slot < end
+            };
+            let source = self.quotas.iter().position(of).expect("the quotas fill a block");
+            before[source] += 1;
+            (source, before[source] - 1)
+        })
+    }
+
     /// One past the position of the last row of the first reading of source `n`.
     fn position_after(&self, n: usize) -> u64 {
         let last = self.sizes[n] - 1;
@@ -200,6 +216,9 @@ mod tests {
             let (source, row) = mixture.at(at);
             assert_eq!(row, next[source], "position {at}");
             next[source] += 1;
+            if at == 1999 {
+                assert_eq!(mixture.iter().nth(1999), Some((source, row)));
+            }
         }
         assert!(next[0].abs_diff(1250) < 60 && next[1].abs_diff(625) < 60, "{next:?}");
         assert_eq!(Mixture::new(&[10, 10], &[1.0, 1.0], 7, End::Rows(1000)).unwrap().at(999).1, 499);
