@@ -10,6 +10,7 @@ pub use stored::CpuStored;
 use crate::adamw::cpu::AdamwLoops;
 use crate::attention::cpu::AttentionLoops;
 use crate::gemm::cpu::GemmLoops;
+use crate::gemm::turn::Turn;
 use crate::head::cpu::HeadLoops;
 use crate::rmsnorm::cpu::RmsNormLoops;
 use crate::rope::cpu::RopeLoops;
@@ -32,6 +33,7 @@ pub trait Loops<E>:
     + RopeLoops<E>
     + RowLoops<E>
     + SwiGluLoops<E>
+    + Turn
     + UnpackLoops<E>
 {
 }
