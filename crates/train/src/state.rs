@@ -75,10 +75,15 @@ fn write_model<B: Backend>(
 ) -> Result<(), Error> {
     let dtype = export_dtype(job);
     let infos: Vec<TensorInfo> =
-        table.params().iter().map(|p| TensorInfo::new(p.name.clone(), dtype, shape_of(p))).collect();
+        table.params().iter().map(|p| TensorInfo::new(p.name.clone(), dtype, p.shape.clone())).collect();
+    // Tensors of the model that are never trained, but belong to it.
+    let fixed = job.checkpoint.infos().filter(|t| t.name.ends_with(".e_score_correction_bias"));
+    let infos: Vec<TensorInfo> = infos.into_iter().chain(fixed.cloned()).collect();
     weights::write_model(dir, &infos, 5 << 30, |info, sink| -> Result<(), Error> {
-        let p = table.params().iter().find(|p| p.name == info.name).expect("one of the parameters");
-        put(backend, values, p, sink)
+        match table.params().iter().find(|p| p.name == info.name) {
+            Some(p) => put(backend, values, p, sink),
+            None => Ok(sink.put_bytes(job.checkpoint.get(&info.name)?.bytes())?),
+        }
     })?;
     let changes = ConfigChanges { dtype: Some(dtype), ..ConfigChanges::default() };
     weights::write_config(&job.config.model.path, dir, &changes)?;
@@ -168,15 +173,10 @@ pub(crate) fn read_weights<B: Backend>(
     let checkpoint = weights::Checkpoint::open(dir)?;
     for p in table.params() {
         let tensor = checkpoint.get(&p.name)?;
-        tensor.expect_shape(&shape_of(p))?;
+        tensor.expect_shape(&p.shape)?;
         upload(backend, values, p, &tensor.to_f32()?);
     }
     Ok(())
-}
-
-/// As in the checkpoint: norms and biases have one axis.
-fn shape_of(p: &Param) -> Vec<usize> {
-    if p.rows == 1 { vec![p.cols] } else { vec![p.rows, p.cols] }
 }
 
 fn upload<B: Backend>(backend: &B, into: &mut Mat<B, B::Real>, p: &Param, values: &[f32]) {

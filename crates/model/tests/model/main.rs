@@ -9,8 +9,19 @@ use nn::{Context, Params};
 use pack::{Answer, Family, Pack, plan_packs};
 use std::path::PathBuf;
 
-/// Every dense architecture there is a golden for.
+/// Plain dense architectures.
 const DENSE: [&str; 5] = ["llama", "llama31", "mistral", "qwen2", "qwen3"];
+
+/// Those with experts, latents, sinks or caps.
+const SPECIAL: [&str; 6] = ["deepseek_v3", "deepseek_v3_qlora", "gemma2", "gpt_oss", "mixtral", "qwen2_moe"];
+
+/// All of them that there are reference numbers for.
+fn architectures() -> Vec<&'static str> {
+    let there = |arch: &&str| golden_dir().join("models").join(arch).is_dir();
+    let all: Vec<&str> = DENSE.into_iter().chain(SPECIAL).filter(there).collect();
+    assert!(all.len() >= 9, "only {all:?}");
+    all
+}
 
 /// Reference runs: the committed ones, or all of them where `PROSPECT_GOLDEN` points.
 fn golden_dir() -> PathBuf {
@@ -42,6 +53,6 @@ fn whole(tokens: &[u32]) -> Pack {
 }
 
 fn adapters(built: &model::Blueprint, rank: usize) -> Adapters {
-    let modules = built.linear_modules().into_iter().filter(|m| m != "lm_head").collect();
+    let modules = built.linear_modules().into_iter().filter(|m| m != "lm_head").chain(built.expert_modules()).collect();
     Adapters { rank, scale: 2.0, modules }
 }

@@ -25,7 +25,7 @@ fn every_layers_gradient_equals_the_slopes_of_its_output() {
 fn an_error_planted_in_any_backward_operator_is_noticed() {
     let mut planted = Vec::new();
     for layer in layers::all::<Tampered<Cpu<f64>>>() {
-        for fault in Fault::ALL {
+        for fault in Fault::DENSE {
             for factor in [1.001, -1.0] {
                 let gap = layer.gap(&Tampered { inner: Cpu::new(1), fault, factor });
                 let (name, used) = (layer.name, layer.operators.contains(&fault));
@@ -37,7 +37,7 @@ fn an_error_planted_in_any_backward_operator_is_noticed() {
     }
     // The embedding, the head and the scattering of rows belong to the whole decoder.
     let elsewhere = [Fault::EmbedBack, Fault::ScatterAdd, Fault::HeadUnit, Fault::HeadDh, Fault::HeadDw];
-    assert!(Fault::ALL.iter().all(|fault| planted.contains(fault) != elsewhere.contains(fault)));
+    assert!(Fault::DENSE.iter().all(|fault| planted.contains(fault) != elsewhere.contains(fault)));
 }
 
 #[test]
