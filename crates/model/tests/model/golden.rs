@@ -25,11 +25,11 @@ fn largest_gap(got: &[f32], want: &[f32]) -> f32 {
 fn logits_and_log_probabilities_equal_transformers() {
     let cpu = Cpu::<f32>::new(2);
     for arch in architectures() {
-        let built = load(&cpu, arch, Tuning::Frozen);
+        let built = load(&cpu, &arch, Tuning::Frozen);
         let ctx = context(&cpu, &built);
         let expected =
-            SafeTensors::open(&golden_dir().join("forward").join(arch).join("expected.safetensors")).unwrap();
-        for (i, sequence) in sequences(arch).iter().enumerate() {
+            SafeTensors::open(&golden_dir().join("forward").join(&arch).join("expected.safetensors")).unwrap();
+        for (i, sequence) in sequences(&arch).iter().enumerate() {
             let pack = whole(&ids(&sequence["input_ids"]));
             let forward = built.decoder.forward(&ctx, &pack, &Parts::new(&cpu, &pack), Keep::Nothing);
             let logits = built.decoder.logits(&ctx, &forward);
@@ -47,10 +47,12 @@ fn logits_and_log_probabilities_equal_transformers() {
 #[test]
 fn gradients_of_the_mean_nll_equal_transformers() {
     let cpu = Cpu::<f32>::new(2);
-    for arch in architectures() {
-        let built = load(&cpu, arch, Tuning::Full);
+    // Experts in four bits have no gradient of their own.
+    let trained = |arch: &String| golden_dir().join("forward").join(arch).join("nll_gradients.safetensors").is_file();
+    for arch in architectures().into_iter().filter(trained) {
+        let built = load(&cpu, &arch, Tuning::Full);
         let ctx = context(&cpu, &built);
-        let pack = whole(&ids(&sequences(arch)[0]["input_ids"]));
+        let pack = whole(&ids(&sequences(&arch)[0]["input_ids"]));
         let parts = Parts::new(&cpu, &pack);
         let forward = built.decoder.forward(&ctx, &pack, &parts, Keep::All);
         let scores = built.decoder.score(&ctx, &pack, &forward, false, true);
@@ -59,7 +61,7 @@ fn gradients_of_the_mean_nll_equal_transformers() {
         let mut grads = Grads { table: &built.table, values: &mut values };
         built.decoder.backward(&ctx, &mut grads, &pack, &parts, forward, scores, &vec![-1.0 / n as f32; n]);
         let expected =
-            SafeTensors::open(&golden_dir().join("forward").join(arch).join("nll_gradients.safetensors")).unwrap();
+            SafeTensors::open(&golden_dir().join("forward").join(&arch).join("nll_gradients.safetensors")).unwrap();
         let elements: usize = expected.infos().map(|i| i.element_count()).sum();
         assert_eq!(elements, built.table.len(), "{arch}: trained weights");
         let all = cpu.to_host::<f32>(values.view());
@@ -86,9 +88,9 @@ fn gradients_of_the_mean_nll_equal_transformers() {
 fn greedy_tokens_through_the_cache_equal_transformers() {
     let cpu = Cpu::<f32>::new(2);
     for arch in architectures() {
-        let built = load(&cpu, arch, Tuning::Frozen);
+        let built = load(&cpu, &arch, Tuning::Frozen);
         let ctx = context(&cpu, &built);
-        for sequence in sequences(arch) {
+        for sequence in sequences(&arch) {
             let (prompt, want) = (ids(&sequence["prompt_ids"]), ids(&sequence["greedy_24"]));
             let got = greedy(&cpu, &ctx, &built.decoder, &prompt, want.len());
             assert_eq!(got, want, "{arch}");

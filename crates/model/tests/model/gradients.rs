@@ -113,7 +113,7 @@ fn adapted<B: Double>(backend: &B, arch: &str) -> Built<B> {
 fn full_gradients_equal_finite_differences() {
     let cpu = Cpu::<f64>::new(2);
     for arch in architectures() {
-        let (gap, name) = gap(&cpu, &load(&cpu, arch, Tuning::Full));
+        let (gap, name) = gap(&cpu, &load(&cpu, &arch, Tuning::Full));
         assert!(gap < RIGHT, "{arch} {name}: gradient and slope differ by {gap:.1e}");
     }
 }
@@ -122,7 +122,7 @@ fn full_gradients_equal_finite_differences() {
 fn adapter_gradients_equal_finite_differences() {
     let cpu = Cpu::<f64>::new(2);
     for arch in architectures() {
-        let (gap, name) = gap(&cpu, &adapted(&cpu, arch));
+        let (gap, name) = gap(&cpu, &adapted(&cpu, &arch));
         assert!(gap < RIGHT, "{arch} {name}: gradient and slope differ by {gap:.1e}");
     }
 }
@@ -171,7 +171,7 @@ fn recomputed_gradients_equal_kept_ones_bit_for_bit() {
     let pack = small_pack();
     let c = noise(pack.num_grad_targets, 5);
     for arch in architectures() {
-        let built = load(&cpu, arch, Tuning::Full);
+        let built = load(&cpu, &arch, Tuning::Full);
         let kept = loss_and_grad(&cpu, &built, &built.values, &pack, &c, Keep::All);
         let again = loss_and_grad(&cpu, &built, &built.values, &pack, &c, Keep::Inputs);
         assert!(kept == again, "{arch}");

@@ -32,12 +32,12 @@ pub(crate) const H: usize = 4;
 pub(crate) const F: usize = 7;
 
 impl Shelf {
-    fn noise(&mut self, n: usize) -> Vec<f64> {
+    pub(crate) fn noise(&mut self, n: usize) -> Vec<f64> {
         self.made += 1;
         noise(n, self.made)
     }
 
-    fn param(&mut self, rows: usize, cols: usize) -> ParamId {
+    pub(crate) fn param(&mut self, rows: usize, cols: usize) -> ParamId {
         let values = self.noise(rows * cols);
         self.values.extend(values);
         self.table.push(&format!("p{}", self.made), rows, cols, true)
