@@ -46,7 +46,7 @@ impl Config {
     pub fn adapter_dropout(&self, recorded: f64) -> f64 {
         let disabled = matches!(&self.objective, Objective::Kto(kto) if kto.disable_dropout);
         match &self.tuning {
-            Tuning::Full => 0.0,
+            Tuning::Full | Tuning::Blocks(_) => 0.0,
             _ if disabled => 0.0,
             Tuning::Lora(lora) => lora.dropout,
             Tuning::Adapter { claims, .. } => claims.dropout.unwrap_or(recorded),
@@ -81,6 +81,8 @@ pub enum Dtype {
 pub enum Tuning {
     /// Every weight.
     Full,
+    /// All weights of the last so many blocks, or of the first when negative; never 0.
+    Blocks(i64),
     /// A fresh adapter: A random, B zero.
     Lora(Lora),
     /// An adapter that exists; its initial state is the KTO reference.
@@ -138,8 +140,20 @@ pub enum Targets {
 /// Rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Data {
-    /// Files or folders, at least one.
+    /// Files, folders or names, at least one.
     pub train: Vec<PathBuf>,
+    /// Folder of a `dataset_info.json` whose names `train` and `eval` may use.
+    pub registry: Option<PathBuf>,
+    /// How the sets of `train` are mixed; `None`: one after the other.
+    pub mix: Option<Mix>,
+    /// Rows taken of each set of `train`, >= 1.
+    pub max_samples: Option<usize>,
+    /// A list in `completion` is several answers.
+    pub alternatives: bool,
+    /// Where tokenised rows are kept; `None`: nowhere.
+    pub token_cache: Option<PathBuf>,
+    /// Only the first rows of the files, for a look at them; no key sets it.
+    pub first_rows: Option<usize>,
     /// Files or folders; empty when none were named.
     pub eval: Vec<PathBuf>,
     /// Rows split off `train` by hash; never together with `eval`.
@@ -150,7 +164,7 @@ pub struct Data {
     pub test_split: String,
     /// Field of plain-text rows (SFT).
     pub text_field: String,
-    /// A Jinja file or a folder with a tokenizer, instead of the model's own template.
+    /// A Jinja file, a folder with a tokenizer, or a template by name, instead of the model's own.
     pub chat_template: Option<PathBuf>,
     /// Tokens per row, >= 1; `None` for no limit but the model's.
     pub max_length: Option<usize>,
@@ -160,6 +174,15 @@ pub struct Data {
     pub bad_rows: BadRows,
     /// A new order every epoch; KTO moves pairing groups as a whole.
     pub shuffle: bool,
+}
+
+/// Mixing by weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mix {
+    /// One of each set, > 0; empty: all the same.
+    pub weights: Vec<f64>,
+    /// The mixture ends when the first set runs out.
+    pub until_first: bool,
 }
 
 /// Size of the evaluation split.
@@ -219,6 +242,8 @@ pub struct Kto {
     pub homogeneous_batch: HomogeneousBatch,
     /// Reference log-probabilities are cached before training even where the policy can compute them.
     pub precompute_ref_log_probs: bool,
+    /// Weight of the likelihood of desirable rows, >= 0.
+    pub ftx: f64,
     /// No dropout anywhere.
     pub disable_dropout: bool,
     /// Warn above this z0, in nats per completion.
@@ -283,15 +308,32 @@ pub enum HomogeneousBatch {
     Skip,
 }
 
-/// Supervised fine-tuning: the mean negative log-likelihood over target tokens of the step.
+/// Supervised fine-tuning: the mean over target tokens of the step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sft {
     /// Targets are completions only; `None`: yes for rows with prompt and completion.
     pub completion_only_loss: Option<bool>,
     /// Targets are assistant turns only; the template must mark them.
     pub assistant_only_loss: bool,
+    /// Which turns of a conversation are targets.
+    pub turn_loss: TurnLoss,
+    /// Each token's loss is weighted by its probability.
+    pub dft: bool,
+    /// Noise on embeddings in training, > 0.
+    pub neftune_alpha: Option<f64>,
     /// A batch row is a bin of `max_length` tokens; `None` for one row each.
     pub packing: Option<Packing>,
+}
+
+/// Which turns of a conversation are targets, where the turns themselves do not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnLoss {
+    /// All, or what `completion_only_loss` says.
+    Whole,
+    /// The assistant's.
+    Assistant,
+    /// The assistant's last.
+    LastAssistant,
 }
 
 /// How bins are filled; attention is block-diagonal always.

@@ -1,7 +1,7 @@
 //! Asking a model, and marking what it answers.
 
 use crate::problems::Problem;
-use crate::stats::{Estimate, bootstrap, wilson};
+use eval::stats::{Estimate, bootstrap, wilson};
 use crate::{Error, grade};
 use data::rng::Stream;
 use data::{Clock, RenderInput, Tokenizer};

@@ -20,6 +20,13 @@ pub enum Tuning<'a> {
     Frozen,
     /// All.
     Full,
+    /// All of the blocks `first..past`; embedding, last norm and head do not change.
+    Blocks {
+        /// The first trained block.
+        first: usize,
+        /// One past the last.
+        past: usize,
+    },
     /// Low-rank additions to some linear layers.
     Lora(&'a Adapters),
 }
@@ -137,18 +144,28 @@ impl<B: Backend> Builder<'_, B> {
         id
     }
 
+    /// Whether a tensor of the checkpoint is trained itself.
+    fn trains(&self, name: &str) -> bool {
+        let block = || name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
+        match self.tuning {
+            Tuning::Full => true,
+            Tuning::Blocks { first, past } => block().is_some_and(|block| (first..past).contains(&block)),
+            Tuning::Frozen | Tuning::Lora(_) => false,
+        }
+    }
+
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor<B>, Error> {
         let source = self.source(name, &[rows, cols])?;
-        Ok(match self.tuning {
-            Tuning::Full => Tensor::Trained(self.trained(name, &[rows, cols], source)),
-            _ => Tensor::Frozen(self.backend.store(self.held(&source, rows * cols), rows, cols)),
+        Ok(match self.trains(name) {
+            true => Tensor::Trained(self.trained(name, &[rows, cols], source)),
+            false => Tensor::Frozen(self.backend.store(self.held(&source, rows * cols), rows, cols)),
         })
     }
 
     /// Rows `cuts` of a tensor whose rows are `cols` wide, each as a weight of its own. Frozen, they share the bytes.
     fn cut(&mut self, name: &str, shape: &[usize], cuts: &[Range<usize>]) -> Result<Vec<Tensor<B>>, Error> {
         let (source, cols) = (self.source(name, shape)?, shape[shape.len() - 1]);
-        if matches!(self.tuning, Tuning::Full) {
+        if self.trains(name) {
             let id = self.trained(name, shape, source);
             return Ok(cuts.iter().map(|rows| Tensor::Part { id, rows: rows.clone() }).collect());
         }
@@ -187,9 +204,9 @@ impl<B: Backend> Builder<'_, B> {
     /// A vector, or one per row of a matrix.
     fn vectors(&mut self, name: &str, shape: &[usize]) -> Result<Vector<B>, Error> {
         let source = self.source(name, shape)?;
-        Ok(match self.tuning {
-            Tuning::Full => Vector::Trained(self.trained(name, shape, source)),
-            _ => Vector::Frozen(self.values(&source, shape)),
+        Ok(match self.trains(name) {
+            true => Vector::Trained(self.trained(name, shape, source)),
+            false => Vector::Frozen(self.values(&source, shape)),
         })
     }
 

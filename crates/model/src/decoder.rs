@@ -37,12 +37,20 @@ pub enum Keep {
 pub struct Parts<B: Backend> {
     base: Part<B>,
     tail: Part<B>,
+    /// Added to the embeddings of the base, `[t, d]`.
+    noise: Option<Mat<B, B::Real>>,
 }
 
 impl<B: Backend> Parts<B> {
     /// Copies a pack's rows.
     pub fn new(backend: &B, pack: &Pack) -> Parts<B> {
-        Parts { base: Part::new(backend, &pack.base), tail: Part::new(backend, &pack.tail) }
+        Parts { base: Part::new(backend, &pack.base), tail: Part::new(backend, &pack.tail), noise: None }
+    }
+
+    /// Adds `noise`, `[t, d]`, to the embeddings of the base rows; nothing is differentiated through it.
+    pub fn with_noise(self, noise: Mat<B, B::Real>) -> Parts<B> {
+        assert!(noise.rows() == self.base.len(), "{} rows of noise for {}", noise.rows(), self.base.len());
+        Parts { noise: Some(noise), ..self }
     }
 
     /// As [`Parts::new`], and forward passes measure how routers distribute the rows that graded sequences have.
@@ -128,8 +136,15 @@ impl<B: Backend> Decoder<B> {
 
     /// Runs both parts of a pack through all blocks, layer by layer, so that the tail finds the base's keys and values.
     pub fn forward(&self, ctx: &Context<B>, pack: &Pack, parts: &Parts<B>, keep: Keep) -> Forward<B> {
-        let Parts { base, tail } = parts;
+        let Parts { base, tail, noise } = parts;
         let (mut x_td, mut tail_td) = (self.embedded(ctx, base), self.embedded(ctx, tail));
+        if let Some(noise) = noise {
+            let rows: Vec<u32> = (0..base.len() as u32).collect();
+            let (ids, mut n_td) =
+                (ctx.backend.from_host(rows.len(), 1, &rows), ctx.backend.mat(rows.len(), x_td.cols()));
+            ctx.backend.embed(ids.view(), Weight::Param(noise.view()), n_td.out());
+            ctx.backend.scatter_add(n_td.view(), &rows, &[], x_td.acc());
+        }
         let mut kept = Vec::with_capacity(self.blocks.len());
         let mut load = RouterLoad::default();
         for (i, block) in self.blocks.iter().enumerate() {

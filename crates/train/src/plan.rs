@@ -79,7 +79,7 @@ impl Plan {
     fn with(job: &Job, load: Load, execution: Execution, available: u64) -> Plan {
         let b = &job.blueprint;
         let trainable = match &job.adapter {
-            None => b.num_parameters(),
+            None => trained_parameters(job),
             Some(a) => (0..b.layers.len())
                 .flat_map(|i| b.projections(i))
                 .filter(|p| a.adapters.modules.contains(&p.path))
@@ -87,7 +87,11 @@ impl Plan {
                 .sum(),
         };
         let stored: u64 = job.checkpoint.infos().map(|t| t.byte_len() as u64).sum();
-        let frozen = if job.adapter.is_some() { stored } else { 0 };
+        let frozen = match job.config.tuning {
+            config::Tuning::Full => 0,
+            config::Tuning::Blocks(_) => stored - stored / b.num_parameters().max(1) as u64 * trainable as u64,
+            _ => stored,
+        };
         let scale = |rows: usize, cap: usize| rows.min(cap);
         let pack_base = scale(load.base, execution.budget_rows);
         let held = if execution.z0_first || job.kto().is_none() { pack_base } else { load.base };
@@ -137,6 +141,14 @@ impl Plan {
         }
         out
     }
+}
+
+/// Weights that are trained themselves.
+fn trained_parameters(job: &Job) -> usize {
+    let model::Tuning::Blocks { first, past } = job.tuning() else { return job.blueprint.num_parameters() };
+    let block = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
+    let trained = job.checkpoint.infos().filter(|t| block(&t.name).is_some_and(|b| (first..past).contains(&b)));
+    trained.map(|t| t.shape.iter().product::<usize>()).sum()
 }
 
 /// Floats kept per row and block when nothing is recomputed.

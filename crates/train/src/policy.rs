@@ -47,7 +47,7 @@ impl AdapterPlan {
     /// Resolves what the configuration asks for; `None` for full fine-tuning.
     pub fn new(tuning: &Tuning, blueprint: &Blueprint) -> Result<Option<AdapterPlan>, Error> {
         match tuning {
-            Tuning::Full => Ok(None),
+            Tuning::Full | Tuning::Blocks(_) => Ok(None),
             Tuning::Lora(lora) => fresh(lora, blueprint).map(Some),
             Tuning::Adapter { path, claims } => given(path, claims, blueprint).map(Some),
         }

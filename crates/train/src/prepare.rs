@@ -1,11 +1,12 @@
 //! Everything a run reads before its first step: model files, tokenizer, rows, pairs, order.
 
 use crate::policy::AdapterPlan;
+use crate::sets::datasets;
 use crate::step::TextRow;
 use crate::{Error, Event};
 use config::{Config, Kto, KtoLoss, Objective, Packing, Pairing, Sft};
 use data::packing::{Bins, Piece};
-use data::{Clock, Dataset, Options, Order, Shuffle, Task, Tokenizer};
+use data::{Clock, Dataset, Order, Shuffle, Tokenizer};
 use model::Blueprint;
 use objective::Loss;
 use std::path::{Path, PathBuf};
@@ -169,6 +170,18 @@ impl Job {
         }
     }
 
+    /// What of the model is trained.
+    pub fn tuning(&self) -> model::Tuning<'_> {
+        match (&self.adapter, &self.config.tuning) {
+            (Some(adapter), _) => model::Tuning::Lora(&adapter.adapters),
+            (None, config::Tuning::Blocks(n)) => {
+                let blocks = trained_blocks(*n, self.blueprint.layers.len());
+                model::Tuning::Blocks { first: blocks.start, past: blocks.end }
+            }
+            (None, _) => model::Tuning::Full,
+        }
+    }
+
     /// Files of the model, tokenizer and adapter, for the lock.
     pub fn model_files(&self) -> Vec<PathBuf> {
         let dir = &self.config.model.path;
@@ -193,7 +206,13 @@ impl Job {
     }
 }
 
-fn tokenizer(config: &Config, clock: Clock) -> Result<Tokenizer, Error> {
+/// The last `n` of `all` blocks, or the first when it is negative; never more than there are.
+pub(crate) fn trained_blocks(n: i64, all: usize) -> std::ops::Range<usize> {
+    let count = (n.unsigned_abs() as usize).min(all);
+    if n < 0 { 0..count } else { all - count..all }
+}
+
+pub(crate) fn tokenizer(config: &Config, clock: Clock) -> Result<Tokenizer, Error> {
     let tokenizer = Tokenizer::load(&config.model.path, clock)?;
     match &config.data.chat_template {
         None => Ok(tokenizer),
@@ -208,85 +227,6 @@ pub fn loss_of(kto: &Kto) -> Loss {
         KtoLoss::KtoS => Loss::KtoS,
         KtoLoss::ApoZeroUnpaired => Loss::ApoZero,
     }
-}
-
-fn datasets(
-    config: &Config,
-    tokenizer: &Tokenizer,
-    notes: &mut Vec<String>,
-    observe: &mut dyn FnMut(Event),
-) -> Result<(Dataset, Option<Dataset>), Error> {
-    let train_files = files(&config.data.train, &config.data.train_split)?;
-    let mut options = Options::new(if matches!(config.objective, Objective::Kto(_)) { Task::Kto } else { Task::Sft });
-    options.max_length = config.data.max_length;
-    options.truncation = match config.data.truncation {
-        config::Truncation::KeepStart => data::Truncation::KeepStart,
-        config::Truncation::Drop => data::Truncation::Drop,
-    };
-    options.on_bad_row = match config.data.bad_rows {
-        config::BadRows::Error => data::OnBadRow::Error,
-        config::BadRows::Skip => data::OnBadRow::Skip,
-    };
-    options.text_field.clone_from(&config.data.text_field);
-    if let Objective::Sft(sft) = &config.objective {
-        options.completion_only_loss = sft.completion_only_loss;
-        options.assistant_only_loss = sft.assistant_only_loss;
-        if matches!(sft.packing, Some(Packing::BfdSplit | Packing::Wrapped)) {
-            options.max_length = None;
-        }
-    }
-    let mut load = |what: &str, files: &[PathBuf]| {
-        let mut progress = |done, total| observe(Event::Progress { what: format!("tokenising {what}"), done, total });
-        let loaded = data::load(files, tokenizer, &options, &mut progress);
-        if let Ok(set) = &loaded {
-            describe(what, &set.report, notes);
-        }
-        loaded
-    };
-    let train = load("training rows", &train_files)?;
-    if let Some(size) = config.data.val_size {
-        let size = match size {
-            config::ValSize::Fraction(f) => data::split::ValSize::Fraction(f),
-            config::ValSize::Rows(n) => data::split::ValSize::Rows(n),
-        };
-        let (train, eval) = data::split::split(&train, size)?;
-        return Ok((train, Some(eval)));
-    }
-    if config.data.eval.is_empty() {
-        return Ok((train, None));
-    }
-    let eval = load("evaluation rows", &files(&config.data.eval, &config.data.test_split)?)?;
-    Ok((train, Some(eval)))
-}
-
-fn files(names: &[PathBuf], split: &str) -> Result<Vec<PathBuf>, Error> {
-    let mut all = Vec::new();
-    for name in names {
-        all.extend(data::source::resolve(name, split)?);
-    }
-    Ok(all)
-}
-
-/// What became of the rows, where something did.
-fn describe(what: &str, report: &data::Report, notes: &mut Vec<String>) {
-    let mut say = |n: usize, text: String| {
-        if n > 0 {
-            notes.push(format!("{what}: {n} {text}"))
-        }
-    };
-    say(report.bad, format!("bad rows skipped, the first: {}", report.bad_examples.first().map_or("", String::as_str)));
-    say(report.truncated, "rows cut to max_length; their completions lost their end".to_owned());
-    say(report.dropped_too_long, "rows longer than max_length dropped".to_owned());
-    say(report.dropped_prompt_only, "rows dropped because the prompt alone fills max_length".to_owned());
-    let example = report.unstable_example.as_deref().unwrap_or_default();
-    say(
-        report.unstable_prefix,
-        format!(
-            "rows whose prompt's tokens are no prefix of the whole row's; the end of the prompt ({example:?}) is left out of it"
-        ),
-    );
-    say(report.ignored_labels, "rows have a label, which SFT does not use".to_owned());
-    say(report.ignored_loss_weights, "rows have a loss_weight, which is not used".to_owned());
 }
 
 fn unit_count(config: &Config, data: &Dataset) -> usize {

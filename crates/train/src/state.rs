@@ -74,20 +74,42 @@ fn write_model<B: Backend>(
     dir: &Path,
 ) -> Result<(), Error> {
     let dtype = export_dtype(job);
-    let infos: Vec<TensorInfo> =
-        table.params().iter().map(|p| TensorInfo::new(p.name.clone(), dtype, p.shape.clone())).collect();
-    // Tensors of the model that are never trained, but belong to it.
-    let fixed = job.checkpoint.infos().filter(|t| t.name.ends_with(".e_score_correction_bias"));
-    let infos: Vec<TensorInfo> = infos.into_iter().chain(fixed.cloned()).collect();
+    let trained = |name: &str| table.params().iter().find(|p| p.name == name);
+    // Tensors that are never trained, but belong to the model.
+    let fixed = |t: &&TensorInfo| t.name.ends_with(".e_score_correction_bias");
+    let infos: Vec<TensorInfo> = match job.config.tuning {
+        // Frozen blocks belong to the model as well.
+        config::Tuning::Blocks(_) => {
+            let stored = |t: &TensorInfo| if fixed(&t) { t.dtype } else { dtype };
+            job.checkpoint.infos().map(|t| TensorInfo::new(t.name.clone(), stored(t), t.shape.clone())).collect()
+        }
+        _ => {
+            let own = table.params().iter().map(|p| TensorInfo::new(p.name.clone(), dtype, p.shape.clone()));
+            own.chain(job.checkpoint.infos().filter(fixed).cloned()).collect()
+        }
+    };
     weights::write_model(dir, &infos, 5 << 30, |info, sink| -> Result<(), Error> {
-        match table.params().iter().find(|p| p.name == info.name) {
+        match trained(&info.name) {
             Some(p) => put(backend, values, p, sink),
-            None => Ok(sink.put_bytes(job.checkpoint.get(&info.name)?.bytes())?),
+            None => {
+                let frozen = job.checkpoint.get(&info.name)?.to_f32()?;
+                frozen.chunks(CHUNK).try_for_each(|piece| sink.put(piece))?;
+                Ok(())
+            }
         }
     })?;
     let changes = ConfigChanges { dtype: Some(dtype), ..ConfigChanges::default() };
     weights::write_config(&job.config.model.path, dir, &changes)?;
+    write_companions(job, dir)
+}
+
+/// Tokenizer, chat template and generation defaults beside the weights; the template is the one that rows were written with.
+pub(crate) fn write_companions(job: &Job, dir: &Path) -> Result<(), Error> {
     weights::copy_companions(&job.config.model.path, dir)?;
+    if let Some(template) = job.tokenizer.given_template() {
+        let path = dir.join("chat_template.jinja");
+        std::fs::write(&path, template).map_err(|source| Error::Io { doing: "write", path, source })?;
+    }
     Ok(())
 }
 

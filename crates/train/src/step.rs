@@ -41,6 +41,8 @@ pub struct Preference<'a> {
     pub settings: Settings,
     /// Whose completion scores a row's prompt for `z0`.
     pub partners: &'a [u32],
+    /// Weight of the likelihood of desirable rows.
+    pub ftx: f64,
 }
 
 /// Everything a step reads.
@@ -103,7 +105,7 @@ pub struct Sequence {
 }
 
 /// Adds a pack's scores to its sequences.
-fn accumulate<B: Backend>(pack: &Pack, scores: &Scores<B>, sequences: &mut [Sequence]) {
+pub(crate) fn accumulate<B: Backend>(pack: &Pack, scores: &Scores<B>, sequences: &mut [Sequence]) {
     for (i, (target, logp)) in pack.targets.iter().zip(&scores.logp).enumerate() {
         let s = &mut sequences[target.sequence as usize];
         s.logp += logp.f64();
@@ -118,13 +120,13 @@ fn accumulate<B: Backend>(pack: &Pack, scores: &Scores<B>, sequences: &mut [Sequ
 
 /// Which weights a sweep uses.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Who {
+pub(crate) enum Who {
     Policy,
     Reference,
 }
 
 impl<'a, B: Backend> StepContext<'a, B> {
-    fn context(&self, who: Who, pack: usize) -> Context<'a, B> {
+    pub(crate) fn context(&self, who: Who, pack: usize) -> Context<'a, B> {
         let policy = self.policy;
         let initial = match (&policy.reference, who) {
             (Reference::Initial(values), Who::Reference) => values,
@@ -343,10 +345,12 @@ pub fn preference_step<B: Backend>(
         let (policy, load, mut kept) = policy_sweep(cx, &packs, 2 * rows.len())?;
         let balanced = Balanced::new(cx.balance, &load, 1.0 / groups.len() as f64);
         let scored = Scored::new(cx.data, rows, &policy, &reference, preference.loss);
-        let losses = objective::evaluate(preference.loss, &preference.settings, &scored.outcomes, scored.kl.z0, 1.0);
+        let mut losses =
+            objective::evaluate(preference.loss, &preference.settings, &scored.outcomes, scored.kl.z0, 1.0);
         if report.off_reference.is_none() {
             report.off_reference = scored.off_reference(&preference.settings, &losses);
         }
+        objective::ftx::add(preference.ftx, &scored.outcomes, &scored.sums, &mut losses);
         report.loss += losses.iter().zip(normaliser).map(|(l, n)| l.loss * n).sum::<f64>() + balanced.loss;
         report.groups.push([scored.metrics(preference.settings.beta, cx.extra), balanced.values.clone()].concat());
         report.tokens += rows.iter().map(|&r| cx.data.tokens(r as usize).len() as u64).sum::<u64>();
@@ -429,7 +433,7 @@ impl TextRow {
     }
 }
 
-fn text_packs(cx: &StepContext<impl Backend>, rows: &[TextRow]) -> Vec<Pack> {
+pub(crate) fn text_packs(cx: &StepContext<impl Backend>, rows: &[TextRow]) -> Vec<Pack> {
     let answers = rows.iter().zip(0u32..).map(|(r, s)| {
         let answer = Answer { tokens: &r.tokens, scored: Some(&r.scored), sequence: s, grad: true };
         (&r.prompt[..], answer)

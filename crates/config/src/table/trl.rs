@@ -13,7 +13,7 @@ const LOSSES: &[Choice] = &[
     Is("nll"),
     Means("chunked_nll", "nll"),
     Means("sft", "nll"),
-    Not("dft", "dynamic fine-tuning is not offered yet"),
+    Is("dft"),
     Not("bco", "BCO's reward shift is not offered yet"),
 ];
 pub(super) const DTYPES: &[Choice] = &[
@@ -100,7 +100,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     idle("pad_to_multiple_of", Anything, "auto", "padding", because::NO_PADDING),
     works(KTO, "precompute_ref_log_probs", Bool, "false", "cache the reference's log-probabilities before training instead of computing them beside it"),
     idle("precompute_ref_batch_size", Int(1), "", "rows per reference pass", "packs are cut by the memory plan, and no number depends on the cut"),
-    works((Section::Objective, Scope::Both), "loss_type", Kind::Choice(LOSSES), "kto", "kto, kto_s or apo_zero_unpaired; nll for sft"),
+    works((Section::Objective, Scope::Both), "loss_type", Kind::Choice(LOSSES), "kto", "kto, kto_s or apo_zero_unpaired; nll or dft for sft"),
     works(KTO, "beta", POSITIVE, "0.1", "strength of the reference: a larger beta stays nearer"),
     works(KTO, "desirable_weight", ours::WEIGHT, "1.0", "weight of desirable rows: a number, or auto from the class counts"),
     works(KTO, "undesirable_weight", ours::WEIGHT, "1.0", "weight of undesirable rows: a number, or auto from the class counts"),
@@ -108,7 +108,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     refused("sync_ref_model", Bool, &["false"], "move the reference after the policy", "the reference stays the initial model"),
     idle("ref_model_mixup_alpha", Kind::Float(Range::UNIT), "0.6", "how far the reference moves", WITH_SYNC),
     idle("ref_model_sync_steps", Int(1), "512", "how often the reference moves", WITH_SYNC),
-    works(DATA, "chat_template_path", Text, "", "a Jinja file, or a folder with a tokenizer, whose chat template is used"),
+    works(DATA, "chat_template_path", Text, "", "a Jinja file, a folder with a tokenizer whose chat template is used, or a template by name"),
     works(SFT_DATA, "dataset_text_field", Text, "text", "the field of plain-text rows"),
     refused("dataset_kwargs", Anything, &["null", "{}"], "skip TRL's preparation", "rows are always prepared here"),
     refused("eos_token", Text, &["null"], "another end-of-sequence token", "the tokenizer's and the template's own are used"),

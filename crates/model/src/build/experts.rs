@@ -1,7 +1,7 @@
 //! Mixtures of experts, in every layout that checkpoints have them.
 
 use super::layers::runs;
-use super::{Builder, Tuning, mxfp4};
+use super::{Builder, mxfp4};
 use crate::{Blueprint, Error, ExpertLayout, ExpertSpec, Projection};
 use kernels::{Backend, Clamp};
 use nn::{Activation, Experts, Linear, Router, SharedExpert, Tensor};
@@ -131,7 +131,7 @@ impl<B: Backend> Builder<'_, B> {
 
     /// Experts' weights of `[out, in]` in blocks of four bits, unpacked to bf16, which holds every such value.
     fn packed(&mut self, name: &str, [e, outputs, inputs]: [usize; 3]) -> Result<Vec<Tensor<B>>, Error> {
-        if matches!(self.tuning, Tuning::Full) {
+        if self.trains(name) {
             let what = "the checkpoint holds its experts as mxfp4, which an adapter can be trained on, but not the \
                         weights themselves; set use_peft, or give a checkpoint in bf16";
             return Err(Error::config("quantization_config", what));
