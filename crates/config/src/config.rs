@@ -61,6 +61,8 @@ pub struct Model {
     pub path: PathBuf,
     /// How weights are stored in memory; arithmetic is float32.
     pub dtype: Dtype,
+    /// Weight of the load-balancing loss of experts; `None`: the model's own.
+    pub router_aux_loss_coef: Option<f64>,
 }
 
 /// Storage of weights.
