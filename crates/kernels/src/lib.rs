@@ -20,6 +20,7 @@ pub mod rope;
 pub mod rows;
 pub mod swiglu;
 pub mod tampered;
+pub mod timed;
 
 pub use adamw::{Adamw, AdamwStep};
 pub use attention::{Attention, AttentionGrads, AttentionSaved, AttentionShape, KeyValue, Span};
