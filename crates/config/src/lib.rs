@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod curve;
 mod dialect;
 mod flat;
 mod note;
