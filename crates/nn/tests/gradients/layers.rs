@@ -67,7 +67,13 @@ impl Make for kernels::tampered::Tampered<kernels::Cpu<f64>> {
     }
 }
 
-pub(crate) fn layer<B: Double>(name: &'static str, operators: &[Fault], shelf: Shelf, cols: usize, run: Run<B>) -> Layer<B> {
+pub(crate) fn layer<B: Double>(
+    name: &'static str,
+    operators: &[Fault],
+    shelf: Shelf,
+    cols: usize,
+    run: Run<B>,
+) -> Layer<B> {
     Layer {
         name,
         operators: operators.to_vec(),

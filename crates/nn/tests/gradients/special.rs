@@ -147,10 +147,8 @@ fn experts<B: Double>(
     let mut bank = |shape| -> Vec<Linear<B>> { (0..4).map(|_| shelf.linear(backend, shape, tuning)).collect() };
     let activation = Activation::Gated { gate: bank((D, F)), up: bank((D, F)), kind: Gate::Silu };
     let down = bank((F, D));
-    let shared = shared.then(|| SharedExpert {
-        mlp: shelf.mlp(backend, tuning),
-        gate: Some(shelf.linear(backend, (D, 1), tuning)),
-    });
+    let shared = shared
+        .then(|| SharedExpert { mlp: shelf.mlp(backend, tuning), gate: Some(shelf.linear(backend, (D, 1), tuning)) });
     run_experts(name, operators, shelf, Experts { router, activation, down, down_bias: None, turned: false, shared })
 }
 
