@@ -1,9 +1,9 @@
 //! Commands and flags.
 
 use crate::data::DataArgs;
-use crate::pull::PullArgs;
 use crate::flags::TrainerFlags;
 use crate::import::{ImportArgs, SchemaArgs};
+use crate::pull::PullArgs;
 use crate::validate::ValidateArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;

@@ -31,6 +31,8 @@ pub(crate) struct Meter {
     said: Instant,
     /// Done when the first word came: what an earlier process did says nothing about the speed of this one.
     first: Option<u64>,
+    /// Done when the last word came: where it falls, the work goes through everything once more.
+    last: u64,
     bar: Option<ProgressBar>,
     control: Arc<Control>,
 }
@@ -41,7 +43,7 @@ impl Meter {
         let control = Arc::new(Control::default());
         signals::listen(&control, screen, "stopping; once more to exit at once")?;
         let now = Instant::now();
-        Ok(Meter { screen: *screen, what, unit, since: now, said: now, first: None, bar: None, control })
+        Ok(Meter { screen: *screen, what, unit, since: now, said: now, first: None, last: 0, bar: None, control })
     }
 
     /// Whether the work is to stop.
@@ -54,6 +56,12 @@ impl Meter {
         if self.stops() {
             return ControlFlow::Break(());
         }
+        if done < self.last {
+            self.finish();
+            (self.what, self.since, self.first) = ("second pass", Instant::now(), None);
+            self.said = self.since;
+        }
+        self.last = done;
         let first = *self.first.get_or_insert(done);
         if total == 0 || done >= total || self.since.elapsed() < PATIENCE {
             return ControlFlow::Continue(());
@@ -110,10 +118,16 @@ impl Meter {
     }
 }
 
-impl Drop for Meter {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
+impl Meter {
+    fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.finish();
     }
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod curve;
 mod dialect;
 mod flat;
 mod note;
@@ -19,8 +20,8 @@ mod value;
 mod yaml;
 
 pub use config::*;
-pub use flat::flat;
 pub use dialect::{Accounted, Dialect, Outcome, account, as_yaml, import, recognise};
+pub use flat::flat;
 pub use note::{Note, NoteKind};
 pub use problem::{Code, Errors, Piece, Place, Problem, Source, Style};
 pub use schema::schema;

@@ -123,6 +123,12 @@ impl Out {
 /// Rows of a shard of a folder take about this many bytes as JSON (`datasets` cuts at 500 MB).
 const SHARD_BYTES: u64 = 500_000_000;
 
+/// Is told how much of how much is done; an error stops the work.
+type GoOn<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
+
+/// Rows of a table between two words of how far it is.
+const TELLING_ROWS: u64 = 64;
+
 /// A file or folder that is being written. Until [`finish`](Sink::finish) nothing stands under its name; a sink that is
 /// dropped leaves nothing behind.
 ///
@@ -229,6 +235,11 @@ impl Sink {
         out.write_all(&self.line).map_err(|source| Error::Write { path: self.path.clone(), source })
     }
 
+    /// Whether the rows wait beside the output until the last is known.
+    pub(crate) fn waits(&self) -> bool {
+        self.target.is_table()
+    }
+
     /// Rows so far.
     pub fn rows(&self) -> u64 {
         self.rows
@@ -238,7 +249,24 @@ impl Sink {
     ///
     /// # Errors
     /// `Write` when the disk refuses it, `Table` when rows make no table.
-    pub fn finish(mut self) -> Result<Written> {
+    pub fn finish(self) -> Result<Written> {
+        self.finish_telling(&mut |_, _| Ok(()))
+    }
+
+    /// As [`Sink::finish`]; of a table, `go_on` is told how many of the waiting bytes are written. Where it says `Stopped`, the rows
+    /// stay for [`Sink::going_on`].
+    pub(crate) fn finish_telling(mut self, go_on: GoOn<'_>) -> Result<Written> {
+        let mut rows = 0_u64;
+        let mut now_and_then = |done, total| {
+            rows += 1;
+            if rows.is_multiple_of(TELLING_ROWS) { go_on(done, total) } else { Ok(()) }
+        };
+        let written = self.put_in_place(&mut now_and_then);
+        self.kept = matches!(written, Err(Error::Stopped { .. }));
+        written
+    }
+
+    fn put_in_place(&mut self, go_on: GoOn<'_>) -> Result<Written> {
         let path = self.path.clone();
         let io = |source| Error::Write { path: path.clone(), source };
         let mut out = self.out.take().expect("a sink is finished once");
@@ -249,14 +277,16 @@ impl Sink {
         match self.target {
             Target::Parquet => {
                 let mut table = tables::Parquet::create(&self.part, &self.kind)?;
-                self.replay(&mut |row, _| Ok(table.write(row)?))?;
+                self.replay(&mut |row, before| {
+                    go_on(before, self.bytes)?;
+                    Ok(table.write(row)?)
+                })?;
                 table.finish()?;
             }
-            Target::Folder => self.write_folder()?,
+            Target::Folder => self.write_folder(go_on)?,
             _ => {}
         }
         std::fs::rename(&self.part, &self.path).map_err(io)?;
-        self.kept = false;
         sync_folder(&self.path);
         Ok(Written { path: self.path.clone(), rows: self.rows })
     }
@@ -275,7 +305,7 @@ impl Sink {
         Ok(())
     }
 
-    fn write_folder(&self) -> Result<()> {
+    fn write_folder(&self, go_on: GoOn<'_>) -> Result<()> {
         let io = |source| Error::Write { path: self.path.clone(), source };
         // One that was killed while it wrote this may have left a part.
         let _ = std::fs::remove_dir_all(&self.part);
@@ -285,6 +315,7 @@ impl Sink {
         let open = |n: u64| tables::ArrowStream::create(&self.part.join(&names[n as usize]), &self.kind);
         let (mut shard, mut stream, mut hash) = (0, open(0)?, blake3::Hasher::new());
         self.replay(&mut |row, before| {
+            go_on(before, self.bytes)?;
             // A row may be longer than a shard: some shards are then empty, and still there.
             while shard < before / SHARD_BYTES {
                 shard += 1;
@@ -400,7 +431,16 @@ impl SplitSink {
     /// # Errors
     /// As [`Sink::finish`].
     pub fn finish(self) -> Result<Vec<Written>> {
-        let written = vec![self.train.finish()?, self.test.finish()?];
+        self.finish_telling(&mut |_, _| Ok(()))
+    }
+
+    /// As [`SplitSink::finish`], telling how far it is. It cannot be stopped: one of two outputs is none.
+    pub(crate) fn finish_telling(self, tell: GoOn<'_>) -> Result<Vec<Written>> {
+        let mut tell = |done, total| {
+            let _ = tell(done, total);
+            Ok(())
+        };
+        let written = vec![self.train.finish_telling(&mut tell)?, self.test.finish_telling(&mut tell)?];
         if let Some(path) = self.dict {
             std::fs::write(&path, "{\"splits\": [\"train\", \"test\"]}\n")
                 .map_err(|source| Error::Write { path: path.clone(), source })?;

@@ -347,22 +347,20 @@ fn a_conversion_that_was_stopped_goes_on_to_the_same_bytes() {
         let whole = folder.0.join("whole").join(name);
         let expected = convert::convert(&files, &whole, &options, share, &mut silent()).unwrap();
         let out = folder.0.join("parts").join(name);
-        let (mut calls, mut last) = (0, 0);
+        let mut calls = 0;
         let done = loop {
             calls += 1;
             let mut told = 0;
             let mut stop = |_, _| {
                 told += 1;
-                if told > 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                if told > 4 * calls { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             match convert::convert(&files, &out, &options, share, &mut stop) {
                 Ok(done) => break done,
                 Err(e) => assert_eq!((e.exit_code(), out.exists()), (75, false), "{e}"),
             }
         };
-        assert!(calls > 2 && done.gone_on_from > last, "{name}: {calls} calls");
-        last = done.gone_on_from;
-        assert!(last < 1000);
+        assert!(calls > 2 && done.gone_on_from > 0, "{name}: {calls} calls");
         let counts = |c: &convert::Converted| {
             (c.rows_read, c.desirable, c.undesirable, c.shapes.clone(), c.unused_fields.clone())
         };

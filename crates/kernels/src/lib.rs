@@ -28,6 +28,7 @@ pub mod scale;
 pub mod sink;
 pub mod swiglu;
 pub mod tampered;
+pub mod timed;
 
 pub use adamw::{Adamw, AdamwStep};
 pub use attention::{Attention, AttentionGrads, AttentionSaved, AttentionShape, KeyValue, Span};

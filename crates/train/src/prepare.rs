@@ -20,8 +20,9 @@ pub struct Job {
     pub checkpoint: Checkpoint,
     /// The model's shapes.
     pub blueprint: Blueprint,
-    /// The model's tokenizer.
-    pub tokenizer: Tokenizer,
+    /// The chat template that was given in place of the tokenizer's, for the result. The tokenizer itself is let go: it
+    /// takes more memory than the rows.
+    pub given_template: Option<String>,
     /// The adapter, unless everything is trained.
     pub adapter: Option<AdapterPlan>,
     /// Rows to train on.
@@ -149,7 +150,7 @@ impl Job {
             config,
             checkpoint,
             blueprint,
-            tokenizer,
+            given_template: tokenizer.given_template().map(str::to_owned),
             adapter,
             train,
             eval,

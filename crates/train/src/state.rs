@@ -106,7 +106,7 @@ fn write_model<B: Backend>(
 /// Tokenizer, chat template and generation defaults beside the weights; the template is the one that rows were written with.
 pub(crate) fn write_companions(job: &Job, dir: &Path) -> Result<(), Error> {
     weights::copy_companions(&job.config.model.path, dir)?;
-    if let Some(template) = job.tokenizer.given_template() {
+    if let Some(template) = &job.given_template {
         let path = dir.join("chat_template.jinja");
         std::fs::write(&path, template).map_err(|source| Error::Io { doing: "write", path, source })?;
     }

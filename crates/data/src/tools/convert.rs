@@ -79,20 +79,21 @@ pub fn convert(
     let total = total_bytes(files)?;
     let (journal, key) = Journal::of(output, files, &[&format!("convert {split:?} {options:?}")])?;
     let (outputs, done) = Outputs::open(output, &key, split, journal.read())?;
-    let converted = write(files, options, &journal, (outputs, done), &mut |done| tell(progress, done, total));
+    let converted =
+        write(files, options, &journal, (outputs, done), &mut |done, of| tell(progress, done, of.unwrap_or(total)));
     if !matches!(converted, Err(Error::Stopped { .. })) {
         journal.remove();
     }
     converted
 }
 
-/// Goes through the rows that are left. `go_on` is told the bytes read.
+/// Goes through the rows that are left. `go_on` is told the bytes read, then the bytes of a table written and how many there are.
 fn write(
     files: &[PathBuf],
     options: &Options,
     journal: &Journal,
     (mut outputs, mut done): (Outputs, Converted),
-    go_on: &mut dyn FnMut(u64) -> Result<()>,
+    go_on: &mut dyn FnMut(u64, Option<u64>) -> Result<()>,
 ) -> Result<Converted> {
     let mut rows = Examples::open(files, options);
     rows.skip(done.rows_read)?;
@@ -110,7 +111,7 @@ fn write(
         if !rows.rows_read.is_multiple_of(PROGRESS_ROWS) {
             continue;
         }
-        let stopped = go_on(rows.bytes_read()).is_err();
+        let stopped = go_on(rows.bytes_read(), None).is_err();
         if stopped || rows.bytes_read() - noted >= JOURNAL_BYTES {
             noted = rows.bytes_read();
             journal.write(&outputs.settle()?, &done.so_far(&rows, &seen))?;
@@ -121,9 +122,13 @@ fn write(
         }
     }
     done = done.so_far(&rows, &seen);
+    if outputs.wait() {
+        journal.write(&outputs.settle()?, &done)?;
+    }
+    let mut writing = |written, all| go_on(written, Some(all)).map_err(|_| Error::Stopped { kept: true });
     done.written = match outputs {
-        Outputs::One(sink) => vec![sink.finish()?],
-        Outputs::Two(two, _) => two.finish()?,
+        Outputs::One(sink) => vec![sink.finish_telling(&mut writing)?],
+        Outputs::Two(two, _) => two.finish_telling(&mut writing)?,
     };
     Ok(done)
 }
@@ -177,6 +182,14 @@ impl Outputs {
                 true => &mut two.train,
                 false => &mut two.test,
             },
+        }
+    }
+
+    /// Whether rows are written a second time, as a table.
+    fn wait(&self) -> bool {
+        match self {
+            Outputs::One(sink) => sink.waits(),
+            Outputs::Two(two, _) => two.train.waits(),
         }
     }
 

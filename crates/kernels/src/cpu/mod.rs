@@ -13,6 +13,7 @@ use crate::capped::cpu::CappedLoops;
 use crate::clamped::cpu::ClampedLoops;
 use crate::geglu::cpu::GeGluLoops;
 use crate::gemm::cpu::GemmLoops;
+use crate::gemm::turn::Turn;
 use crate::head::cpu::HeadLoops;
 use crate::rmsnorm::cpu::RmsNormLoops;
 use crate::rope::cpu::RopeLoops;
@@ -40,6 +41,7 @@ pub trait Loops<E>:
     + RowLoops<E>
     + ScaleLoops<E>
     + SwiGluLoops<E>
+    + Turn
     + UnpackLoops<E>
 {
 }

@@ -20,6 +20,7 @@ mod sink;
 mod swiglu;
 
 use kernels::tampered::{Fault, Tampered};
+use kernels::timed::Timed;
 use kernels::{Backend, Cpu, Memory};
 use room::Room;
 use testkit::Float;
@@ -89,6 +90,22 @@ fn the_number_of_threads_does_not_change_a_bit() {
             assert!(one.len() > 100 && *one == more, "{name}: {threads} threads give other bits than one");
         }
     }
+}
+
+#[test]
+fn measuring_an_operator_does_not_change_a_bit_and_misses_none() {
+    let bits =
+        |(name, values): (&'static str, Vec<f64>)| (name, values.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+    let timed = Timed::new(Cpu::<f32>::new(2));
+    let measured: Vec<_> = conformance(&timed).into_iter().map(bits).collect();
+    drop(timed.zeros::<f32>(64, 64));
+    let times = timed.take();
+    let bare: Vec<_> = conformance(&timed.inner).into_iter().map(bits).collect();
+    assert!(measured == bare, "a measured operator gives other bits");
+    for (i, (operator, time)) in times.into_iter().enumerate() {
+        assert!(operator as usize == i && !time.is_zero(), "{operator:?} was not measured");
+    }
+    assert!(timed.take().iter().all(|(_, time)| time.is_zero()), "sums start anew");
 }
 
 /// A backend that multiplies one backward result by `factor`.
