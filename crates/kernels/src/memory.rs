@@ -82,15 +82,29 @@ pub enum StoredDtype {
     Bf16,
     /// IEEE half.
     F16,
+    /// Four bits (OCP microscaling format MXFP4): of each 32 values a byte `s`, their scale `2^(s - 127)`, and then 16 bytes of
+    /// two codes each, the lower half first. Rows are whole numbers of such blocks.
+    Mxfp4,
 }
 
 impl StoredDtype {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
+    /// Values that are stored together.
+    pub fn block(self) -> usize {
         match self {
-            StoredDtype::F32 => 4,
-            StoredDtype::Bf16 | StoredDtype::F16 => 2,
+            StoredDtype::F32 | StoredDtype::Bf16 | StoredDtype::F16 => 1,
+            StoredDtype::Mxfp4 => 32,
         }
+    }
+
+    /// Bytes of `elements` elements, a whole number of blocks.
+    pub fn bytes(self, elements: usize) -> usize {
+        assert!(elements.is_multiple_of(self.block()), "{elements} elements of {self:?}");
+        elements / self.block()
+            * match self {
+                StoredDtype::F32 => 4,
+                StoredDtype::Bf16 | StoredDtype::F16 => 2,
+                StoredDtype::Mxfp4 => 17,
+            }
     }
 }
 

@@ -90,8 +90,8 @@ struct Source {
 impl Source {
     /// Elements `range` of the tensor, where they lie.
     fn host(&self, range: Range<usize>) -> HostTensor {
-        let size = self.dtype.size();
-        let bytes = InFile { tensor: self.tensor.clone(), range: range.start * size..range.end * size };
+        let bytes =
+            InFile { tensor: self.tensor.clone(), range: self.dtype.bytes(range.start)..self.dtype.bytes(range.end) };
         HostTensor { bytes: Arc::new(bytes), dtype: self.dtype }
     }
 }
@@ -175,7 +175,7 @@ impl<B: Backend> Builder<'_, B> {
 
     /// Rows of a tensor on the host as a frozen weight.
     fn rows_of(&self, whole: &HostTensor, rows: Range<usize>, cols: usize) -> B::Stored {
-        let bytes = rows.start * cols * whole.dtype.size()..rows.end * cols * whole.dtype.size();
+        let bytes = whole.dtype.bytes(rows.start * cols)..whole.dtype.bytes(rows.end * cols);
         let part = Piece { whole: whole.bytes.clone(), range: bytes };
         self.backend.store(HostTensor { bytes: Arc::new(part), dtype: whole.dtype }, rows.len(), cols)
     }

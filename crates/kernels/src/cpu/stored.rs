@@ -19,7 +19,7 @@ impl CpuStored {
         let bytes = tensor.bytes.bytes().len();
         assert_eq!(
             bytes,
-            rows * cols * tensor.dtype.size(),
+            tensor.dtype.bytes(rows * cols),
             "{rows} x {cols} weight of {:?} in {bytes} bytes",
             tensor.dtype
         );
@@ -31,7 +31,7 @@ impl CpuStored {
         let bytes = self.tensor.bytes.bytes();
         let same = match self.tensor.dtype {
             StoredDtype::F32 => TypeId::of::<E>() == TypeId::of::<f32>(),
-            StoredDtype::Bf16 | StoredDtype::F16 => false,
+            StoredDtype::Bf16 | StoredDtype::F16 | StoredDtype::Mxfp4 => false,
         };
         let aligned = bytes.as_ptr().cast::<E>().is_aligned();
         // The pointer is read only as `E`, whose size the constructor has multiplied out.
@@ -56,16 +56,21 @@ impl CpuStored {
     }
 
     fn unpack_elements<E: Real>(&self, elements: Range<usize>, dst: &mut [E]) {
-        let size = self.tensor.dtype.size();
-        let dst = &mut dst[..elements.len()];
-        let bytes = &self.tensor.bytes.bytes()[elements.start * size..elements.end * size];
-        match self.tensor.dtype {
+        let (dtype, dst) = (self.tensor.dtype, &mut dst[..elements.len()]);
+        let skipped = elements.start % dtype.block();
+        let whole = elements.start - skipped..elements.end.next_multiple_of(dtype.block());
+        let bytes = &self.tensor.bytes.bytes()[dtype.bytes(whole.start)..dtype.bytes(whole.end)];
+        match dtype {
             StoredDtype::F32 => E::unpack_f32(bytes, dst),
             StoredDtype::Bf16 => E::unpack_bf16(bytes, dst),
             StoredDtype::F16 => E::unpack_f16(bytes, dst),
+            StoredDtype::Mxfp4 => E::unpack_mxfp4(bytes, skipped, dst),
         }
     }
 }
+
+/// The values of MXFP4's codes.
+const MXFP4: [f64; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 loops! {
     /// Little-endian bytes to floats.
@@ -79,6 +84,22 @@ loops! {
             for (y, b) in dst.iter_mut().zip(bytes.chunks_exact(2)) {
                 let bits = u32::from(u16::from_le_bytes([b[0], b[1]])) << 16;
                 *y = E::of(f64::from(f32::from_bits(bits)));
+            }
+        }
+        /// Blocks of 17 bytes; the first `skip` values of the first block are left out.
+        fn unpack_mxfp4(blocks: &[u8], skip: usize, dst: &mut [E]) {
+            let (mut skip, mut rest) = (skip, dst);
+            let mut values = [E::ZERO; 32];
+            for block in blocks.chunks_exact(17) {
+                let scale = (f64::from(block[0]) - 127.0).exp2();
+                let table: [E; 16] = std::array::from_fn(|code| E::of(MXFP4[code] * scale));
+                for (pair, byte) in values.chunks_exact_mut(2).zip(&block[1..]) {
+                    pair[0] = table[usize::from(byte & 15)];
+                    pair[1] = table[usize::from(byte >> 4)];
+                }
+                let (now, later) = rest.split_at_mut((32 - skip).min(rest.len()));
+                now.copy_from_slice(&values[skip..skip + now.len()]);
+                (skip, rest) = (0, later);
             }
         }
         /// Exponent and mantissa move into place, and a multiplication by 2^112 corrects the exponent's bias, of

@@ -83,6 +83,7 @@ impl<'a, B: Memory> Room<'a, B> {
                 let held: Vec<half::bf16> = to(values);
                 (held.iter().flat_map(|v| v.to_le_bytes()).collect(), to(&held))
             }
+            StoredDtype::Mxfp4 => mxfp4(values),
             StoredDtype::F16 => {
                 let held: Vec<half::f16> = to(values);
                 (held.iter().flat_map(|v| v.to_le_bytes()).collect(), to(&held))
@@ -155,4 +156,28 @@ pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
 /// Entry by entry.
 pub(crate) fn plus(a: &[f64], b: &[f64]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
+
+/// Blocks of 32 values, rounded to the nearest code under the scale that fits the largest of them.
+fn mxfp4(values: &[f64]) -> (Vec<u8>, Vec<f64>) {
+    const CODES: [f64; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let (mut bytes, mut held) = (Vec::new(), Vec::new());
+    for block in values.chunks_exact(32) {
+        let largest = block.iter().fold(1e-30f64, |m, x| m.max(x.abs()));
+        let exponent = (largest / 6.0).log2().ceil();
+        let code = |x: f64| {
+            let near = |a: &&usize, b: &&usize| {
+                let gap = |i: usize| (CODES[i] - (x / exponent.exp2()).abs()).abs();
+                gap(**a).total_cmp(&gap(**b))
+            };
+            let best = *[0, 1, 2, 3, 4, 5, 6, 7].iter().min_by(near).unwrap();
+            (best as u8) | if x < 0.0 { 8 } else { 0 }
+        };
+        let codes: Vec<u8> = block.iter().map(|x| code(*x)).collect();
+        bytes.push((exponent + 127.0) as u8);
+        bytes.extend(codes.chunks(2).map(|c| c[0] | c[1] << 4));
+        let value = |c: &u8| CODES[usize::from(c & 7)] * exponent.exp2() * if c & 8 == 0 { 1.0 } else { -1.0 };
+        held.extend(codes.iter().map(value));
+    }
+    (bytes, held)
 }

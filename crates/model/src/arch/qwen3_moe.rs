@@ -5,6 +5,9 @@ use crate::config::Reader;
 use crate::{Blueprint, Error, ExpertLayout, ExpertSpec};
 use kernels::Gating;
 
+/// The number of experts; transformers 5 writes another name.
+const KEY: &str = "num_experts";
+
 pub(super) fn blueprint(config: &Reader) -> Result<Blueprint, Error> {
     let mut b = super::dense(config, USUAL)?;
     b.qkv_bias = config.flag_or("attention_bias", false)?;
@@ -18,7 +21,7 @@ pub(super) fn blueprint(config: &Reader) -> Result<Blueprint, Error> {
     config.seen(&["sliding_window", "max_window_layers"]);
     super::qwen_sparse(config, &mut b.layers)?;
     b.experts = Some(ExpertSpec {
-        route: super::route(config, "num_experts", 8, gating(config)?)?,
+        route: super::route(config, if config.has(KEY) { KEY } else { "num_local_experts" }, 8, gating(config)?)?,
         width: config.count_or("moe_intermediate_size", Some(768))?,
         layout: ExpertLayout::PerExpert,
         shared: None,

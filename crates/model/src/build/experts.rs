@@ -129,17 +129,21 @@ impl<B: Backend> Builder<'_, B> {
         Ok(Experts { router, activation, down, down_bias, turned: !packed, shared: None })
     }
 
-    /// Experts' weights of `[out, in]` in blocks of four bits, unpacked to bf16, which holds every such value.
+    /// Experts' weights of `[out, in]` in blocks of four bits, which they stay.
     fn packed(&mut self, name: &str, [e, outputs, inputs]: [usize; 3]) -> Result<Vec<Tensor<B>>, Error> {
         if self.trains(name) {
             let what = "the checkpoint holds its experts as mxfp4, which an adapter can be trained on, but not the \
                         weights themselves; set use_peft, or give a checkpoint in bf16";
             return Err(Error::config("quantization_config", what));
         }
+        if inputs % mxfp4::BLOCK != 0 {
+            let what = format!("expected widths that are multiples of {} for mxfp4, found {inputs}", mxfp4::BLOCK);
+            return Err(Error::config("quantization_config", what));
+        }
         let groups = inputs / mxfp4::BLOCK;
         let blocks = self.checkpoint.get_shaped(&format!("{name}_blocks"), &[e, outputs, groups, mxfp4::BLOCK / 2])?;
         let scales = self.checkpoint.get_shaped(&format!("{name}_scales"), &[e, outputs, groups])?;
-        let whole = mxfp4::unpack(&blocks, &scales)?;
+        let whole = mxfp4::joined(&blocks, &scales)?;
         blocks.release();
         Ok(runs(vec![outputs; e]).into_iter().map(|rows| Tensor::Frozen(self.rows_of(&whole, rows, inputs))).collect())
     }
