@@ -173,7 +173,9 @@ fn outputs(args: &EvalArgs) -> Result<Vec<PathBuf>, Failure> {
     let root = args.output.clone().unwrap_or_else(|| "evals".into());
     let all: Vec<PathBuf> = args.models.iter().map(|model| root.join(short(model))).collect();
     match (1..all.len()).find(|&i| all[..i].contains(&all[i])) {
-        Some(i) => Err(Failure::usage(format!("two models would write to {}; evaluate them one by one", all[i].display()))),
+        Some(i) => {
+            Err(Failure::usage(format!("two models would write to {}; evaluate them one by one", all[i].display())))
+        }
         None => Ok(all),
     }
 }
@@ -264,7 +266,11 @@ fn cells(outcome: &Outcome, several: bool) -> Vec<String> {
     if several {
         cells.push(metrics.maj_at.last().map_or(String::new(), |(_, x)| percent(*x)));
     }
-    cells.extend([format!("{:.0}", metrics.tokens.mean), percent(metrics.truncated), metrics.empty_samples.to_string()]);
+    cells.extend([
+        format!("{:.0}", metrics.tokens.mean),
+        percent(metrics.truncated),
+        metrics.empty_samples.to_string(),
+    ]);
     cells
 }
 
@@ -275,7 +281,8 @@ fn comparisons(examined: &[Examined], settings: &Settings) -> Vec<(String, Strin
     let (base, mut found) = (marks(first), Vec::new());
     for model in others {
         let own = marks(model);
-        let each = base.iter().zip(&own).map(|(a, b)| (a.task.clone(), std::slice::from_ref(a), std::slice::from_ref(b)));
+        let each =
+            base.iter().zip(&own).map(|(a, b)| (a.task.clone(), std::slice::from_ref(a), std::slice::from_ref(b)));
         let all = (own.len() > 1).then(|| ("all rows".to_owned(), &base[..], &own[..]));
         for (task, a, b) in each.chain(all) {
             found.extend(compare(a, b, settings.seed).map(|comparison| (model.name.clone(), task, comparison)));

@@ -43,7 +43,8 @@ mod tests {
 
     #[test]
     fn values_come_in_the_order_of_the_keys() {
-        let values = flat("b.yaml", "file: rows.jsonl\nname: mine # a comment\nboxed: true\n", ["name", "file", "gold"]);
+        let values =
+            flat("b.yaml", "file: rows.jsonl\nname: mine # a comment\nboxed: true\n", ["name", "file", "gold"]);
         assert!(values.unwrap_err().to_string().contains("boxed"));
         let values = flat("b.yaml", "file: rows.jsonl\nname: mine # a comment\n", ["name", "file", "gold"]).unwrap();
         assert_eq!(values, [Some("mine".to_owned()), Some("rows.jsonl".to_owned()), None]);

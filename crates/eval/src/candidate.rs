@@ -152,7 +152,8 @@ pub fn identity(folder: &Path, adapter: Option<&Path>) -> Result<String, Error> 
         let entries = std::fs::read_dir(folder).map_err(Error::io("read", folder))?;
         let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
         names.sort();
-        let counts = |name: &str| name.ends_with(".safetensors") || name == "config.json" || name == "adapter_config.json";
+        let counts =
+            |name: &str| name.ends_with(".safetensors") || name == "config.json" || name == "adapter_config.json";
         for name in names.iter().filter_map(|name| name.to_str()).filter(|name| counts(name)) {
             let path = folder.join(name);
             let mut file = std::fs::File::open(&path).map_err(Error::io("read", &path))?;

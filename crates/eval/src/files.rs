@@ -82,7 +82,8 @@ impl RunFiles {
         let path = self.metrics();
         match std::fs::read(&path) {
             Ok(bytes) => {
-                let bad = |e: serde_json::Error| Error::Task { path: path.clone(), reason: format!("{e}; --overwrite") };
+                let bad =
+                    |e: serde_json::Error| Error::Task { path: path.clone(), reason: format!("{e}; --overwrite") };
                 let metrics: Value = serde_json::from_slice(&bytes).map_err(bad)?;
                 let found = &metrics["evaluation"];
                 if let Some(reason) = difference(found, identity).filter(|_| !found.is_null()) {

@@ -26,7 +26,7 @@ mod task;
 pub use candidate::{Candidate, identity};
 pub use error::Error;
 pub use files::{RunFiles, final_result};
-pub use marks::{Mark, Marks, Marked};
+pub use marks::{Mark, Marked, Marks};
 pub use page::overview;
 pub use prompt::PromptType;
 pub use run::{Event, Outcome, evaluate};

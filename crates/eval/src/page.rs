@@ -103,7 +103,8 @@ fn one(out: &mut Out, row: &Marked) -> std::io::Result<()> {
         mark.strict.rule.name()
     )?;
     if row.marks.len() > 1 {
-        let all: Vec<String> = row.marks.iter().map(|m| format!("<code>{}</code>", Plain(&m.qwen.normalised))).collect();
+        let all: Vec<String> =
+            row.marks.iter().map(|m| format!("<code>{}</code>", Plain(&m.qwen.normalised))).collect();
         writeln!(out, "<p>All answers: {}", all.join(" "))?;
     }
     if !row.item.gold.solution.is_empty() {
@@ -145,7 +146,8 @@ pub fn overview(output: &Path, title: &str, tasks: &[(String, RunFiles, Metrics)
         let page = files.page();
         page.strip_prefix(output).ok().map(|page| page.to_string_lossy().into_owned())
     };
-    let rows: Vec<_> = tasks.iter().map(|(name, files, metrics)| (name.clone(), link(files), metrics.clone())).collect();
+    let rows: Vec<_> =
+        tasks.iter().map(|(name, files, metrics)| (name.clone(), link(files), metrics.clone())).collect();
     write(&output.join("index.html"), |out| {
         head(out, title)?;
         table(out, &rows)

@@ -68,7 +68,8 @@ impl PromptType {
     /// The prompt for a question, without blanks at its ends (a model continues badly after one).
     pub fn prompt(self, question: &str) -> String {
         let chat = |system: &str, user: &str| {
-            let system = if system.is_empty() { String::new() } else { format!("<|im_start|>system\n{system}<|im_end|>\n") };
+            let system =
+                if system.is_empty() { String::new() } else { format!("<|im_start|>system\n{system}<|im_end|>\n") };
             format!("{system}<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n")
         };
         let text = match self {

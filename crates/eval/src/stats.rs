@@ -148,7 +148,17 @@ mod tests {
     #[test]
     fn the_paired_test_is_exact_for_right_and_wrong() {
         // 2 P(X <= 2) of Binomial(12, 1/2) is 158/4096.
-        let differences: Vec<f64> = (0..50).map(|i| [1.0, -1.0, 0.0][if i < 10 { 0 } else if i < 12 { 1 } else { 2 }]).collect();
+        let differences: Vec<f64> = (0..50)
+            .map(|i| {
+                [1.0, -1.0, 0.0][if i < 10 {
+                    0
+                } else if i < 12 {
+                    1
+                } else {
+                    2
+                }]
+            })
+            .collect();
         assert!((paired_p(&differences, 0) - 158.0 / 4096.0).abs() < 1e-12);
         assert_eq!(paired_p(&[0.0; 5], 0), 1.0);
         // 5,000 heads of 10,000 and 2,000 of 2,000: neither overflows nor loses its sense.

@@ -102,13 +102,16 @@ impl<'a> Cursor<'a> {
             9 => {
                 let (of, length) = (self.u32()?, self.u64()?);
                 let all = |this: &mut Self, width: u64| {
-                    let bytes = length.checked_mul(width).ok_or_else(|| format!("byte {}: a list too long", this.at))?;
+                    let bytes =
+                        length.checked_mul(width).ok_or_else(|| format!("byte {}: a list too long", this.at))?;
                     this.take(bytes)
                 };
                 let word = |four: &[u8]| u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
                 match (of, width(of)) {
                     (5, _) => Value::I32s(all(self, 4)?.chunks_exact(4).map(|four| word(four) as i32).collect()),
-                    (6, _) => Value::F32s(all(self, 4)?.chunks_exact(4).map(|four| f32::from_bits(word(four))).collect()),
+                    (6, _) => {
+                        Value::F32s(all(self, 4)?.chunks_exact(4).map(|four| f32::from_bits(word(four))).collect())
+                    }
                     (_, Some(width)) => {
                         all(self, width)?;
                         Value::Other

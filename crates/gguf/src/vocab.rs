@@ -48,7 +48,9 @@ pub(crate) fn read(folder: &Path, tokenizer: &Tokenizer, size: usize, stop: &[u3
     // Files of older versions leave the type of a BPE out.
     let kind = model["type"].as_str().unwrap_or(if model["merges"].is_array() { "BPE" } else { "?" });
     if kind != "BPE" {
-        return Err(bad(format!("expected a BPE, found {kind}; llama.cpp's files for other tokenizers are not written")));
+        return Err(bad(format!(
+            "expected a BPE, found {kind}; llama.cpp's files for other tokenizers are not written"
+        )));
     }
     let reader = Reader { path, json: &json, model };
     let byte_level = reader.any("pre_tokenizer", "ByteLevel") || reader.any("decoder", "ByteLevel");
@@ -132,7 +134,8 @@ impl<'a> Reader<'a> {
             };
             put(id, text, if added["special"] == true { CONTROL } else { USER_DEFINED })?;
         }
-        let named = |(id, token): (usize, Option<(String, i32)>)| token.unwrap_or_else(|| (format!("[PAD{id}]"), UNUSED));
+        let named =
+            |(id, token): (usize, Option<(String, i32)>)| token.unwrap_or_else(|| (format!("[PAD{id}]"), UNUSED));
         Ok(tokens.into_iter().enumerate().map(named).unzip())
     }
 

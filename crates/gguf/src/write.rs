@@ -159,7 +159,9 @@ mod tests {
         let planned = |name: &str, shape: &[usize], kind| Planned { name: name.into(), shape: shape.into(), kind };
         let tensors = [planned("t", &[3, 32], Kind::Q8_0), planned("n", &[5], Kind::F32)];
         let mut writer = Writer::create(path, &metadata, &tensors).unwrap();
-        writer.tensor("t", |row, out| Ok(out.iter_mut().enumerate().for_each(|(i, x)| *x = (row * 32 + i) as f32))).unwrap();
+        writer
+            .tensor("t", |row, out| Ok(out.iter_mut().enumerate().for_each(|(i, x)| *x = (row * 32 + i) as f32)))
+            .unwrap();
         writer.tensor("n", |_, out| Ok(out.fill(2.0))).unwrap();
         writer.finish().unwrap();
         metadata

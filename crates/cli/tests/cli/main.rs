@@ -1,6 +1,7 @@
 //! The binary as a user sees it: commands, their output, their exit codes.
 
 mod asking;
+mod examining;
 mod running;
 #[cfg(unix)]
 mod signals;

@@ -11,7 +11,8 @@ impl<'a> Row<'a> {
     /// [`Error::Field`] for a field that is missing or no text.
     pub fn from_json(row: &'a Value) -> Result<Self, Error> {
         let field = |name: &str, expected| Error::Field { name: name.to_owned(), expected };
-        let text = |name: &str| row.get(name).filter(|value| !value.is_null()).map(|value| (value.as_str(), name.to_owned()));
+        let text =
+            |name: &str| row.get(name).filter(|value| !value.is_null()).map(|value| (value.as_str(), name.to_owned()));
         let answer = match (text("pred"), text("generation")) {
             (Some((Some(pred), _)), None) => Answer::Pred(pred),
             (None, Some((Some(generation), _))) => Answer::Generation(generation),

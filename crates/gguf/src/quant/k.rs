@@ -251,9 +251,7 @@ pub(super) fn from_q4(bytes: &[u8], out: &mut [f32]) {
 
 pub(super) fn from_q5(bytes: &[u8], out: &mut [f32]) {
     let (high, nibbles) = (&bytes[16..48], &bytes[48..]);
-    with_scales(bytes, out, |j, l| {
-        nibbles[SUB * (j / 2) + l] >> (4 * (j % 2)) & 15 | (high[l] >> j & 1) << 4
-    });
+    with_scales(bytes, out, |j, l| nibbles[SUB * (j / 2) + l] >> (4 * (j % 2)) & 15 | (high[l] >> j & 1) << 4);
 }
 
 pub(super) fn from_q6(bytes: &[u8], out: &mut [f32]) {
