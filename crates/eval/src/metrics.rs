@@ -77,8 +77,8 @@ impl Metrics {
             num_scores: rows.len() * n,
             empty_samples: rows.iter().filter(|row| row.marks[n - 1].qwen.normalised.is_empty()).count(),
             acc: of_rows(&|row| f64::from(u8::from(row.marks[0].qwen.verdict))),
-            mean_acc: estimate(&qwen, n),
-            strict_acc: estimate(&strict, n),
+            mean_acc: estimate(&qwen),
+            strict_acc: estimate(&strict),
             pass_at: some.map(|k| (k, of_rows(&|row| pass_at(n, right(row), k)))).collect(),
             maj_at: every.filter(|k| *k > 1).map(|k| (k, of_rows(&|row| majority(&row.marks[..k])))).collect(),
             type_acc: by_type(rows),
@@ -149,12 +149,12 @@ impl Lengths {
     }
 }
 
-/// Wilson's interval where each row has one answer; else rows are the units.
-fn estimate(shares: &[f64], n: usize) -> Estimate {
-    match n {
-        1 => wilson(shares.iter().filter(|share| **share == 1.0).count(), shares.len()),
-        _ => mean_share(shares),
-    }
+/// Wilson's interval where each row is right or wrong, as with one answer each; else that of the rows' mean.
+fn estimate(shares: &[f64]) -> Estimate {
+    let whole = |value: f64| shares.iter().filter(|share| **share == value).count();
+    let (right, wrong) = (whole(1.0), whole(0.0));
+    // Rows that are all alike have no variance, which says nothing about rows that were not asked.
+    if right + wrong == shares.len() { wilson(right, shares.len()) } else { mean_share(shares) }
 }
 
 /// `1 - C(n - c, k) / C(n, k)`.

@@ -196,7 +196,7 @@ mod tests {
             assert!(Gguf::open(&damaged).is_err(), "cut to {length} of {}", whole.len());
         }
         for at in 0..whole.len() {
-            for flip in [1, 0x80, 0xff] {
+            for flip in [1, 0xff] {
                 let mut bytes = whole.clone();
                 bytes[at] ^= flip;
                 std::fs::write(&damaged, &bytes).unwrap();

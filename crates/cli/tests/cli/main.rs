@@ -3,6 +3,7 @@
 mod asking;
 mod broken;
 mod data;
+mod examining;
 #[allow(dead_code)]
 #[path = "../../../hub/tests/hub/fake_hub.rs"]
 mod fake_hub;

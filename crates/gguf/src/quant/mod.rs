@@ -188,6 +188,22 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_those_of_ggml() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/gguf/ggml.bin");
+        let (expected, x) = (std::fs::read(path).unwrap(), noise(2048));
+        let mut rest = &expected[..];
+        for kind in [Kind::Q8_0, Kind::Q4_0, Kind::Q4_1, Kind::Q5_0, Kind::Q5_1, Kind::Q4K, Kind::Q5K, Kind::Q6K] {
+            let mut bytes = vec![0; kind.bytes(x.len())];
+            kind.quantise(&x, &mut bytes);
+            let (expected, after) = rest.split_at(bytes.len());
+            let differ = bytes.chunks(kind.block().1).zip(expected.chunks(kind.block().1)).filter(|(a, b)| a != b).count();
+            assert_eq!(differ, 0, "blocks of {}", kind.name());
+            rest = after;
+        }
+        assert!(rest.is_empty());
+    }
+
+    #[test]
     fn more_bits_err_less() {
         let x = noise(256 * 64);
         let errors: Vec<f32> =
