@@ -1,6 +1,8 @@
 //! The binary as a user sees it: commands, their output, their exit codes.
 
 mod asking;
+mod first_use;
+mod importing;
 mod running;
 #[cfg(unix)]
 mod signals;
