@@ -247,7 +247,8 @@ fn append(
     if !predicted {
         report.dropped_prompt_only += 1;
         let (prompt, first) = (row.prompt.len(), report.dropped_prompt_only == 1);
-        let start: Vec<u32> = row.prompt.iter().chain(&row.completion).take(if first { SHOWN } else { 0 }).copied().collect();
+        let start: Vec<u32> =
+            row.prompt.iter().chain(&row.completion).take(if first { SHOWN } else { 0 }).copied().collect();
         let text = tokenizer.decode(&start, false)?;
         return Ok(Some(format!(
             "the row has {total} tokens, {prompt} of them prompt; cut to `max_length` ({limit}) nothing to predict is left of {text:?}"

@@ -1,15 +1,8 @@
 //! Names of the Hub in a configuration: fetched on first use from a Hub on this machine.
 
-#[path = "../../../hub/tests/hub/fake_hub.rs"]
-#[allow(dead_code)]
-mod fake_hub;
-#[path = "../../../hub/tests/hub/server.rs"]
-#[allow(dead_code)]
-mod server;
-
+use crate::fake_hub::FakeHub;
+use crate::server::HostileServer;
 use crate::{Scratch, golden, stderr};
-use fake_hub::FakeHub;
-use server::HostileServer;
 
 fn read(path: &str) -> Vec<u8> {
     std::fs::read(golden(path)).unwrap()

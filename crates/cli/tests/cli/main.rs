@@ -1,9 +1,15 @@
 //! The binary as a user sees it: commands, their output, their exit codes.
 
 mod asking;
+#[allow(dead_code)] // the Hub of the `hub` crate's own tests
+#[path = "../../../hub/tests/hub/fake_hub.rs"]
+mod fake_hub;
 mod first_use;
 mod importing;
 mod running;
+#[allow(dead_code)]
+#[path = "../../../hub/tests/hub/server.rs"]
+mod server;
 #[cfg(unix)]
 mod signals;
 mod training;
