@@ -1,7 +1,9 @@
 //! Commands and flags.
 
+use crate::data::DataArgs;
 use crate::flags::TrainerFlags;
 use crate::import::{ImportArgs, SchemaArgs};
+use crate::pull::PullArgs;
 use crate::validate::ValidateArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -27,6 +29,7 @@ Examples:
   prospect train run.yaml learning_rate=1e-6        train, one setting changed
   prospect resume runs/kto                          go on where a run was stopped
   prospect generate runs/sft/final --prompt \"Hi\"    ask a model
+  prospect data show rows.jsonl --model models/base   a row as the model will see it
 
 Results go to stdout, everything else to stderr.
 Exit codes: 0 done, 2 usage or configuration, 3 data, 4 memory, 5 numerics, 6 files and disk,
@@ -61,10 +64,23 @@ pub(crate) enum Command {
     Score(ScoreArgs),
     /// Continue prompts.
     Generate(GenerateArgs),
+    /// Are answers right? Grades them as the Qwen2.5-Math harness does, or strictly.
+    Grade(crate::grade::GradeArgs),
+    /// Ask benchmarks of mathematics, and grade the answers.
+    Eval(crate::eval::EvalArgs),
     /// Merge an adapter into its base model, and check the result against both.
     Merge(MergeArgs),
+    /// Write a model in other programs' formats.
+    Export(crate::export::ExportArgs),
     /// The whole story on made-up arithmetic, offline: tokenizer, model, SFT, KTO, evaluation.
     Demo(DemoArgs),
+    /// Look at data, count, convert, mix, sample, clean and label them.
+    Data(DataArgs),
+    /// Fetch a model or a data set from the Hugging Face Hub or a mirror of it.
+    Pull(PullArgs),
+    /// Renders chat templates for a parent that does not trust them.
+    #[command(hide = true, name = "__render")]
+    Render,
 }
 
 /// A configuration and what changes in it.
@@ -175,6 +191,18 @@ pub(crate) enum RunsCommand {
         /// Print a JSON object.
         #[arg(long)]
         json: bool,
+    },
+    /// Draw metrics of several runs over their steps, a panel for each metric, as SVG and PNG.
+    Plot {
+        /// The run folders.
+        #[arg(value_name = "RUN", required = true)]
+        runs: Vec<PathBuf>,
+        /// Metrics, by their names in log.jsonl.
+        #[arg(long, value_name = "NAME,..", value_delimiter = ',', default_value = "loss,kl")]
+        metrics: Vec<String>,
+        /// Where to: both files have this name, with .svg and .png.
+        #[arg(long, value_name = "FILE", default_value = "runs")]
+        output: PathBuf,
     },
 }
 

@@ -2,9 +2,7 @@
 //!
 //! Paths are as they were written, relative to the current directory, as in TRL. Nothing here was looked up on disk.
 
-mod schedule;
-
-pub use schedule::*;
+pub use crate::curve::{Curve, Floor, Schedule, ScheduleKind, Warmup};
 use std::path::PathBuf;
 
 /// One run.
@@ -64,6 +62,8 @@ pub struct Model {
     pub path: PathBuf,
     /// How weights are stored in memory; arithmetic is float32.
     pub dtype: Dtype,
+    /// Weight of the load-balancing loss of experts; `None`: the model's own.
+    pub router_aux_loss_coef: Option<f64>,
 }
 
 /// Storage of weights.

@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod curve;
 mod dialect;
+mod flat;
 mod note;
 mod problem;
 mod resolve;
@@ -19,6 +21,7 @@ mod yaml;
 
 pub use config::*;
 pub use dialect::{Accounted, Dialect, Outcome, account, as_yaml, import, recognise};
+pub use flat::flat;
 pub use note::{Note, NoteKind};
 pub use problem::{Code, Errors, Piece, Place, Problem, Source, Style};
 pub use schema::schema;

@@ -139,7 +139,11 @@ impl Resolved {
         let compat_trl = self.text("compat").is_some();
         Config {
             compat_trl,
-            model: Model { path: self.word("model_name_or_path").into(), dtype: self.dtype() },
+            model: Model {
+                path: self.word("model_name_or_path").into(),
+                dtype: self.dtype(),
+                router_aux_loss_coef: self.float("router_aux_loss_coef"),
+            },
             tuning: self.tuning(),
             data: self.data(),
             objective: self.objective(compat_trl),

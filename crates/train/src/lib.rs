@@ -25,7 +25,7 @@ mod validate;
 
 pub use error::Error;
 pub use folder::{Inference, ModelFolder};
-pub use merge::{Merged, merge};
+pub use merge::{Merged, merge, probe_logits};
 pub use plan::{Plan, learning_rates};
 pub use prepare::{Job, Rows, loss_of};
 pub use rehearse::rehearse;

@@ -155,13 +155,21 @@ fn trained_parameters(job: &Job) -> usize {
 fn kept_floats(b: &Blueprint) -> usize {
     let (q, kv) = (b.heads * b.head_width, b.kv_heads * b.head_width);
     let raw = if b.qk_norm { q + kv + b.heads + b.kv_heads } else { 0 };
-    2 * b.hidden + 2 * q + 2 * kv + b.heads + 2 * b.feed_forward + 2 + raw
+    2 * b.hidden + 2 * q + 2 * kv + b.heads + 2 * feed_forward_rows(b) + 2 + raw
 }
 
 /// Floats in flight per row while a block is computed or differentiated.
 fn working_floats(b: &Blueprint) -> usize {
     let (q, kv) = (b.heads * b.head_width, b.kv_heads * b.head_width);
-    4 * b.hidden + (2 * q + 2 * kv + b.heads).max(4 * b.feed_forward)
+    4 * b.hidden + (2 * q + 2 * kv + b.heads).max(4 * feed_forward_rows(b))
+}
+
+/// Feed-forward width of a row: of a dense layer, or of the experts that a row goes through.
+fn feed_forward_rows(b: &Blueprint) -> usize {
+    b.experts.as_ref().map_or(b.feed_forward, |e| {
+        let experts = e.route.chosen * e.width + e.shared.map_or(0, |s| s.width) + b.hidden;
+        if b.layers.iter().all(|l| l.experts) { experts } else { experts.max(b.feed_forward) }
+    })
 }
 
 /// The heaviest step of the first epoch.

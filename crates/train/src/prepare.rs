@@ -20,8 +20,11 @@ pub struct Job {
     pub checkpoint: Checkpoint,
     /// The model's shapes.
     pub blueprint: Blueprint,
-    /// The model's tokenizer.
-    pub tokenizer: Tokenizer,
+    /// The chat template that was given in place of the tokenizer's, for the result. The tokenizer itself is let go: it
+    /// takes more memory than the rows.
+    pub given_template: Option<String>,
+    /// Tokens that end an answer, where a template by name ends it otherwise than the tokenizer does: its own, then the tokenizer's.
+    pub ends: Vec<u32>,
     /// The adapter, unless everything is trained.
     pub adapter: Option<AdapterPlan>,
     /// Rows to train on.
@@ -34,6 +37,8 @@ pub struct Job {
     pub total_steps: usize,
     /// Class weights, resolved.
     pub weights: (f64, f64),
+    /// Weight of the routers' load-balancing loss; `None`: the model has no routers.
+    pub balance: Option<f64>,
     /// Longest sequence that can occur, tokens.
     pub positions: usize,
     /// Things worth saying.
@@ -123,8 +128,10 @@ impl Job {
             );
             return Err(Error::Mismatch { what });
         }
+        let balance = balance(&config, &blueprint)?;
         let adapter = AdapterPlan::new(&config.tuning, &blueprint)?;
         let mut notes = Vec::new();
+        let ends = ends(&config, &tokenizer);
         let (train, eval) = datasets(&config, &tokenizer, &mut notes, observe)?;
         let order = order(&config, &train, unit_count(&config, &train));
         let train = rows(&config, train, Some(&order), &mut notes);
@@ -146,13 +153,15 @@ impl Job {
             config,
             checkpoint,
             blueprint,
-            tokenizer,
+            given_template: tokenizer.given_template().map(str::to_owned),
+            ends,
             adapter,
             train,
             eval,
             order,
             total_steps,
             weights,
+            balance,
             positions,
             notes,
         })
@@ -206,6 +215,15 @@ impl Job {
 pub(crate) fn trained_blocks(n: i64, all: usize) -> std::ops::Range<usize> {
     let count = (n.unsigned_abs() as usize).min(all);
     if n < 0 { 0..count } else { all - count..all }
+}
+
+fn ends(config: &Config, tokenizer: &Tokenizer) -> Vec<u32> {
+    let given = config.data.chat_template.as_deref().filter(|path| !path.exists()).and_then(Path::to_str);
+    let stop = given.and_then(data::template::named::find).and_then(|template| tokenizer.token_to_id(template.stop?));
+    match (stop, tokenizer.eos_id()) {
+        (Some(stop), eos) if eos != Some(stop) => std::iter::once(stop).chain(eos).collect(),
+        _ => Vec::new(),
+    }
 }
 
 pub(crate) fn tokenizer(config: &Config, clock: Clock) -> Result<Tokenizer, Error> {
@@ -299,6 +317,20 @@ fn class_weights(config: &Config, data: &Dataset, notes: &mut Vec<String>) -> (f
         ));
     }
     weights
+}
+
+/// The coefficient of the load-balancing loss, as TRL finds it: the run's own, else the model's.
+fn balance(config: &Config, blueprint: &Blueprint) -> Result<Option<f64>, Error> {
+    let Some(experts) = &blueprint.experts else { return Ok(None) };
+    match (config.model.router_aux_loss_coef, experts.balance) {
+        (Some(c), None) if c > 0.0 => Err(Error::Mismatch {
+            what: format!(
+                "router_aux_loss_coef: {c}, but {} models have no load-balancing loss; remove the key",
+                blueprint.model_type
+            ),
+        }),
+        (given, own) => Ok(Some(given.or(own).unwrap_or(0.0))),
+    }
 }
 
 /// Most tokens of a sequence, the mismatched ones included.

@@ -75,7 +75,7 @@ pub(crate) fn reference_name(job: &Job) -> &'static str {
 
 /// Draws the plots of a run's log.
 pub(crate) fn plots(run: &RunFolder) -> Result<Vec<String>, Error> {
-    let records = rundir::log::read_tail(&run.path().join("log.jsonl"))?;
+    let records = rundir::log::read(&run.path().join("log.jsonl"))?;
     let panels = rundir::plot::panels_of_log(&records);
     if panels.is_empty() {
         return Ok(Vec::new());

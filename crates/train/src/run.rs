@@ -342,6 +342,7 @@ impl<'a, B: Backend> Run<'a, B> {
             cached: &self.cached[which],
             execution: self.execution,
             extra: self.job.config.logging.extra_metrics,
+            balance: self.job.balance,
             dropout: (dropout && self.dropout > 0.0).then_some(Dropout { p: self.dropout, key }),
             interrupted,
         }

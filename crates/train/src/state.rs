@@ -75,12 +75,18 @@ fn write_model<B: Backend>(
 ) -> Result<(), Error> {
     let dtype = export_dtype(job);
     let trained = |name: &str| table.params().iter().find(|p| p.name == name);
+    // Tensors that are never trained, but belong to the model.
+    let fixed = |t: &&TensorInfo| t.name.ends_with(".e_score_correction_bias");
     let infos: Vec<TensorInfo> = match job.config.tuning {
         // Frozen blocks belong to the model as well.
         config::Tuning::Blocks(_) => {
-            job.checkpoint.infos().map(|t| TensorInfo::new(t.name.clone(), dtype, t.shape.clone())).collect()
+            let stored = |t: &TensorInfo| if fixed(&t) { t.dtype } else { dtype };
+            job.checkpoint.infos().map(|t| TensorInfo::new(t.name.clone(), stored(t), t.shape.clone())).collect()
         }
-        _ => table.params().iter().map(|p| TensorInfo::new(p.name.clone(), dtype, shape_of(p))).collect(),
+        _ => {
+            let own = table.params().iter().map(|p| TensorInfo::new(p.name.clone(), dtype, p.shape.clone()));
+            own.chain(job.checkpoint.infos().filter(fixed).cloned()).collect()
+        }
     };
     weights::write_model(dir, &infos, 5 << 30, |info, sink| -> Result<(), Error> {
         match trained(&info.name) {
@@ -179,15 +185,10 @@ pub(crate) fn read_weights<B: Backend>(
     let checkpoint = weights::Checkpoint::open(dir)?;
     for p in table.params() {
         let tensor = checkpoint.get(&p.name)?;
-        tensor.expect_shape(&shape_of(p))?;
+        tensor.expect_shape(&p.shape)?;
         upload(backend, values, p, &tensor.to_f32()?);
     }
     Ok(())
-}
-
-/// As in the checkpoint: norms and biases have one axis.
-fn shape_of(p: &Param) -> Vec<usize> {
-    if p.rows == 1 { vec![p.cols] } else { vec![p.rows, p.cols] }
 }
 
 fn upload<B: Backend>(backend: &B, into: &mut Mat<B, B::Real>, p: &Param, values: &[f32]) {

@@ -1,17 +1,22 @@
 //! The binary as a user sees it: commands, their output, their exit codes.
 
 mod asking;
-#[allow(dead_code)] // the Hub of the `hub` crate's own tests
+mod broken;
+mod data;
+#[allow(dead_code)]
 #[path = "../../../hub/tests/hub/fake_hub.rs"]
 mod fake_hub;
 mod first_use;
 mod importing;
+mod pulling;
 mod running;
 #[allow(dead_code)]
 #[path = "../../../hub/tests/hub/server.rs"]
 mod server;
 #[cfg(unix)]
 mod signals;
+#[cfg(unix)]
+mod templates;
 mod training;
 
 use serde_json::Value;

@@ -93,7 +93,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     // KTOConfig and SFTConfig
     mapping("model_init_kwargs", MODEL_INIT, "what from_pretrained is given"),
     idle("trust_remote_code", Bool, "false", "run code from the model folder", "nothing from a model folder is ever executed"),
-    refused("router_aux_loss_coef", Kind::Float(Range::NON_NEGATIVE), &["null", "0.0"], "load balancing of experts", "mixture-of-experts models are not offered yet"),
+    works((Section::Objective, Scope::Both), "router_aux_loss_coef", Kind::Float(Range::NON_NEGATIVE), "", "weight of the load-balancing loss of experts; the model's own when unset, 0 for none"),
     works(KTO, "disable_dropout", Bool, "true", "no dropout anywhere, the adapter's included"),
     idle("dataset_num_proc", Int(1), "", "tokenising processes", "tokenising uses `threads`"),
     works(DATA, "max_length", Int(1), "1024", "tokens per row, prompt and completion; null for no limit"),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::next_object;
+use super::{PROGRESS_ROWS, Progress, next_object, tell};
 use crate::error::{Error, Result};
 use crate::rng::Stream;
 use crate::sink::{Sink, Written};
@@ -146,16 +146,27 @@ pub struct Mixed {
     pub written: Written,
 }
 
-/// Writes the rows of several sources (each a list of files) mixed by weight; each source's rows stay in order.
+/// Writes the rows of several sources (each a list of files) mixed by weight; each source's rows stay in order. `progress` is told
+/// rows, not bytes.
 ///
 /// # Errors
 /// As [`Mixture::new`], and `Io`, `Row`, `Write`, `Table`.
-pub fn mix(sources: &[Vec<PathBuf>], weights: &[f64], output: &Path, seed: u64, end: End) -> Result<Mixed> {
+pub fn mix(
+    sources: &[Vec<PathBuf>],
+    weights: &[f64],
+    output: &Path,
+    (seed, end): (u64, End),
+    progress: Progress<'_>,
+) -> Result<Mixed> {
     let mut sizes = Vec::with_capacity(sources.len());
     for files in sources {
-        let (mut rows, mut count) = (Rows::open(files), 0);
+        let (mut rows, mut count) = (Rows::open(files), 0_u64);
         while rows.next_row()?.is_some() {
             count += 1;
+            if count.is_multiple_of(PROGRESS_ROWS as u64) {
+                // How much there is to do is not known before every row was counted.
+                tell(progress, 0, 0)?;
+            }
         }
         sizes.push(count);
     }
@@ -176,6 +187,9 @@ pub fn mix(sources: &[Vec<PathBuf>], weights: &[f64], output: &Path, seed: u64, 
             }
         };
         sink.write(&row)?;
+        if at.is_multiple_of(PROGRESS_ROWS as u64) {
+            tell(progress, at, mixture.len())?;
+        }
     }
     Ok(Mixed { sizes, taken, written: sink.finish()? })
 }

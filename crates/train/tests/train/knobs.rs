@@ -228,7 +228,8 @@ fn a_registered_name_is_read_with_its_columns_and_tags() {
     let keys = json!({"dataset_name": null, "dataset": "talks", "dataset_dir": folder.path()});
     let job = job(keys.clone()).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(job.train.data.label_counts(), (1, 1));
-    let text = job.tokenizer.decode(job.train.data.tokens(0), false).unwrap();
+    let tokenizer = data::Tokenizer::load(&crate::model("qwen2"), data::Clock::at(0)).unwrap();
+    let text = tokenizer.decode(job.train.data.tokens(0), false).unwrap();
     assert!(text.contains("2 + 2?") && text.contains('4'), "{text}");
     let Err(error) = self::job(over(&keys, json!({"dataset": "talk"}))) else { panic!("no such name") };
     assert!(error.to_string().contains("its first names are talks"), "{error}");

@@ -116,6 +116,7 @@ impl<B: Backend<Real = R>, R: Real> Lab<B> {
             cached: &self.cached,
             execution,
             extra: true,
+            balance: self.job.balance,
             dropout: self.dropout,
             interrupted: &|| false,
         }

@@ -1,4 +1,4 @@
-//! The learning rate over the steps, as plain values.
+//! The learning rate over the steps, as the configuration has it.
 
 /// Learning rate over the steps, as transformers computes it.
 #[derive(Clone, Copy, Debug, PartialEq)]

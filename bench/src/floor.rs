@@ -1,0 +1,196 @@
+//! The operations that the mathematics of a step needs, whoever computes it and however.
+//!
+//! Counted is what a step cannot do without: every distinct row once (prompts shared, no padding), the head on scored
+//! rows only, no gradient for frozen weights and none below the lowest trained layer. Not counted is what depends on how
+//! it is done (recomputation of blocks, of attention scores, of norms) and what is small (norms, activations, AdamW).
+//! One multiplication and one addition are two operations. Divided by the machine's rate of products this is the
+//! shortest time that the step could take.
+
+use model::{Adapters, Blueprint, Projection};
+use pack::Pack;
+use serde::Serialize;
+use std::ops::AddAssign;
+
+/// Floating-point operations by part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Work {
+    /// Linear layers of the blocks.
+    pub(crate) linear: f64,
+    /// Low-rank additions to them.
+    pub(crate) adapters: f64,
+    /// Scores and weighted sums over visible pairs.
+    pub(crate) attention: f64,
+    /// Language-model head.
+    pub(crate) head: f64,
+}
+
+impl Work {
+    /// All of it.
+    pub(crate) fn total(&self) -> f64 {
+        self.linear + self.adapters + self.attention + self.head
+    }
+}
+
+impl AddAssign for Work {
+    fn add_assign(&mut self, other: Work) {
+        self.linear += other.linear;
+        self.adapters += other.adapters;
+        self.attention += other.attention;
+        self.head += other.head;
+    }
+}
+
+/// What is trained, and by which objective.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mode<'a> {
+    /// The adapter; none: all weights are trained.
+    pub(crate) adapters: Option<&'a Adapters>,
+    /// Whether there is a reference (KTO). With an adapter it is computed in the step; without, before the first.
+    pub(crate) preference: bool,
+}
+
+/// A step's work.
+///
+/// Per pass of a row through a linear layer `2 o i`; backward once more for `dx` and, where the weight is trained, once
+/// more for `dw`. Attention per visible pair and query head `4 h` forward (scores, sum) and `8 h` backward (`dv`, `dp`,
+/// `dq`, `dk`). Head per scored row `2 v d` times:
+///
+/// | rows | adapter | all weights |
+/// |---|---|---|
+/// | graded, KTO | logits, unit gradient | logits, logits again (the derivative is known after all of them), `dh`, `dw` |
+/// | graded, SFT | logits, unit gradient | logits, `dh`, `dw` (the derivative is known before) |
+/// | mismatched | logits | logits |
+/// | reference of either | logits | none |
+pub(crate) fn of_step(b: &Blueprint, packs: &[Pack], mode: Mode) -> Work {
+    let mut work = Work::default();
+    packs.iter().for_each(|pack| work += of_pack(b, pack, mode));
+    work
+}
+
+fn of_pack(b: &Blueprint, pack: &Pack, mode: Mode) -> Work {
+    let (rows, base) = (pack.num_rows() as f64, pack.base.len() as f64);
+    let forwards = if mode.preference && mode.adapters.is_some() { 2.0 } else { 1.0 };
+    let lowest = lowest_trained(b, mode.adapters);
+    let base_only = pack.base_only();
+    let mut work = Work::default();
+    for i in 0..b.layers.len() {
+        for (j, p) in b.projections(i).into_iter().enumerate() {
+            let cost = 2.0 * (p.outputs * p.inputs) as f64;
+            // Nothing trained lies below q, k and v of the lowest block that an adapter is on.
+            let dx = i > lowest || mode.adapters.is_none() || (i == lowest && j > 2);
+            let dw = mode.adapters.is_none();
+            work.linear += cost * (forwards * rows + base * (count(dx) + count(dw)));
+            work.adapters += adapter(&p, mode.adapters, rows, base, dx);
+        }
+        let pairs = |pack: &Pack| pack.attention_pairs(b.layers[i].window) as f64;
+        let per_pair = 4.0 * (b.heads * b.head_width) as f64;
+        let backward = if i >= lowest { 2.0 * pairs(&base_only) } else { 0.0 };
+        work.attention += per_pair * (forwards * pairs(pack) + backward);
+    }
+    let graded = pack.num_grad_targets as f64;
+    let others = pack.targets.len() as f64 - graded;
+    let products = match (mode.adapters.is_some(), mode.preference) {
+        (true, true) => 3.0 * graded + 2.0 * others,
+        (true, false) => 2.0 * graded + others,
+        (false, true) => 4.0 * graded + others,
+        (false, false) => 3.0 * graded + others,
+    };
+    work.head = 2.0 * (b.vocab * b.hidden) as f64 * products;
+    work
+}
+
+fn count(needed: bool) -> f64 {
+    f64::from(u8::from(needed))
+}
+
+/// `u = x Aᵀ` and `u Bᵀ` forward; `du`, `dB`, `dA` and, where it is needed, `du A` backward.
+fn adapter(p: &Projection, adapters: Option<&Adapters>, rows: f64, base: f64, dx: bool) -> f64 {
+    let Some(adapters) = adapters.filter(|a| a.modules.contains(&p.path)) else { return 0.0 };
+    let (a, b) = (2.0 * (adapters.rank * p.inputs) as f64, 2.0 * (adapters.rank * p.outputs) as f64);
+    rows * (a + b) + base * (2.0 * b + a * (1.0 + count(dx)))
+}
+
+/// The lowest block with something trained in it.
+fn lowest_trained(b: &Blueprint, adapters: Option<&Adapters>) -> usize {
+    let Some(adapters) = adapters else { return 0 };
+    let on = |i: &usize| b.projections(*i).iter().any(|p| adapters.modules.contains(&p.path));
+    (0..b.layers.len()).find(on).unwrap_or(b.layers.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{LayerSpec, RopeScaling, RopeSpec};
+    use pack::{Answer, families_of_rows, plan_packs};
+
+    /// Two blocks: d 2, f 3, one query head of 2, one key/value head, vocabulary 5. q, k, v, o are 2 x 2, the others 3 x 2.
+    fn tiny() -> Blueprint {
+        Blueprint {
+            model_type: "llama".into(),
+            hidden: 2,
+            vocab: 5,
+            heads: 1,
+            kv_heads: 1,
+            head_width: 2,
+            feed_forward: 3,
+            norm_eps: 1e-6,
+            qkv_bias: false,
+            o_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            tied: true,
+            rope: RopeSpec { theta: 1e4, width: 2, scaling: RopeScaling::None },
+            max_positions: 16,
+            layers: vec![LayerSpec { window: None }; 2],
+        }
+    }
+
+    /// Prompt of 2; a graded answer of 3 (2 more rows, 3 targets) and one without gradient of 2 (1 tail row, 2 targets).
+    fn packs() -> Vec<Pack> {
+        let (prompt, y, k) = ([1, 2], [3, 4, 0], [4, 0]);
+        let answer = |tokens, sequence, grad| Answer { tokens, scored: None, sequence, grad };
+        let rows = [(&prompt[..], answer(&y[..], 0, true)), (&prompt[..], answer(&k[..], 1, false))];
+        plan_packs(&families_of_rows(rows, true), usize::MAX)
+    }
+
+    // Base: 4 rows, 1 + 2 + 3 + 4 = 10 pairs. Tail: 1 row that sees 2 of the prompt and itself, 3 pairs.
+    // Linear: 4 x 4 + 3 x 6 = 34 weights a block, 68 operations a row. Attention: 4 x 2 = 8 a pair. Head: 2 x 5 x 2 = 20.
+
+    #[test]
+    fn a_full_preference_step_is_counted_as_by_hand() {
+        let work = of_step(&tiny(), &packs(), Mode { adapters: None, preference: true });
+        let linear = 2.0 * 68.0 * (5.0 + 4.0 * 2.0);
+        let attention = 2.0 * 8.0 * (13.0 + 2.0 * 10.0);
+        let head = 20.0 * (4.0 * 3.0 + 2.0);
+        assert_eq!(work, Work { linear, adapters: 0.0, attention, head });
+        assert_eq!(work.total(), 1768.0 + 528.0 + 280.0);
+    }
+
+    #[test]
+    fn an_adapter_costs_a_second_forward_pass_and_saves_gradients() {
+        let b = tiny();
+        let modules = (0..2).flat_map(|i| b.projections(i)).map(|p| p.path).collect();
+        let adapters = Adapters { rank: 1, scale: 1.0, modules };
+        let work = of_step(&b, &packs(), Mode { adapters: Some(&adapters), preference: true });
+        // dx of all but q, k, v of block 0: 3 x 8 operations less a row.
+        let linear = 2.0 * 68.0 * 2.0 * 5.0 + 4.0 * (2.0 * 68.0 - 24.0);
+        // In and out of a block's layers: 4 x (2 + 2) + 3 x (3 + 2) = 31; inputs of q, k, v of block 0: 6.
+        let low_rank = 2.0 * (2.0 * 31.0 * 5.0 + 4.0 * (2.0 * 2.0 * 31.0 - 6.0));
+        let attention = 2.0 * 8.0 * (2.0 * 13.0 + 2.0 * 10.0);
+        let head = 20.0 * (3.0 * 3.0 + 2.0 * 2.0);
+        assert_eq!(work, Work { linear, adapters: low_rank, attention, head });
+    }
+
+    #[test]
+    fn supervised_steps_know_their_derivative_before() {
+        let text = [1, 2, 3, 4];
+        let answer = Answer { tokens: &text, scored: None, sequence: 0, grad: true };
+        let packs = plan_packs(&families_of_rows([(&[][..], answer)], true), usize::MAX);
+        let work = of_step(&tiny(), &packs, Mode { adapters: None, preference: false });
+        // 3 rows, 6 pairs, 3 targets.
+        assert_eq!((work.linear, work.attention, work.head), (2.0 * 68.0 * 9.0, 2.0 * 8.0 * 18.0, 20.0 * 9.0));
+        let none = Adapters { rank: 1, scale: 1.0, modules: Default::default() };
+        let frozen = of_step(&tiny(), &packs, Mode { adapters: Some(&none), preference: false });
+        assert_eq!((frozen.linear, frozen.attention, frozen.head), (2.0 * 68.0 * 3.0, 2.0 * 8.0 * 6.0, 20.0 * 6.0));
+    }
+}

@@ -1,0 +1,208 @@
+//! The configurations that are measured, and a job's steps driven one by one as a run drives them.
+
+use crate::args::{Objective, RANK, Tuning};
+use crate::error::Error;
+use crate::floor::{self, Mode, Work};
+use kernels::{Backend, Mat};
+use model::Built;
+use optim::adamw::{AdamW, Settings, clip, groups};
+use pack::{Answer, Pack, families_of_rows, plan_packs};
+use std::path::Path;
+use train::policy::{Policy, Reference};
+use train::step::{
+    Interrupted, Preference, RowGroup, StepContext, TextRow, preference_step, reference_logps, text_step,
+};
+use train::{Job, Plan};
+
+/// What is trained on what.
+#[derive(Clone, Copy)]
+pub(crate) struct Case<'a> {
+    /// Name of the model in tables.
+    pub(crate) name: &'a str,
+    /// The model's folder.
+    pub(crate) model: &'a Path,
+    /// The rows.
+    pub(crate) data: &'a Path,
+    pub(crate) objective: Objective,
+    pub(crate) tuning: Tuning,
+}
+
+impl Case<'_> {
+    /// For progress and errors.
+    pub(crate) fn title(&self) -> String {
+        format!("{} {} {}", self.name, self.objective.name(), self.tuning.name())
+    }
+
+    /// The run's configuration. Rows are taken in the order of the file, so that a peer sees the same ones.
+    pub(crate) fn yaml(&self, steps: usize, output: &Path) -> String {
+        // JSON strings are YAML strings.
+        let path = |path: &Path| serde_json::Value::from(path.display().to_string()).to_string();
+        let adapter = match self.tuning {
+            Tuning::Full => "use_peft: false\n".to_owned(),
+            Tuning::Lora => {
+                format!("use_peft: true\nlora_r: {RANK}\nlora_alpha: {}\nlora_target_modules: all-linear\n", 2 * RANK)
+            }
+        };
+        format!(
+            "trainer: {}\nmodel_name_or_path: {}\ndataset_name: {}\noutput_dir: {}\noverwrite_output_dir: true\n\
+             per_device_train_batch_size: {}\nmax_steps: {steps}\nlearning_rate: 1e-5\nmax_length: 1024\nshuffle: false\n\
+             save_strategy: \"no\"\nlogging_steps: 1\n{adapter}",
+            self.objective.name(),
+            path(self.model),
+            path(self.data),
+            path(output),
+            self.objective.batch(),
+        )
+    }
+
+    /// Loads it.
+    pub(crate) fn load(&self, steps: usize, output: &Path) -> Result<Job, Error> {
+        let loaded = config::load("bench.yaml", &self.yaml(steps, output), &[])?;
+        Ok(Job::new(loaded.config, data::Clock::now(), &mut |_| {})?)
+    }
+}
+
+/// A job's model and optimiser, step by step.
+pub(crate) struct Stepper<'a, B: Backend> {
+    backend: &'a B,
+    job: &'a Job,
+    plan: &'a Plan,
+    policy: Policy<B>,
+    cached: Vec<[f64; 2]>,
+    optimizer: AdamW<B>,
+    grads: Mat<B, B::Real>,
+    rates: Vec<f64>,
+    step: usize,
+}
+
+fn never() -> bool {
+    false
+}
+
+impl<'a, B: Backend> Stepper<'a, B> {
+    /// Builds model and optimiser.
+    pub(crate) fn new(backend: &'a B, job: &'a Job, plan: &'a Plan) -> Result<Stepper<'a, B>, Error> {
+        let tuning = job.adapter.as_ref().map_or(model::Tuning::Full, |a| model::Tuning::Lora(&a.adapters));
+        let Built { decoder, table, mut values, .. } =
+            Built::new(backend, &job.checkpoint, job.blueprint.clone(), tuning, job.positions)?;
+        if let Some(adapter) = &job.adapter {
+            adapter.initialise(backend, &table, &mut values, job.config.engine.seed)?;
+        }
+        let reference = match (job.kto(), &job.adapter) {
+            (None, _) => Reference::None,
+            (Some(_), None) => Reference::Cached,
+            (Some(_), Some(_)) => Reference::AdaptersOff,
+        };
+        let o = &job.config.optimizer;
+        let settings = Settings { beta1: o.beta1, beta2: o.beta2, epsilon: o.epsilon, weight_decay: o.weight_decay };
+        let ranges = groups(table.params().iter().map(|p| (p.range(), p.decay)));
+        let len = table.len();
+        Ok(Stepper {
+            backend,
+            job,
+            plan,
+            policy: Policy { decoder, table, values, reference },
+            cached: vec![[f64::NAN; 2]; job.train.data.len()],
+            optimizer: AdamW::new(backend, len, settings, ranges),
+            grads: backend.mat(1, len),
+            rates: train::learning_rates(job),
+            step: 0,
+        })
+    }
+
+    fn context(&self) -> StepContext<'_, B> {
+        StepContext {
+            backend: self.backend,
+            policy: &self.policy,
+            data: &self.job.train.data,
+            cached: &self.cached,
+            execution: self.plan.execution,
+            extra: self.job.config.logging.extra_metrics,
+            dropout: None,
+            balance: self.job.balance,
+            interrupted: &never,
+        }
+    }
+
+    fn preference(&self) -> Option<Preference<'a>> {
+        let kto = self.job.kto()?;
+        let (desirable_weight, undesirable_weight) = self.job.weights;
+        let settings = objective::Settings { beta: kto.beta, desirable_weight, undesirable_weight };
+        Some(Preference { loss: train::loss_of(kto), settings, partners: &self.job.train.partners, ftx: kto.ftx })
+    }
+
+    /// Takes the reference's log-probabilities of all steps, where they are cached.
+    pub(crate) fn cache_reference(&mut self) {
+        let (Some(preference), Reference::Cached) = (self.preference(), &self.policy.reference) else { return };
+        for step in 0..self.job.total_steps {
+            let rows = rows_of(self.job, step);
+            let pairs = reference_logps(&self.context(), &preference, &rows).unwrap_or_else(never_interrupted);
+            rows.iter().zip(pairs).for_each(|(&row, pair)| self.cached[row as usize] = pair);
+        }
+    }
+
+    /// Makes the next step; returns its loss and the tokens of its rows.
+    pub(crate) fn step(&mut self) -> (f64, u64) {
+        let rows = rows_of(self.job, self.step);
+        self.backend.fill_zero(self.grads.out());
+        // The context borrows all but the gradient, which goes in and out by hand.
+        let mut grads = std::mem::replace(&mut self.grads, self.backend.mat(1, 0));
+        let report = match self.preference() {
+            Some(preference) => {
+                let normaliser = vec![1.0 / rows.len() as f64; rows.len()];
+                let group = RowGroup { rows, normaliser };
+                preference_step(&self.context(), &preference, &[group], &mut grads)
+            }
+            None => {
+                let texts: Vec<TextRow> = rows.iter().flat_map(|&unit| self.job.train.texts(unit)).collect();
+                text_step(&self.context(), &texts, &[texts.len()], &mut grads)
+            }
+        };
+        let report = report.unwrap_or_else(never_interrupted);
+        let norm = self.backend.square_norm(grads.view()).sqrt();
+        let scale = self.job.config.optimizer.max_grad_norm.map_or(1.0, |max| clip(norm, max));
+        self.optimizer.update(self.backend, &mut self.policy.values, &grads, self.rates[self.step], scale);
+        self.grads = grads;
+        self.step += 1;
+        (report.loss, report.tokens)
+    }
+}
+
+fn never_interrupted<T>(_: Interrupted) -> T {
+    unreachable!("nothing interrupts a measurement")
+}
+
+/// The rows of step `step`.
+fn rows_of(job: &Job, step: usize) -> Vec<u32> {
+    let (epoch, step) = job.order.locate(step);
+    job.order.epoch(epoch).step(step).rows().to_vec()
+}
+
+/// The operations that the mathematics of step `step` needs.
+pub(crate) fn work_of(job: &Job, step: usize) -> Work {
+    let mode = Mode { adapters: job.adapter.as_ref().map(|a| &a.adapters), preference: job.kto().is_some() };
+    floor::of_step(&job.blueprint, &packs_of(job, &rows_of(job, step)), mode)
+}
+
+/// A step's rows with every prompt shared, however many packs the plan cuts them into.
+fn packs_of(job: &Job, rows: &[u32]) -> Vec<Pack> {
+    if job.kto().is_none() {
+        let texts: Vec<TextRow> = rows.iter().flat_map(|&unit| job.train.texts(unit)).collect();
+        let answers = texts.iter().zip(0u32..).map(|(text, sequence)| {
+            (&text.prompt[..], Answer { tokens: &text.tokens, scored: Some(&text.scored), sequence, grad: true })
+        });
+        return plan_packs(&families_of_rows(answers, true), usize::MAX);
+    }
+    let (data, partners) = (&job.train.data, &job.train.partners);
+    let answer = |tokens, sequence, grad| Answer { tokens, scored: None, sequence, grad };
+    let count = rows.len() as u32;
+    let matched = rows.iter().zip(0u32..).map(|(&row, s)| {
+        let row = row as usize;
+        (data.prompt(row), answer(data.completion(row), s, true))
+    });
+    let mismatched = rows.iter().zip(count..).map(|(&row, s)| {
+        let (row, partner) = (row as usize, partners[row as usize] as usize);
+        (data.prompt(row), answer(data.mismatched_completion(row, partner), s, false))
+    });
+    plan_packs(&families_of_rows(matched.chain(mismatched), true), usize::MAX)
+}

@@ -1,0 +1,220 @@
+//! What was measured, as a JSON object and as tables.
+
+use crate::arithmetic::{gigabytes, median, percent, short, table};
+use crate::machine::{Machine, Rates};
+use crate::operators::Operator;
+use crate::plain::{Length, Plain};
+use crate::runs::Run;
+use crate::startup::Startup;
+use crate::steps::{PARTS, Steps};
+use serde::Serialize;
+use std::fmt::Write;
+
+/// Everything that one call measured.
+#[derive(Serialize)]
+pub(crate) struct Results {
+    /// When it began, UTC.
+    pub(crate) date: String,
+    pub(crate) commit: String,
+    pub(crate) rustc: String,
+    pub(crate) version: &'static str,
+    pub(crate) machine: Machine,
+    pub(crate) rates: Rates,
+    pub(crate) operators: Vec<Operator>,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) steps: Vec<Steps>,
+    pub(crate) plain: Vec<Plain>,
+    pub(crate) startup: Vec<Startup>,
+    pub(crate) lengths: Vec<Length>,
+}
+
+impl Results {
+    /// The folder's README.
+    pub(crate) fn markdown(&self) -> String {
+        let m = &self.machine;
+        let mut out = format!("# Measured {}\n\n", self.date);
+        let _ = writeln!(
+            out,
+            "{}, {} threads ({}), {} of memory, {}; commit {}; {}.\n\nLarge products: {} GFLOP/s. Large copies: {} GB/s.",
+            m.cpu,
+            m.cores,
+            m.instruction_sets.join(", "),
+            gigabytes(m.memory_bytes as f64),
+            m.system,
+            self.commit,
+            self.rustc,
+            short(self.rates.flops / 1e9),
+            short(self.rates.bytes / 1e9),
+        );
+        let parts = [
+            ("Whole runs", self.runs(), RUNS),
+            ("The same through TRL", self.peers(), PEERS),
+            ("Steps against their floor", self.steps(), STEPS),
+            ("A step by part", self.parts(), "Mean milliseconds of a step."),
+            ("A plain loop", self.plain(), PLAIN),
+            ("Start-up", self.startup(), "Milliseconds: the first time, and the median of later ones."),
+            ("Time per token by length", self.lengths(), LENGTHS),
+            ("Operators", self.operators(), OPERATORS),
+        ];
+        for (title, table, legend) in parts {
+            if let Some(table) = table {
+                let _ = write!(out, "\n## {title}\n\n{table}\n{legend}\n");
+            }
+        }
+        out
+    }
+
+    fn runs(&self) -> Option<String> {
+        let row = |r: &Run| {
+            let peak = r.ours(|o| o.peak_bytes);
+            vec![
+                case(&r.model, r.objective, r.tuning),
+                short(r.ours(|o| o.rows_per_second)),
+                short(r.ours(|o| o.step_rows_per_second)),
+                short(r.ours(|o| o.tokens_per_second)),
+                gigabytes(peak),
+                gigabytes(r.planned_bytes),
+                percent(r.planned_bytes / peak),
+            ]
+        };
+        let head = ["run", "rows/s", "rows/s, steps", "tokens/s", "peak", "planned", "planned / peak"];
+        filled(&head, self.runs.iter().map(row))
+    }
+
+    fn peers(&self) -> Option<String> {
+        let row = |r: &Run| {
+            let (rows, memory) = (r.ratios(|o| o.rows_per_second), r.ratios(|o| o.peak_bytes));
+            let each = rows.iter().map(|&x| short(x)).collect::<Vec<_>>().join(", ");
+            vec![
+                case(&r.model, r.objective, r.tuning),
+                short(r.ours(|o| o.rows_per_second)),
+                short(r.peer(|o| o.rows_per_second)),
+                format!("{} x", short(median(rows))),
+                each,
+                gigabytes(r.peer(|o| o.peak_bytes)),
+                format!("{} x", short(median(memory))),
+            ]
+        };
+        let head = ["run", "ours, rows/s", "TRL, rows/s", "ratio", "by round", "TRL's peak", "memory"];
+        filled(&head, self.runs.iter().filter(|r| !r.peer.is_empty()).map(row))
+    }
+
+    fn steps(&self) -> Option<String> {
+        let row = |s: &Steps| {
+            let floor = median(s.floors(self.rates));
+            let time = median(s.seconds.iter().copied());
+            let work = |part: fn(&crate::floor::Work) -> f64| median(s.work.iter().map(part)) / 1e9;
+            vec![
+                case(&s.model, s.objective, s.tuning),
+                short(time),
+                short(floor),
+                short(time / floor),
+                percent(s.fraction(self.rates)),
+                short(s.rows_per_second()),
+                short(work(|w| w.linear + w.adapters)),
+                short(work(|w| w.attention)),
+                short(work(|w| w.head)),
+                short(s.reference_seconds),
+            ]
+        };
+        let head = [
+            "steps",
+            "s",
+            "floor, s",
+            "s / floor",
+            "of the floor",
+            "rows/s",
+            "linear, GFLOP",
+            "attention",
+            "head",
+            "reference, s",
+        ];
+        filled(&head, self.steps.iter().map(row))
+    }
+
+    fn parts(&self) -> Option<String> {
+        let row = |s: &Steps| {
+            let mut cells = vec![case(&s.model, s.objective, s.tuning)];
+            cells.extend(s.parts.iter().map(|(_, seconds)| short(1e3 * seconds)));
+            cells
+        };
+        let head: Vec<&str> = std::iter::once("steps").chain(PARTS).collect();
+        filled(&head, self.steps.iter().map(row))
+    }
+
+    fn plain(&self) -> Option<String> {
+        let row = |p: &Plain| {
+            let each = p.ratios.iter().map(|&x| short(x)).collect::<Vec<_>>().join(", ");
+            let of = |seconds: &[f64]| short(median(seconds.iter().copied()));
+            vec![p.tuning.to_owned(), of(&p.ours), of(&p.peer), format!("{} x", of(&p.ratios)), each]
+        };
+        filled(&["tuning", "ours, s", "PyTorch, s", "ratio", "by round"], self.plain.iter().map(row))
+    }
+
+    fn startup(&self) -> Option<String> {
+        let row = |s: &Startup| vec![s.command.clone(), short(1e3 * s.first), short(1e3 * s.median)];
+        filled(&["command", "first", "later"], self.startup.iter().map(row))
+    }
+
+    fn lengths(&self) -> Option<String> {
+        let row = |pair: &[Length]| {
+            let (a, b) = (&pair[0], &pair[1]);
+            let ((attention_a, rest_a), (attention_b, rest_b)) = (a.split(), b.split());
+            let longer = b.tokens as f64 / a.tokens as f64;
+            let line = |what: &str, x: f64, y: f64, allowed: &str| {
+                vec![format!("{} {what}", a.model), short(x), short(y), short(y / x), allowed.to_owned()]
+            };
+            let linear = format!("{} (linear)", short(longer));
+            [
+                line("all", a.per_token, b.per_token, ""),
+                line("attention", attention_a, attention_b, &linear),
+                line("all but attention", rest_a, rest_b, "1"),
+            ]
+        };
+        let name = |i: usize| self.lengths.get(i).map_or(String::new(), |l| format!("{} tokens", l.tokens));
+        let head = ["part", &name(0), &name(1), "ratio", "expected"];
+        filled(&head, self.lengths.chunks_exact(2).flat_map(row))
+    }
+
+    fn operators(&self) -> Option<String> {
+        let row = |o: &Operator| {
+            let (bound, share) = o.bound(self.rates);
+            vec![
+                format!("{} {}", o.model, o.operator),
+                o.shape.clone(),
+                short(1e3 * o.seconds),
+                short(o.flops / o.seconds / 1e9),
+                short(o.bytes / o.seconds / 1e9),
+                bound.to_owned(),
+                percent(share),
+            ]
+        };
+        let head = ["operator", "shape", "ms", "GFLOP/s", "GB/s", "limit", "of it"];
+        filled(&head, self.operators.iter().map(row))
+    }
+}
+
+const RUNS: &str = "Medians over rounds. Rows and tokens per second of the whole process, from its start to its end, and of its \
+steps after the first. Peak: resident memory, mapped files included. KTO with batch 4, SFT with batch 8, rank 8 on all linear layers, \
+float32, rows of at most 1,024 tokens in the order of the file.";
+const PEERS: &str = "Ours is the whole process; TRL's counts its steps after the first only. Both see the same rows, one right after \
+the other in each round; the ratio is the median of the rounds' ratios.";
+const STEPS: &str = "The floor is the time that the operations which the mathematics needs take at the rate of large products: prompts \
+shared, no padding, head on completion tokens, no gradient for frozen weights. Reference: seconds per step that a full KTO run spends \
+before its first one.";
+const PLAIN: &str = "Llama of width 512, 8 blocks, 8/4 heads, feed-forward 1,408, vocabulary 32,000, untied; 2 rows of 512 predicted \
+tokens, float32, AdamW, clipping. Seconds of a step; rank 8 on all linear layers.";
+const LENGTHS: &str =
+    "Microseconds per token; SFT with adapters, rows without a prompt, as many tokens of either length in a step.";
+const OPERATORS: &str = "Medians. Limit: the longer of the operator's operations at the rate of large products and its bytes at that of \
+large copies; what fits a cache can pass it.";
+
+fn case(model: &str, objective: &str, tuning: &str) -> String {
+    format!("{model} {objective} {tuning}")
+}
+
+/// A table, unless it would be empty.
+fn filled(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Option<String> {
+    let rows: Vec<Vec<String>> = rows.collect();
+    (!rows.is_empty()).then(|| table(head, &rows))
+}
