@@ -1,9 +1,10 @@
 //! What a configuration leaves to the machine it runs on: names on the Hub, fetched on first use, and the cache of tokens.
 
 use crate::failure::Failure;
+use crate::pull;
 use crate::screen::Screen;
 use config::{Config, Loaded};
-use hub::{Client, Lockfile, Pull, Repo, RepoKind, Secret, Settings, Silent};
+use hub::{Lockfile, Pull, Repo, RepoKind};
 use std::path::{Path, PathBuf};
 
 /// Where commits are pinned, in the current folder.
@@ -76,30 +77,20 @@ impl Named {
 
     /// The path of the file or folder, fetched as far as it is not there yet; the commit is pinned.
     fn fetch(&self, token: Option<&str>, screen: &Screen) -> Result<PathBuf, Failure> {
-        let mut settings = Settings::from_env(|name| std::env::var(name).ok()).map_err(failed)?;
-        match token {
-            Some(token) => settings.token = Some(Secret::new("--hf-token", token).map_err(failed)?),
-            None => settings.find_token(None).map_err(failed)?,
-        }
-        screen.note(format_args!("{} is no path here: taken from {}", self.repo, settings.endpoint));
-        let mut lock = Lockfile::read(Path::new(LOCK)).map_err(failed)?;
+        screen.note(format_args!("{} is no path here: taken from the Hub", self.repo));
+        let mut lock = Lockfile::read(Path::new(LOCK))?;
         let include = match (&self.file, self.repo.kind()) {
             (Some(file), _) => vec![file.clone()],
             (None, RepoKind::Model) => MODEL_FILES.map(str::to_owned).to_vec(),
             (None, _) => Vec::new(),
         };
         let request = Pull { include, ..Pull::new(self.repo.clone()) };
-        let client = Client::new(settings).map_err(failed)?;
-        let pulled = hub::pull(&client, &request, Some(&lock), &Silent).map_err(failed)?;
+        let pulled = pull::fetch_with(&request, Some(&lock), token, screen)?;
         lock.record(&pulled);
-        lock.write(Path::new(LOCK)).map_err(failed)?;
+        lock.write(Path::new(LOCK))?;
         screen.note(format_args!("{} at {}, {} files, pinned in {LOCK}", self.repo, pulled.commit, pulled.files.len()));
         Ok(self.file.as_ref().map_or(pulled.root.clone(), |file| pulled.root.join(file)))
     }
-}
-
-fn failed(e: hub::Error) -> Failure {
-    Failure::Said { message: e.to_string(), code: e.exit_code() }
 }
 
 #[cfg(test)]

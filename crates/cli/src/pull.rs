@@ -5,7 +5,7 @@ use crate::meter::{Meter, Unit};
 use crate::output;
 use crate::screen::Screen;
 use clap::{Args, ValueEnum};
-use hub::{Client, Destination, Event, Lockfile, Pull, Pulled, Repo, RepoKind, Revision, Settings, Watch};
+use hub::{Client, Destination, Event, Lockfile, Pull, Pulled, Repo, RepoKind, Revision, Secret, Settings, Watch};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -105,8 +105,21 @@ pub(crate) fn pull(args: &PullArgs, screen: &Screen) -> Result<u8, Failure> {
 
 /// Fetches what is missing, as the variables of the environment say.
 pub(crate) fn fetch(request: &Pull, lock: Option<&Lockfile>, screen: &Screen) -> Result<Pulled, Failure> {
+    fetch_with(request, lock, None, screen)
+}
+
+/// [`fetch`], with a token that wins over the environment's.
+pub(crate) fn fetch_with(
+    request: &Pull,
+    lock: Option<&Lockfile>,
+    token: Option<&str>,
+    screen: &Screen,
+) -> Result<Pulled, Failure> {
     let mut settings = Settings::from_env(|name| std::env::var(name).ok())?;
-    settings.find_token(None)?;
+    match token {
+        Some(token) => settings.token = Some(Secret::new("--hf-token", token)?),
+        None => settings.find_token(None)?,
+    }
     let client = Client::new(settings)?;
     let meter = Meter::new(screen, "fetching", Unit::Bytes)?;
     Ok(hub::pull(&client, request, lock, &Ear(Mutex::new(Heard { meter, total: 0, done: BTreeMap::new() })))?)

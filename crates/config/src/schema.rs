@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 pub fn schema() -> Value {
     let mut properties: Map<String, Value> =
         table::entries().map(|entry| (entry.key.to_owned(), property(entry))).collect();
-    let stage = properties.clone();
+    let stage: Map<String, Value> =
+        properties.keys().map(|key| (key.clone(), json!({"$ref": format!("#/properties/{key}")}))).collect();
     properties.insert(
         "stages".into(),
         json!({

@@ -242,3 +242,10 @@ fn the_schema_knows_every_key_and_only_those() {
     assert!(properties["loss_type"]["enum"].as_array().unwrap().iter().any(|name| name == "kto_s"));
     assert!(properties["eval_strategy"]["enum"].as_array().unwrap().contains(&serde_json::json!(false)));
 }
+
+#[test]
+fn the_schema_beside_the_examples_is_this_one() {
+    let written: serde_json::Value =
+        serde_json::from_str(include_str!("../../../configs/prospect.schema.json")).unwrap();
+    assert_eq!(written, config::schema(), "write it again: prospect schema --output configs/prospect.schema.json");
+}

@@ -102,6 +102,8 @@ impl Options {
 const CHUNK_ROWS: usize = 512;
 /// Bytes of rows after which a chunk is full, so that long rows do not fill the memory.
 const CHUNK_BYTES: usize = 16 << 20;
+/// Tokens of the first row without anything to predict that its message shows.
+const SHOWN: usize = 40;
 /// Bad rows whose messages are kept.
 const BAD_EXAMPLES: usize = 5;
 
@@ -244,9 +246,12 @@ fn append(
     let predicted = row.spans.iter().any(|s| s.start.max(1) < s.end.min(len as u32));
     if !predicted {
         report.dropped_prompt_only += 1;
-        let prompt = row.prompt.len();
+        let (prompt, first) = (row.prompt.len(), report.dropped_prompt_only == 1);
+        let start: Vec<u32> =
+            row.prompt.iter().chain(&row.completion).take(if first { SHOWN } else { 0 }).copied().collect();
+        let text = tokenizer.decode(&start, false)?;
         return Ok(Some(format!(
-            "the row has {total} tokens, {prompt} of them prompt; cut to `max_length` ({limit}) nothing to predict is left"
+            "the row has {total} tokens, {prompt} of them prompt; cut to `max_length` ({limit}) nothing to predict is left of {text:?}"
         )));
     }
     report.truncated += usize::from(total > limit);
@@ -280,14 +285,15 @@ fn nothing_to_train(files: &[PathBuf], builder: &Builder, first: Option<(Place, 
     let report = &builder.report;
     let names: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
     let names = names.join(", ");
-    let reason = match (report.rows_read, first, report.bad_examples.first()) {
+    let bad = report.bad_examples.join("\n  ");
+    let reason = match (report.rows_read, first, bad.is_empty()) {
         (0, ..) => format!("{names}: expected at least one row, found none"),
         (n, Some((place, reason)), _) => format!(
             "none of the {n} rows can be trained on. The first: {place}: {reason}. \
              Raise `max_length`, shorten the prompts, or check that the completions are where they are expected"
         ),
-        (n, None, Some(bad)) => format!("all {n} rows are bad. The first: {bad}"),
-        (n, None, None) => format!("{names}: none of the {n} rows can be trained on"),
+        (n, None, false) => format!("all {n} rows are bad. The first: {bad}"),
+        (n, None, true) => format!("{names}: none of the {n} rows can be trained on"),
     };
     Error::NothingToTrain { reason }
 }

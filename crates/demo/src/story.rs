@@ -146,7 +146,9 @@ impl Story<'_> {
     /// Trains as a configuration says, which is kept beside the run; returns the last logged values.
     fn train(&mut self, name: &str, yaml: &str, control: &Control) -> Result<Vec<(String, f64)>, Error> {
         let path = self.settings.output.join(name);
+        let yaml = &format!("{}\n{yaml}", config::MODELINE);
         weights::write_atomic(&path, yaml.as_bytes())?;
+        weights::write_atomic(&path.with_file_name(config::SCHEMA_FILE), config::schema().to_string().as_bytes())?;
         let loaded = config::load(&path.to_string_lossy(), yaml, &[])?;
         let ended = train::run(&loaded, &[&path], control, &mut |event| (self.observe)(Event::Train(event)))?;
         match ended.stopped {

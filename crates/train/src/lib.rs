@@ -4,6 +4,7 @@
 //! as [`Event`]s. A step is a function: [`step::preference_step`] and [`step::text_step`] take rows and return a report.
 #![forbid(unsafe_code)]
 
+mod companions;
 mod error;
 mod evaluate;
 mod folder;

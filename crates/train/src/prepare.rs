@@ -23,6 +23,8 @@ pub struct Job {
     /// The chat template that was given in place of the tokenizer's, for the result. The tokenizer itself is let go: it
     /// takes more memory than the rows.
     pub given_template: Option<String>,
+    /// Tokens that end an answer, where a template by name ends it otherwise than the tokenizer does: its own, then the tokenizer's.
+    pub ends: Vec<u32>,
     /// The adapter, unless everything is trained.
     pub adapter: Option<AdapterPlan>,
     /// Rows to train on.
@@ -129,6 +131,7 @@ impl Job {
         let balance = balance(&config, &blueprint)?;
         let adapter = AdapterPlan::new(&config.tuning, &blueprint)?;
         let mut notes = Vec::new();
+        let ends = ends(&config, &tokenizer);
         let (train, eval) = datasets(&config, &tokenizer, &mut notes, observe)?;
         let order = order(&config, &train, unit_count(&config, &train));
         let train = rows(&config, train, Some(&order), &mut notes);
@@ -151,6 +154,7 @@ impl Job {
             checkpoint,
             blueprint,
             given_template: tokenizer.given_template().map(str::to_owned),
+            ends,
             adapter,
             train,
             eval,
@@ -211,6 +215,15 @@ impl Job {
 pub(crate) fn trained_blocks(n: i64, all: usize) -> std::ops::Range<usize> {
     let count = (n.unsigned_abs() as usize).min(all);
     if n < 0 { 0..count } else { all - count..all }
+}
+
+fn ends(config: &Config, tokenizer: &Tokenizer) -> Vec<u32> {
+    let given = config.data.chat_template.as_deref().filter(|path| !path.exists()).and_then(Path::to_str);
+    let stop = given.and_then(data::template::named::find).and_then(|template| tokenizer.token_to_id(template.stop?));
+    match (stop, tokenizer.eos_id()) {
+        (Some(stop), eos) if eos != Some(stop) => std::iter::once(stop).chain(eos).collect(),
+        _ => Vec::new(),
+    }
 }
 
 pub(crate) fn tokenizer(config: &Config, clock: Clock) -> Result<Tokenizer, Error> {

@@ -100,17 +100,7 @@ fn write_model<B: Backend>(
     })?;
     let changes = ConfigChanges { dtype: Some(dtype), ..ConfigChanges::default() };
     weights::write_config(&job.config.model.path, dir, &changes)?;
-    write_companions(job, dir)
-}
-
-/// Tokenizer, chat template and generation defaults beside the weights; the template is the one that rows were written with.
-pub(crate) fn write_companions(job: &Job, dir: &Path) -> Result<(), Error> {
-    weights::copy_companions(&job.config.model.path, dir)?;
-    if let Some(template) = &job.given_template {
-        let path = dir.join("chat_template.jinja");
-        std::fs::write(&path, template).map_err(|source| Error::Io { doing: "write", path, source })?;
-    }
-    Ok(())
+    crate::companions::write(job, dir)
 }
 
 /// Writes what resuming needs beyond [`write_weights`]: both moments, and the values where the weights were rounded.

@@ -7,6 +7,8 @@ mod examining;
 #[allow(dead_code)]
 #[path = "../../../hub/tests/hub/fake_hub.rs"]
 mod fake_hub;
+mod first_use;
+mod importing;
 mod pulling;
 mod running;
 #[allow(dead_code)]
