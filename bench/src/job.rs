@@ -122,6 +122,7 @@ impl<'a, B: Backend> Stepper<'a, B> {
             execution: self.plan.execution,
             extra: self.job.config.logging.extra_metrics,
             dropout: None,
+            balance: self.job.balance,
             interrupted: &never,
         }
     }
@@ -130,7 +131,7 @@ impl<'a, B: Backend> Stepper<'a, B> {
         let kto = self.job.kto()?;
         let (desirable_weight, undesirable_weight) = self.job.weights;
         let settings = objective::Settings { beta: kto.beta, desirable_weight, undesirable_weight };
-        Some(Preference { loss: train::loss_of(kto), settings, partners: &self.job.train.partners })
+        Some(Preference { loss: train::loss_of(kto), settings, partners: &self.job.train.partners, ftx: kto.ftx })
     }
 
     /// Takes the reference's log-probabilities of all steps, where they are cached.

@@ -220,7 +220,7 @@ impl<'a> Table<'a> {
         let positions: Vec<u32> = (0..T as u32).map(|i| i % 256).collect();
         let positions = cpu.from_host(T, 1, &positions);
         let (cos, sin) = (self.mat(256, h / 2), self.mat(256, h / 2));
-        let table = RopeTable { cos: cos.view(), sin: sin.view(), layout: RopeLayout::HalfSplit };
+        let table = RopeTable { cos: cos.view(), sin: sin.view(), layout: RopeLayout::HalfSplit, offset: 0 };
         let (mut q, key, value) = (self.mat(T, n * h), self.mat(T, k * h), self.mat(T, k * h));
         let (tq, tkv) = (T * n * h, T * k * h);
         self.add("rope", format!("{T} x {n} x {h}"), 3 * tq, 2 * tq, || {
@@ -238,6 +238,7 @@ impl<'a> Table<'a> {
                 v_width: h,
                 scale: (h as f64).powf(-0.5),
                 window: None,
+                cap: None,
             };
             let pairs = T / length * (length * (length + 1) / 2);
             let (mut o, mut lse, d_o) = (self.mat(T, n * h), self.mat(T, n), self.mat(T, n * h));

@@ -180,7 +180,7 @@ fn write_model(folder: &Path) -> Result<Value, Error> {
     let mut tensors = vec![tensor("model.embed_tokens.weight".into(), &[v, d])];
     for i in 0..blueprint.layers.len() {
         let linear = |p: model::Projection| tensor(format!("{}.weight", p.path), &[p.outputs, p.inputs]);
-        tensors.extend(blueprint.projections(i).map(linear));
+        tensors.extend(blueprint.projections(i).into_iter().map(linear));
         let norm = |name| tensor(format!("model.layers.{i}.{name}.weight"), &[d]);
         tensors.extend(["input_layernorm", "post_attention_layernorm"].map(norm));
     }

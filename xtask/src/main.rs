@@ -1,4 +1,4 @@
-//! Chores of the repository: `cargo run -p xtask -- tidy`, `cargo run --release -p xtask -- bench`.
+//! Chores of the repository: `cargo run -p xtask -- tidy`, `... fuzz`, `... bench`.
 #![forbid(unsafe_code)]
 
 mod tidy;
@@ -7,19 +7,38 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 const USAGE: &str = "\
-usage:
-  cargo run -p xtask -- tidy                      check the rules of CONTRIBUTING.md that a compiler cannot
-  cargo run --release -p xtask -- bench [ARGS]    measure; bench --help says what";
+usage: cargo run -p xtask -- tidy                           check the rules of CONTRIBUTING.md that a compiler cannot
+       cargo run -p xtask -- fuzz TARGET --seconds N        broken inputs for a parser, for N seconds (--seed S: others)
+       cargo run --release -p xtask -- bench [ARGS]         measure; bench --help says what
+targets: jsonl, csv, packed, parquet, arrow, template, config, registry";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository");
-    match arguments.split_first() {
-        Some((chore, [])) if chore == "tidy" => tidy(root),
-        Some((chore, rest)) if chore == "bench" => bench(root, rest),
+    match arguments.first().map(String::as_str) {
+        Some("tidy") if arguments.len() == 1 => tidy(root),
+        Some("fuzz") if arguments.len() > 1 => fuzz(root, &arguments[1..]),
+        Some("bench") => bench(root, &arguments[1..]),
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
+        }
+    }
+}
+
+/// Runs the fuzz test of the command line, which knows every parser, built as this was.
+fn fuzz(root: &Path, arguments: &[String]) -> ExitCode {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root).args(["test", "-p", "prospect", "--test", "fuzz"]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    match command.arg("--").args(arguments).status() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("fuzz: {error}");
+            ExitCode::from(6)
         }
     }
 }

@@ -1,5 +1,10 @@
 //! Commands and flags.
 
+use crate::data::DataArgs;
+use crate::flags::TrainerFlags;
+use crate::import::{ImportArgs, SchemaArgs};
+use crate::pull::PullArgs;
+use crate::validate::ValidateArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -24,6 +29,7 @@ Examples:
   prospect train run.yaml learning_rate=1e-6        train, one setting changed
   prospect resume runs/kto                          go on where a run was stopped
   prospect generate runs/sft/final --prompt \"Hi\"    ask a model
+  prospect data show rows.jsonl --model models/base   a row as the model will see it
 
 Results go to stdout, everything else to stderr.
 Exit codes: 0 done, 2 usage or configuration, 3 data, 4 memory, 5 numerics, 6 files and disk,
@@ -44,6 +50,12 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Say what a run would do: model, steps, schedule, memory, files. Trains nothing.
     Plan(PlanArgs),
+    /// Look at everything a run needs (configuration, model, template, first rows, memory) and say all that is wrong.
+    Validate(ValidateArgs),
+    /// Write another tool's configuration (LLaMA-Factory, Axolotl, TRL, MLX) with our keys, every key accounted for.
+    Import(ImportArgs),
+    /// The JSON Schema of a configuration, for editors.
+    Schema(SchemaArgs),
     /// Go on with a run that was stopped or killed, from its newest checkpoint that verifies.
     Resume(ResumeArgs),
     /// List, show and compare runs.
@@ -52,21 +64,37 @@ pub(crate) enum Command {
     Score(ScoreArgs),
     /// Continue prompts.
     Generate(GenerateArgs),
+    /// Are answers right? Grades them as the Qwen2.5-Math harness does, or strictly.
+    Grade(crate::grade::GradeArgs),
+    /// Ask benchmarks of mathematics, and grade the answers.
+    Eval(crate::eval::EvalArgs),
     /// Merge an adapter into its base model, and check the result against both.
     Merge(MergeArgs),
+    /// Write a model in other programs' formats.
+    Export(crate::export::ExportArgs),
     /// The whole story on made-up arithmetic, offline: tokenizer, model, SFT, KTO, evaluation.
     Demo(DemoArgs),
+    /// Look at data, count, convert, mix, sample, clean and label them.
+    Data(DataArgs),
+    /// Fetch a model or a data set from the Hugging Face Hub or a mirror of it.
+    Pull(PullArgs),
+    /// Renders chat templates for a parent that does not trust them.
+    #[command(hide = true, name = "__render")]
+    Render,
 }
 
 /// A configuration and what changes in it.
 #[derive(Args)]
 pub(crate) struct ConfigArgs {
-    /// The configuration: flat YAML with TRL's, PEFT's and transformers' keys. Its paths are relative to the current folder.
-    #[arg(value_name = "RUN.YAML")]
-    pub(crate) config: PathBuf,
+    /// The configuration: flat YAML with TRL's, PEFT's and transformers' keys, or a file of LLaMA-Factory or Axolotl as it is.
+    /// Its paths are relative to the current folder.
+    #[arg(value_name = "RUN.YAML", required_unless_present = "trainer_flags")]
+    pub(crate) config: Option<PathBuf>,
     /// Settings that win over the file, as in learning_rate=1e-6.
     #[arg(value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
+    #[command(flatten)]
+    pub(crate) flags: TrainerFlags,
 }
 
 /// `prospect train`
@@ -75,11 +103,15 @@ pub(crate) struct ConfigArgs {
 Examples:
   prospect train configs/kto-lora.yaml
   prospect train run.yaml output_dir=runs/b beta=0.3 undesirable_weight=auto
+  prospect train --model-name models/base --local-file rows.jsonl --batch-size 4 --learning-rate 5e-7
 
 SIGTERM or Ctrl-C saves and exits with 75; a second one exits at once with 130. SIGUSR1 saves and goes on.")]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    /// Load model and data, print the plan, train nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Print how the run ended as a JSON object.
     #[arg(long)]
     pub(crate) json: bool,
@@ -159,6 +191,18 @@ pub(crate) enum RunsCommand {
         /// Print a JSON object.
         #[arg(long)]
         json: bool,
+    },
+    /// Draw metrics of several runs over their steps, a panel for each metric, as SVG and PNG.
+    Plot {
+        /// The run folders.
+        #[arg(value_name = "RUN", required = true)]
+        runs: Vec<PathBuf>,
+        /// Metrics, by their names in log.jsonl.
+        #[arg(long, value_name = "NAME,..", value_delimiter = ',', default_value = "loss,kl")]
+        metrics: Vec<String>,
+        /// Where to: both files have this name, with .svg and .png.
+        #[arg(long, value_name = "FILE", default_value = "runs")]
+        output: PathBuf,
     },
 }
 

@@ -79,8 +79,26 @@ impl From<data::Error> for Failure {
     }
 }
 
+impl From<hub::Error> for Failure {
+    fn from(e: hub::Error) -> Failure {
+        Failure::Said { message: e.to_string(), code: e.exit_code() }
+    }
+}
+
 impl From<infer::Error> for Failure {
     fn from(e: infer::Error) -> Failure {
+        Failure::Said { message: e.to_string(), code: e.exit_code() }
+    }
+}
+
+impl From<eval::Error> for Failure {
+    fn from(e: eval::Error) -> Failure {
+        Failure::Said { message: e.to_string(), code: e.exit_code() }
+    }
+}
+
+impl From<gguf::Error> for Failure {
+    fn from(e: gguf::Error) -> Failure {
         Failure::Said { message: e.to_string(), code: e.exit_code() }
     }
 }
@@ -91,9 +109,14 @@ impl From<demo::Error> for Failure {
     }
 }
 
-/// From now on a panic says in one line that it is our mistake, and ends the process with 101.
+/// From now on a panic says in one line that it is our mistake, and ends the process with 101; but for those of decoders, which
+/// are caught.
 pub(crate) fn report_panics() {
     std::panic::set_hook(Box::new(|info| {
+        // A damaged table, which is refused where it is read.
+        if data::source::is_decoding() {
+            return;
+        }
         let _ = writeln!(io::stderr(), "{}", panic_line(info));
         std::process::exit(101);
     }));

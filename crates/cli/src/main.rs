@@ -2,18 +2,29 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod confined;
+mod data;
 mod demo;
+mod eval;
+mod export;
 mod failure;
+mod first_use;
+mod flags;
 mod generate;
+mod grade;
+mod import;
 mod merge;
+mod meter;
 mod output;
 mod plan;
 mod progress;
+mod pull;
 mod runs;
 mod score;
 mod screen;
 mod signals;
 mod train;
+mod validate;
 
 use args::{Command, CommandLine};
 use clap::Parser;
@@ -33,11 +44,20 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
     match command {
         Command::Train(args) => train::train(&args, screen),
         Command::Plan(args) => plan::plan(&args, screen),
+        Command::Validate(args) => validate::validate(&args, screen),
+        Command::Import(args) => import::import(&args, screen),
+        Command::Schema(args) => import::schema(&args),
         Command::Resume(args) => train::resume(&args, screen),
         Command::Runs(args) => runs::runs(&args),
         Command::Score(args) => score::score(&args, screen),
         Command::Generate(args) => generate::generate(&args, screen),
+        Command::Grade(args) => grade::grade(&args, screen),
+        Command::Eval(args) => eval::eval(&args, screen),
         Command::Merge(args) => merge::merge(&args, screen),
+        Command::Export(args) => export::export(&args, screen),
         Command::Demo(args) => demo::demo(&args, screen),
+        Command::Data(args) => data::data(&args, screen),
+        Command::Pull(args) => pull::pull(&args, screen),
+        Command::Render => confined::serve(),
     }
 }

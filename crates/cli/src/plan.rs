@@ -6,7 +6,7 @@ use crate::output::{self, Side, number, table};
 use crate::progress::Watch;
 use crate::screen::Screen;
 use crate::train::load;
-use config::{Config, Interval, Tuning};
+use config::{Config, Interval, Loaded, Tuning};
 use data::Clock;
 use serde_json::{Value, json};
 use train::{Job, Plan};
@@ -17,16 +17,55 @@ const CURVE: usize = 48;
 /// `prospect plan`
 pub(crate) fn plan(args: &PlanArgs, screen: &Screen) -> Result<u8, Failure> {
     let loaded = load(&args.config, screen)?;
-    let mut watch = Watch::new(screen);
-    let job = Job::new(loaded.config, Clock::now(), &mut |event| watch.event(event))?;
-    watch.finish();
-    job.notes.iter().for_each(|note| screen.note(note));
-    let plan = Plan::new(&job)?;
-    let rates = train::learning_rates(&job);
-    if args.json {
-        output::json(&as_json(&job, &plan, &rates))?;
-    } else {
-        as_text(&job, &plan, &rates)?;
+    show(loaded, args.json, false, screen)
+}
+
+/// `prospect train --dry-run`
+pub(crate) fn rehearse(loaded: Loaded, json: bool, screen: &Screen) -> Result<u8, Failure> {
+    show(loaded, json, true, screen)
+}
+
+/// Plans a run, or each stage of one. A stage that begins with what another leaves is planned from the model it comes from.
+fn show(loaded: Loaded, json: bool, rehearse: bool, screen: &Screen) -> Result<u8, Failure> {
+    let mut configs = vec![loaded.config];
+    let staged = !loaded.stages.is_empty();
+    if staged {
+        let base = configs.remove(0).model.path;
+        configs = loaded.stages.into_iter().map(|stage| stage.config).collect();
+        for config in configs.iter_mut().filter(|config| !config.model.path.exists()) {
+            config.model.path.clone_from(&base);
+        }
+    }
+    for (n, config) in (1..).zip(configs) {
+        if staged && !json {
+            output::line(format_args!("{}stage {n}", if n > 1 { "\n" } else { "" }))?;
+        }
+        if let Tuning::Adapter { path, .. } = &config.tuning
+            && staged
+            && !path.exists()
+        {
+            screen.note(format_args!(
+                "stage {n} goes on with {}, which is not there yet: planned when it is",
+                path.display()
+            ));
+            continue;
+        }
+        let mut watch = Watch::new(screen);
+        let job = Job::new(config, Clock::now(), &mut |event| watch.event(event))?;
+        watch.finish();
+        job.notes.iter().for_each(|note| screen.note(note));
+        let plan = Plan::new(&job)?;
+        let rates = train::learning_rates(&job);
+        if rehearse {
+            train::rehearse(&job)?.iter().for_each(|note| screen.note(note));
+        }
+        match json {
+            true => output::json(&as_json(&job, &plan, &rates))?,
+            false => as_text(&job, &plan, &rates)?,
+        }
+    }
+    if rehearse {
+        screen.line("dry run: model and data were loaded; nothing was trained or written");
     }
     Ok(0)
 }
@@ -117,7 +156,7 @@ fn files(job: &Job, plan: &Plan) -> Vec<(String, String)> {
             files.push((name, format!("{} checkpoints, each {each}{kept}", saved.len())));
         }
     }
-    let layout = if matches!(job.config.tuning, Tuning::Full) {
+    let layout = if matches!(job.config.tuning, Tuning::Full | Tuning::Blocks(_)) {
         "a model in the Hugging Face layout"
     } else {
         "an adapter in the PEFT layout"

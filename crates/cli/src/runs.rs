@@ -1,11 +1,11 @@
-//! `runs ls`, `runs show`, `runs diff`.
+//! `runs ls`, `runs show`, `runs diff`, `runs plot`.
 
 use crate::args::{RunsArgs, RunsCommand};
 use crate::failure::Failure;
 use crate::output::{self, Side, number, table};
 use rundir::runs::{self, Details, Differing, Summary};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// `prospect runs`
 pub(crate) fn runs(args: &RunsArgs) -> Result<u8, Failure> {
@@ -13,6 +13,7 @@ pub(crate) fn runs(args: &RunsArgs) -> Result<u8, Failure> {
         RunsCommand::Ls { dir, json } => ls(dir, *json)?,
         RunsCommand::Show { run, json } => show(run, *json)?,
         RunsCommand::Diff { left, right, json } => diff(left, right, *json)?,
+        RunsCommand::Plot { runs, metrics, output } => plot(runs, metrics, output)?,
     }
     Ok(0)
 }
@@ -95,6 +96,12 @@ fn diff(left: &Path, right: &Path, json: bool) -> Result<(), Failure> {
     let mut rows = vec![header("last value")];
     rows.extend(diff.metrics.iter().map(|entry| differing(entry, |value| number(*value))));
     table(&columns, &rows)
+}
+
+fn plot(runs: &[PathBuf], metrics: &[String], output: &Path) -> Result<(), Failure> {
+    let panels = runs::compare(runs, metrics)?;
+    let files = rundir::plot::write(&panels, output)?;
+    files.iter().try_for_each(|file| output::line(&file.display().to_string()))
 }
 
 fn differing<T>(entry: &Differing<T>, show: impl Fn(&T) -> String) -> Vec<String> {

@@ -12,22 +12,24 @@ pub(crate) struct Screen {
     quiet: bool,
     color: bool,
     terminal: bool,
+    /// Whether what goes to stdout is coloured.
+    color_out: bool,
 }
 
 const DIM: Style = Style::new().dimmed();
 const RED: Style = AnsiColor::Red.on_default().bold();
 
 impl Screen {
-    /// Looks at stderr and NO_COLOR.
+    /// Looks at stderr, stdout and NO_COLOR.
     pub(crate) fn new(quiet: bool, color: When) -> Screen {
         let terminal = io::stderr().is_terminal();
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let color = match color {
+        let color_on = |terminal: bool| match color {
             When::Always => true,
             When::Never => false,
             When::Auto => terminal && !refused,
         };
-        Screen { quiet, color, terminal }
+        Screen { quiet, color: color_on(terminal), terminal, color_out: color_on(io::stdout().is_terminal()) }
     }
 
     /// Whether bars can be drawn.
@@ -59,6 +61,16 @@ impl Screen {
         };
         let shown: Vec<String> = errors.problems.iter().map(pieces).collect();
         let _ = write!(io::stderr(), "{}", shown.join("\n"));
+    }
+
+    /// Whether results on stdout are coloured.
+    pub(crate) fn colors_results(&self) -> bool {
+        self.color_out
+    }
+
+    /// A piece of a result on stdout.
+    pub(crate) fn result(&self, style: Style, text: &str) -> String {
+        if self.color_out { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 
     fn paint(&self, style: Style, text: &str) -> String {

@@ -5,9 +5,17 @@ use crate::screen::Screen;
 use std::sync::Arc;
 use train::Control;
 
+/// What is said when a run is to stop.
+const STOPPING: &str = "stopping: the last whole step is saved; once more to exit at once";
+
 /// Passes signals on to a run: SIGTERM and SIGINT stop it, a second one ends the process with 130, SIGUSR1 saves.
-#[cfg(unix)]
 pub(crate) fn watch(control: &Arc<Control>, screen: &Screen) -> Result<(), Failure> {
+    listen(control, screen, STOPPING)
+}
+
+/// Passes signals on; `stopping` is said on the first that stops.
+#[cfg(unix)]
+pub(crate) fn listen(control: &Arc<Control>, screen: &Screen, stopping: &'static str) -> Result<(), Failure> {
     use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
     use std::sync::atomic::Ordering;
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGUSR1])
@@ -21,16 +29,16 @@ pub(crate) fn watch(control: &Arc<Control>, screen: &Screen) -> Result<(), Failu
             } else if control.stop.swap(true, Ordering::SeqCst) {
                 std::process::exit(130);
             } else {
-                screen.line("stopping: the last whole step is saved; once more to exit at once");
+                screen.line(stopping);
             }
         }
     });
     Ok(())
 }
 
-/// Passes Ctrl-C on to a run: the first stops it, the second ends the process with 130.
+/// Passes Ctrl-C on: the first stops, the second ends the process with 130.
 #[cfg(not(unix))]
-pub(crate) fn watch(control: &Arc<Control>, screen: &Screen) -> Result<(), Failure> {
+pub(crate) fn listen(control: &Arc<Control>, screen: &Screen, stopping: &'static str) -> Result<(), Failure> {
     use signal_hook::consts::SIGINT;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
@@ -45,7 +53,7 @@ pub(crate) fn watch(control: &Arc<Control>, screen: &Screen) -> Result<(), Failu
             std::thread::sleep(Duration::from_millis(50));
         }
         control.stop.store(true, Ordering::SeqCst);
-        screen.line("stopping: the last whole step is saved; once more to exit at once");
+        screen.line(stopping);
     });
     Ok(())
 }

@@ -6,17 +6,28 @@ use crate::output::{self, word};
 use crate::progress::Watch;
 use crate::screen::Screen;
 use crate::signals;
+use crate::{first_use, plan};
 use config::{Loaded, Tuning};
 use serde_json::{Map, json};
 use std::path::Path;
 use std::sync::Arc;
 use train::{Control, Ended};
 
-/// Reads a configuration with its overrides, and says what is worth saying about it.
+/// Reads a configuration with its flags and overrides, says what is worth saying about it, and fetches what it names on the Hub.
 pub(crate) fn load(args: &ConfigArgs, screen: &Screen) -> Result<Loaded, Failure> {
-    let overrides = config::split_overrides(&args.overrides)?;
-    let loaded = load_from(&args.config, &overrides)?;
+    let (file, words) = args.words();
+    let overrides = config::split_overrides(&words)?;
+    let flags = args.flags.settings(file.is_some())?;
+    // A word on the command line wins over a flag, and a flag over the file.
+    let flags = flags.into_iter().filter(|(key, _)| overrides.iter().all(|(k, _)| k != key));
+    let overrides: Vec<(String, String)> = flags.chain(overrides.iter().cloned()).collect();
+    let mut loaded = match file {
+        Some(path) => load_from(path, &overrides)?,
+        None => config::load("the flags", "", &overrides)?,
+    };
+    args.flags.notes().into_iter().for_each(|note| screen.note(note));
     loaded.notes.iter().for_each(|note| screen.note(note));
+    first_use::prepare(&mut loaded, args.flags.hf_token.as_deref(), screen)?;
     Ok(loaded)
 }
 
@@ -29,7 +40,11 @@ fn load_from(path: &Path, overrides: &[(String, String)]) -> Result<Loaded, Fail
 /// `prospect train`
 pub(crate) fn train(args: &TrainArgs, screen: &Screen) -> Result<u8, Failure> {
     let loaded = load(&args.config, screen)?;
-    run(&loaded, &[&args.config.config], args.json, screen)
+    if args.dry_run {
+        return plan::rehearse(loaded, args.json, screen);
+    }
+    let inputs: Vec<&Path> = args.config.words().0.into_iter().collect();
+    run(&loaded, &inputs, args.json, screen)
 }
 
 /// `prospect resume`
@@ -42,7 +57,8 @@ pub(crate) fn resume(args: &ResumeArgs, screen: &Screen) -> Result<u8, Failure> 
     let output_dir = json!(args.run.display().to_string()).to_string();
     let overrides = [("resume_from_checkpoint".to_owned(), "true".to_owned()), ("output_dir".to_owned(), output_dir)];
     // What is worth saying about it was said when the run began.
-    let loaded = load_from(&args.run.join("config.yaml"), &overrides)?;
+    let mut loaded = load_from(&args.run.join("config.yaml"), &overrides)?;
+    first_use::prepare(&mut loaded, None, screen)?;
     run(&loaded, &[], args.json, screen)
 }
 
@@ -79,7 +95,9 @@ fn closing(loaded: &Loaded, ended: &Ended, screen: &Screen) {
     screen.line(format_args!("training complete after {} steps; run folder {}", ended.step, run.display()));
     screen.line(resume);
     match loaded.config.tuning {
-        Tuning::Full => screen.line(format_args!("generate       prospect generate {} --prompt TEXT", word(&last))),
+        Tuning::Full | Tuning::Blocks(_) => {
+            screen.line(format_args!("generate       prospect generate {} --prompt TEXT", word(&last)))
+        }
         Tuning::Lora(_) | Tuning::Adapter { .. } => {
             let adapter = format!("{} --adapter {}", word(model), word(&last));
             screen.line(format_args!("merge          prospect merge {adapter} --output {}", word(&run.join("merged"))));

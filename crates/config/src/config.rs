@@ -2,6 +2,7 @@
 //!
 //! Paths are as they were written, relative to the current directory, as in TRL. Nothing here was looked up on disk.
 
+pub use crate::curve::{Curve, Floor, Schedule, ScheduleKind, Warmup};
 use std::path::PathBuf;
 
 /// One run.
@@ -46,7 +47,7 @@ impl Config {
     pub fn adapter_dropout(&self, recorded: f64) -> f64 {
         let disabled = matches!(&self.objective, Objective::Kto(kto) if kto.disable_dropout);
         match &self.tuning {
-            Tuning::Full => 0.0,
+            Tuning::Full | Tuning::Blocks(_) => 0.0,
             _ if disabled => 0.0,
             Tuning::Lora(lora) => lora.dropout,
             Tuning::Adapter { claims, .. } => claims.dropout.unwrap_or(recorded),
@@ -61,6 +62,8 @@ pub struct Model {
     pub path: PathBuf,
     /// How weights are stored in memory; arithmetic is float32.
     pub dtype: Dtype,
+    /// Weight of the load-balancing loss of experts; `None`: the model's own.
+    pub router_aux_loss_coef: Option<f64>,
 }
 
 /// Storage of weights.
@@ -79,6 +82,8 @@ pub enum Dtype {
 pub enum Tuning {
     /// Every weight.
     Full,
+    /// All weights of the last so many blocks, or of the first when negative; never 0.
+    Blocks(i64),
     /// A fresh adapter: A random, B zero.
     Lora(Lora),
     /// An adapter that exists; its initial state is the KTO reference.
@@ -136,8 +141,20 @@ pub enum Targets {
 /// Rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Data {
-    /// Files or folders, at least one.
+    /// Files, folders or names, at least one.
     pub train: Vec<PathBuf>,
+    /// Folder of a `dataset_info.json` whose names `train` and `eval` may use.
+    pub registry: Option<PathBuf>,
+    /// How the sets of `train` are mixed; `None`: one after the other.
+    pub mix: Option<Mix>,
+    /// Rows taken of each set of `train`, >= 1.
+    pub max_samples: Option<usize>,
+    /// A list in `completion` is several answers.
+    pub alternatives: bool,
+    /// Where tokenised rows are kept; `None`: nowhere.
+    pub token_cache: Option<PathBuf>,
+    /// Only the first rows of the files, for a look at them; no key sets it.
+    pub first_rows: Option<usize>,
     /// Files or folders; empty when none were named.
     pub eval: Vec<PathBuf>,
     /// Rows split off `train` by hash; never together with `eval`.
@@ -148,7 +165,7 @@ pub struct Data {
     pub test_split: String,
     /// Field of plain-text rows (SFT).
     pub text_field: String,
-    /// A Jinja file or a folder with a tokenizer, instead of the model's own template.
+    /// A Jinja file, a folder with a tokenizer, or a template by name, instead of the model's own.
     pub chat_template: Option<PathBuf>,
     /// Tokens per row, >= 1; `None` for no limit but the model's.
     pub max_length: Option<usize>,
@@ -158,6 +175,15 @@ pub struct Data {
     pub bad_rows: BadRows,
     /// A new order every epoch; KTO moves pairing groups as a whole.
     pub shuffle: bool,
+}
+
+/// Mixing by weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mix {
+    /// One of each set, > 0; empty: all the same.
+    pub weights: Vec<f64>,
+    /// The mixture ends when the first set runs out.
+    pub until_first: bool,
 }
 
 /// Size of the evaluation split.
@@ -217,6 +243,8 @@ pub struct Kto {
     pub homogeneous_batch: HomogeneousBatch,
     /// Reference log-probabilities are cached before training even where the policy can compute them.
     pub precompute_ref_log_probs: bool,
+    /// Weight of the likelihood of desirable rows, >= 0.
+    pub ftx: f64,
     /// No dropout anywhere.
     pub disable_dropout: bool,
     /// Warn above this z0, in nats per completion.
@@ -281,15 +309,32 @@ pub enum HomogeneousBatch {
     Skip,
 }
 
-/// Supervised fine-tuning: the mean negative log-likelihood over target tokens of the step.
+/// Supervised fine-tuning: the mean over target tokens of the step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sft {
     /// Targets are completions only; `None`: yes for rows with prompt and completion.
     pub completion_only_loss: Option<bool>,
     /// Targets are assistant turns only; the template must mark them.
     pub assistant_only_loss: bool,
+    /// Which turns of a conversation are targets.
+    pub turn_loss: TurnLoss,
+    /// Each token's loss is weighted by its probability.
+    pub dft: bool,
+    /// Noise on embeddings in training, > 0.
+    pub neftune_alpha: Option<f64>,
     /// A batch row is a bin of `max_length` tokens; `None` for one row each.
     pub packing: Option<Packing>,
+}
+
+/// Which turns of a conversation are targets, where the turns themselves do not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnLoss {
+    /// All, or what `completion_only_loss` says.
+    Whole,
+    /// The assistant's.
+    Assistant,
+    /// The assistant's last.
+    LastAssistant,
 }
 
 /// How bins are filled; attention is block-diagonal always.
@@ -349,99 +394,6 @@ pub enum OptimizerName {
     AdamwTorch,
     /// `adamw_torch_fused`
     AdamwTorchFused,
-}
-
-/// Learning rate over the steps, as transformers computes it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Schedule {
-    /// Its shape after the warm-up.
-    pub kind: ScheduleKind,
-    /// Its beginning.
-    pub warmup: Warmup,
-}
-
-/// Warm-up.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Warmup {
-    /// A count of steps, 0 for none.
-    Steps(usize),
-    /// A share of all steps, in (0, 1): ceil(share * steps).
-    Ratio(f64),
-}
-
-/// Shape of the learning rate after the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum ScheduleKind {
-    /// To 0 in a line.
-    Linear,
-    /// Along a cosine.
-    Cosine {
-        /// Waves; 0.5 ends at 0.
-        num_cycles: f64,
-    },
-    /// Along a cosine to a floor.
-    CosineWithMinLr {
-        /// Waves; 0.5 ends at the floor.
-        num_cycles: f64,
-        /// The floor.
-        floor: Floor,
-    },
-    /// Cosines with hard restarts.
-    CosineWithRestarts {
-        /// Whole number of cosines.
-        num_cycles: usize,
-    },
-    /// A power of what is left.
-    Polynomial {
-        /// The last learning rate.
-        lr_end: f64,
-        /// The power.
-        power: f64,
-    },
-    /// No change and no warm-up, as in transformers.
-    Constant,
-    /// No change after the warm-up.
-    ConstantWithWarmup,
-    /// 1 / sqrt of the step.
-    InverseSqrt {
-        /// Steps; `None`: the warm-up's, or 10000.
-        timescale: Option<usize>,
-    },
-    /// Up, level, down.
-    WarmupStableDecay {
-        /// Steps of decay.
-        num_decay_steps: usize,
-        /// Steps between; `None`: what is left.
-        num_stable_steps: Option<usize>,
-        /// Curve of the warm-up.
-        warmup_curve: Curve,
-        /// Curve of the decay.
-        decay_curve: Curve,
-        /// The floor as a share.
-        min_lr_ratio: f64,
-        /// Waves of a cosine decay.
-        num_cycles: f64,
-    },
-}
-
-/// Floor of `cosine_with_min_lr`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Floor {
-    /// A learning rate.
-    Rate(f64),
-    /// A share of the peak, in [0, 1].
-    Share(f64),
-}
-
-/// Curves of `warmup_stable_decay`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Curve {
-    /// A line.
-    Linear,
-    /// Half a cosine.
-    Cosine,
-    /// 1 - sqrt
-    OneMinusSqrt,
 }
 
 /// When something happens.

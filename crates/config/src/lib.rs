@@ -5,59 +5,101 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod curve;
 mod dialect;
+mod flat;
 mod note;
 mod problem;
 mod resolve;
 mod rules;
+mod schema;
 mod settings;
+mod stages;
 mod table;
 mod value;
 mod yaml;
 
 pub use config::*;
-pub use dialect::{Accounted, Dialect, Outcome, account, as_yaml, recognise};
+pub use dialect::{Accounted, Dialect, Outcome, account, as_yaml, import, recognise};
+pub use flat::flat;
 pub use note::{Note, NoteKind};
 pub use problem::{Code, Errors, Piece, Place, Problem, Source, Style};
+pub use schema::schema;
 pub use table::{Entry, Scope, Section, Status, all as keys};
 pub use value::{Choice, Kind, Range};
 
 use settings::Settings;
 use yaml::{Content, Pair};
 
+/// The first line of a YAML file that we write: editors find the schema by it, in a file beside.
+pub const MODELINE: &str = "# yaml-language-server: $schema=prospect.schema.json";
+
+/// The name of the schema in the folder of a YAML file that we write.
+pub const SCHEMA_FILE: &str = "prospect.schema.json";
+
 /// A configuration that is right.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// Every setting, resolved.
+    /// Every setting, resolved; of a run in stages the first stage's, in the folder of the whole run.
     pub config: Config,
     /// What to say at the start: keys without effect, spellings, defaults, advice; in the order of the file.
     pub notes: Vec<Note>,
     /// For the run folder: all keys with their values; loads back to the same `config`.
     pub resolved_yaml: String,
+    /// `stages:`, in order, each a run of its own in a folder of the run's; empty for a run that has none.
+    pub stages: Vec<Loaded>,
 }
 
-/// Reads the text of a configuration, with `key=value` overrides that win over it.
+/// Reads the text of a configuration, ours or another tool's, with `key=value` overrides that win over it.
 ///
 /// `path` names the text in messages and is not opened. Keys of a nested mapping are overridden as
 /// `lr_scheduler_kwargs.min_lr_rate`. Errors: every problem at once; their exit code is 2.
 pub fn load(path: &str, text: &str, overrides: &[(String, String)]) -> Result<Loaded, Errors> {
     let source = Source::File(path.into());
-    let pairs = top_level(&source, text)?;
+    let mut pairs = top_level(&source, text)?;
+    let mut foreign = None;
     if let Some(found) = dialect::of_pairs(&pairs) {
-        return Err(dialect::not_ours(found, path, text).into());
+        let mut converted = dialect::converted(found, &source, &pairs)?;
+        pairs = std::mem::take(&mut converted.pairs);
+        foreign = Some(converted);
     }
-    let mut settings = Settings::collect(&pairs);
-    settings.overlay(Settings::collect(&override_pairs(overrides)?));
-    let facts = rules::check(&mut settings, &source);
-    if !settings.problems.is_empty() {
-        let mut problems = std::mem::take(&mut settings.problems);
+    let over = override_pairs(overrides)?;
+    let staged = stages::take(&mut pairs)?;
+    let (mut problems, mut notes) = (Vec::new(), Vec::new());
+    if let Some(converted) = foreign {
+        // Keys of ours that the conversion respelled were said by it.
+        (problems, notes) = (converted.problems, converted.notes);
+    }
+    let loaded = if staged.is_empty() {
+        one(&source, &[&pairs, &over], &mut problems, &mut notes)
+    } else {
+        stages::load(&source, &pairs, &staged, &over, &mut problems, &mut notes)
+    };
+    if !problems.is_empty() {
         problems.sort_by_key(|problem| order(&problem.place));
+        problems.dedup();
         return Err(Errors { problems });
     }
-    let resolved = resolve::Resolved::fill(&settings, facts);
-    let mut notes = std::mem::take(&mut settings.notes);
+    let mut loaded = loaded.expect("no problem, so it was resolved");
     notes.sort_by_key(|note| note.place.as_ref().map_or((2, 0, 0), order));
-    Ok(Loaded { config: resolved.config(), resolved_yaml: resolved.yaml(&settings.idle), notes })
+    notes.dedup();
+    loaded.notes = notes;
+    Ok(loaded)
+}
+
+/// Resolves the pairs of one run, later layers over earlier ones; `None` when there are problems.
+fn one(source: &Source, layers: &[&[Pair]], problems: &mut Vec<Problem>, notes: &mut Vec<Note>) -> Option<Loaded> {
+    let mut settings = Settings::default();
+    layers.iter().for_each(|pairs| settings.overlay(Settings::collect(pairs)));
+    let facts = rules::check(&mut settings, source);
+    problems.append(&mut settings.problems);
+    notes.append(&mut settings.notes);
+    if !problems.is_empty() {
+        return None;
+    }
+    let resolved = resolve::Resolved::fill(&settings, facts);
+    let (config, resolved_yaml) = (resolved.config(), resolved.yaml(&settings.idle));
+    Some(Loaded { config, resolved_yaml, notes: Vec::new(), stages: Vec::new() })
 }
 
 /// Splits the command line's `key=value` words. Error: a word without `=` or without a key.

@@ -40,6 +40,11 @@ impl Note {
         Note { kind: NoteKind::Spelling, key: key.into(), place: Some(place.clone()), text }
     }
 
+    /// What became of another tool's key.
+    pub(crate) fn foreign(key: &str, text: String, place: &Place) -> Note {
+        Note { kind: NoteKind::NoEffect, key: key.into(), place: Some(place.clone()), text }
+    }
+
     pub(crate) fn default(key: &str, text: impl Into<String>) -> Note {
         Note { kind: NoteKind::Default, key: key.into(), place: None, text: text.into() }
     }

@@ -93,24 +93,13 @@ impl Resolved {
 
     /// The file for the run folder: every key with its value, section by section; it loads back to the same [`Config`].
     pub(crate) fn yaml(&self, idle: &[(String, &'static str)]) -> String {
-        let mut out = String::from(
-            "# The resolved configuration: every key that has a meaning in this run, defaults included.\n",
+        let mut out = format!(
+            "{}\n# The resolved configuration: every key that has a meaning in this run, defaults included.\n",
+            crate::MODELINE
         );
         for section in Section::ALL {
-            let entries = table::all().filter(|e| matches!(e.status, Status::Works(s, _) if s == section));
             let _ = writeln!(out, "\n# {section:?}");
-            let mut parent = None;
-            for (key, value) in entries.filter_map(|e| Some((e.key, self.0.get(e.key)?))) {
-                let nested = key.split_once('.');
-                if let Some((outer, _)) = nested
-                    && parent != Some(outer)
-                {
-                    let _ = writeln!(out, "{outer}:");
-                }
-                parent = nested.map(|(outer, _)| outer);
-                let (indent, name) = nested.map_or(("", key), |(_, inner)| ("  ", inner));
-                let _ = writeln!(out, "{indent}{name}: {}", written(value));
-            }
+            self.section(section, &[], &mut out);
         }
         if !idle.is_empty() {
             out.push_str("\n# Accepted without effect\n");
@@ -121,12 +110,40 @@ impl Resolved {
         out
     }
 
+    /// Every key but `without`, as the lines of a mapping.
+    pub(crate) fn lines(&self, without: &[&str]) -> String {
+        let mut out = String::new();
+        Section::ALL.into_iter().for_each(|section| self.section(section, without, &mut out));
+        out
+    }
+
+    fn section(&self, section: Section, without: &[&str], out: &mut String) {
+        let entries = table::all().filter(|e| matches!(e.status, Status::Works(s, _) if s == section));
+        let mut parent = None;
+        let found = entries.filter(|e| !without.contains(&e.key)).filter_map(|e| Some((e.key, self.0.get(e.key)?)));
+        for (key, value) in found {
+            let nested = key.split_once('.');
+            if let Some((outer, _)) = nested
+                && parent != Some(outer)
+            {
+                let _ = writeln!(out, "{outer}:");
+            }
+            parent = nested.map(|(outer, _)| outer);
+            let (indent, name) = nested.map_or(("", key), |(_, inner)| ("  ", inner));
+            let _ = writeln!(out, "{indent}{name}: {}", written(value));
+        }
+    }
+
     /// The typed configuration.
     pub(crate) fn config(&self) -> Config {
         let compat_trl = self.text("compat").is_some();
         Config {
             compat_trl,
-            model: Model { path: self.word("model_name_or_path").into(), dtype: self.dtype() },
+            model: Model {
+                path: self.word("model_name_or_path").into(),
+                dtype: self.dtype(),
+                router_aux_loss_coef: self.float("router_aux_loss_coef"),
+            },
             tuning: self.tuning(),
             data: self.data(),
             objective: self.objective(compat_trl),
@@ -167,6 +184,9 @@ impl Resolved {
             };
             return Tuning::Adapter { path: path.into(), claims };
         }
+        if let Some(Value::Int(blocks)) = self.0.get("freeze_trainable_layers") {
+            return Tuning::Blocks(*blocks);
+        }
         if !self.flag("use_peft") {
             return Tuning::Full;
         }
@@ -183,6 +203,12 @@ impl Resolved {
         Data {
             train: self.paths("dataset_name"),
             eval: self.paths("eval_dataset_name"),
+            registry: self.text("dataset_dir").map(PathBuf::from),
+            mix: self.mix(),
+            max_samples: self.count("max_samples"),
+            alternatives: self.flag("alternatives"),
+            token_cache: self.text("tokenized_path").map(PathBuf::from),
+            first_rows: None,
             val_size: self
                 .float("val_size")
                 .map(|x| if x < 1.0 { ValSize::Fraction(x) } else { ValSize::Rows(x as usize) }),
@@ -197,6 +223,16 @@ impl Resolved {
         }
     }
 
+    fn mix(&self) -> Option<Mix> {
+        let weights = match self.0.get("mix_weights") {
+            Some(Value::Numbers(weights)) => weights.clone(),
+            _ => Vec::new(),
+        };
+        let until = self.text("mix_until");
+        let asked = !weights.is_empty() || until.is_some();
+        asked.then(|| Mix { weights, until_first: until == Some("first_exhausted") })
+    }
+
     fn objective(&self, compat_trl: bool) -> Objective {
         if self.word("trainer") == "sft" {
             let packing = match self.word("packing_strategy") {
@@ -207,6 +243,13 @@ impl Resolved {
             return Objective::Sft(Sft {
                 completion_only_loss: self.bool("completion_only_loss"),
                 assistant_only_loss: self.flag("assistant_only_loss"),
+                turn_loss: match self.word("turn_loss") {
+                    "assistant" => TurnLoss::Assistant,
+                    "last_assistant" => TurnLoss::LastAssistant,
+                    _ => TurnLoss::Whole,
+                },
+                dft: self.word("loss_type") == "dft",
+                neftune_alpha: self.float("neftune_noise_alpha").filter(|alpha| *alpha > 0.0),
                 packing: self.flag("packing").then_some(packing),
             });
         }
@@ -227,6 +270,7 @@ impl Resolved {
                 _ => HomogeneousBatch::Exact,
             },
             precompute_ref_log_probs: self.flag("precompute_ref_log_probs"),
+            ftx: self.number("pref_ftx"),
             disable_dropout: self.flag("disable_dropout"),
             kl_warn: self.float("kl_warn"),
             kl_stop: self.float("kl_stop"),

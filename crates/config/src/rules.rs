@@ -49,7 +49,7 @@ pub(crate) fn check(settings: &mut Settings, source: &Source) -> Facts {
 fn is_sft(settings: &Settings) -> bool {
     match settings.text("trainer") {
         Some(trainer) => trainer == "sft",
-        None => settings.text("loss_type") == Some("nll"),
+        None => matches!(settings.text("loss_type"), Some("nll" | "dft")),
     }
 }
 
@@ -165,9 +165,9 @@ impl Check<'_> {
             }
             self.problems.push(problem.help(format!("remove it, or set `trainer: {other}`")));
         }
-        let loss_is_sft = self.text("loss_type") == "nll";
+        let loss_is_sft = matches!(self.text("loss_type").as_str(), "nll" | "dft");
         if loss_is_sft != self.facts.sft {
-            let losses = if self.facts.sft { "`loss_type: nll`" } else { "kto, kto_s or apo_zero_unpaired" };
+            let losses = if self.facts.sft { "`loss_type: nll` or `dft`" } else { "kto, kto_s or apo_zero_unpaired" };
             let message = format!("`loss_type: {}` is no loss of `trainer: {name}`", self.text("loss_type"));
             self.conflict(Code::Conflict, &["loss_type", "trainer"], message, format!("{name} takes {losses}"));
         }
@@ -189,6 +189,20 @@ impl Check<'_> {
                     );
                     self.notes.push(Note::advice(&setting.written, Some(&setting.key_place), text));
                     self.removed.push(key);
+                }
+            }
+        }
+        if let Some(setting) = self.settings.get("freeze_trainable_layers") {
+            if setting.value == Value::Int(0) {
+                let help = "give the number of blocks that are trained: 2 for the last two, -2 for the first two";
+                self.conflict(Code::OutOfRange, &["freeze_trainable_layers"], "0 blocks are no training", help);
+            }
+            for key in ["use_peft", "adapter_name_or_path"] {
+                if self.facts.adapter != AdapterMode::Full && self.given(key) {
+                    let message = "an adapter freezes every block, `freeze_trainable_layers` trains some in full";
+                    let keys = ["freeze_trainable_layers", key];
+                    self.conflict(Code::Conflict, &keys, message, "keep one of the two");
+                    break;
                 }
             }
         }
@@ -285,6 +299,11 @@ impl Check<'_> {
             let message = "evaluation rows are named and are to be split off as well";
             self.conflict(Code::Conflict, &["val_size", "eval_dataset_name"], message, "keep one of the two");
         }
+        if self.settings.flag("assistant_only_loss") == Some(true) && self.given("turn_loss") {
+            let message = "the template's marks and `turn_loss` both say which turns are trained on";
+            self.conflict(Code::Conflict, &["assistant_only_loss", "turn_loss"], message, "keep one of the two");
+        }
+        self.mixture();
         let packing = self.settings.flag("packing") == Some(true);
         let unlimited = self.settings.get("max_length").is_some_and(|s| s.value == Value::Null);
         if packing && unlimited {
@@ -298,6 +317,19 @@ impl Check<'_> {
         if unlimited && self.settings.text("truncation") == Some("drop") {
             let message = "`truncation: drop` drops rows over `max_length`, and there is no `max_length`";
             self.conflict(Code::Conflict, &["truncation", "max_length"], message, "set `max_length`");
+        }
+    }
+
+    fn mixture(&mut self) {
+        let sets = match self.settings.get("dataset_name").map(|s| &s.value) {
+            Some(Value::List(names)) => names.len(),
+            _ => return,
+        };
+        if let Some(Value::Numbers(weights)) = self.settings.get("mix_weights").map(|s| &s.value)
+            && weights.len() != sets
+        {
+            let message = format!("{} weights for {sets} data sets", weights.len());
+            self.conflict(Code::Conflict, &["mix_weights", "dataset_name"], message, "give one weight for each");
         }
     }
 
@@ -495,7 +527,10 @@ impl Check<'_> {
     fn defaults(&mut self) {
         let trainer = if self.facts.sft { "sft" } else { "kto" };
         if !self.given("trainer") {
-            let why = if self.facts.sft { "from `loss_type: nll`" } else { "by default" };
+            let why = match self.facts.sft {
+                true => format!("from `loss_type: {}`", self.text("loss_type")),
+                false => "by default".into(),
+            };
             self.notes.push(Note::default("trainer", format!("`trainer` is {trainer} {why}")));
         }
         for key in ["output_dir", "learning_rate"] {

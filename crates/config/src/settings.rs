@@ -261,6 +261,8 @@ fn respell(key: &str, value: Value) -> Option<Value> {
         ("warmup_ratio" | "warmup_steps", Value::Float(0.0)) => None,
         ("use_kto_s" | "use_sign_correction", Value::Bool(true)) => Some(Value::Text("kto_s".into())),
         ("use_kto_s" | "use_sign_correction", Value::Bool(false)) => None,
+        ("mask_history", Value::Bool(history)) => history.then(|| Value::Text("last_assistant".into())),
+        ("train_on_prompt", Value::Bool(prompt)) => prompt.then_some(Value::Bool(false)),
         ("train_sampling_strategy", Value::Text(name)) => Some(Value::Bool(name != "sequential")),
         ("max_steps", Value::Int(-1)) | ("shuffle_dataset", Value::Bool(false)) => None,
         (_, value) => Some(value),
@@ -275,6 +277,11 @@ fn says(entry: &Entry, text: &str, value: &Value, node: &Node) -> bool {
         return same.flow() == node.flow();
     }
     value::read(&entry.kind, &same).is_ok_and(|same| same == *value)
+}
+
+/// Whether a key's value is a list that may be put together from several places.
+pub(crate) fn is_list(key: &str) -> bool {
+    table::find(key).is_some_and(|entry| matches!(entry.kind, Kind::Texts | Kind::Names))
 }
 
 pub(crate) fn is_secret(key: &str) -> bool {
@@ -348,6 +355,7 @@ pub(crate) fn written(value: &Value) -> String {
         Value::Text(text) => quoted(text),
         Value::List(items) if items.len() == 1 => quoted(&items[0]),
         Value::List(items) => format!("[{}]", items.iter().map(|t| quoted(t)).collect::<Vec<_>>().join(", ")),
+        Value::Numbers(items) => format!("[{}]", items.iter().map(|x| float(*x)).collect::<Vec<_>>().join(", ")),
     }
 }
 

@@ -16,6 +16,10 @@ pub enum Kind {
     Text,
     /// One text or a list of them.
     Texts,
+    /// Texts, also written as one with commas between.
+    Names,
+    /// A list of numbers in a range, also written as one text with commas between.
+    Numbers(Range),
     /// One of some names.
     Choice(&'static [Choice]),
     /// One of some names or a list of them.
@@ -101,6 +105,7 @@ pub(crate) enum Value {
     Float(f64),
     Text(String),
     List(Vec<String>),
+    Numbers(Vec<f64>),
 }
 
 /// Why a node is not of a kind.
@@ -128,8 +133,12 @@ pub(crate) fn read(kind: &Kind, node: &Node) -> Result<Value, Mismatch> {
         Kind::Int(least) => int(text, *least, kind),
         Kind::Float(range) => float(text, range).map(Value::Float),
         Kind::Text => Ok(Value::Text(text.into())),
-        Kind::Texts if text.is_empty() => Err(wrong(words(kind))),
+        Kind::Texts | Kind::Names if text.is_empty() => Err(wrong(words(kind))),
         Kind::Texts => Ok(Value::List(vec![text.into()])),
+        Kind::Names => Ok(Value::List(parts(text).map(String::from).collect())),
+        Kind::Numbers(range) => {
+            parts(text).map(|part| float(part, range)).collect::<Result<_, _>>().map(Value::Numbers)
+        }
         Kind::Choice(choices) => choose(text, choices).map(|name| Value::Text(name.into())),
         Kind::Choices(choices) => choose(text, choices).map(|name| Value::List(vec![name.into()])),
         Kind::BoolOr(names) => match boolean(text) {
@@ -147,13 +156,19 @@ pub(crate) fn read(kind: &Kind, node: &Node) -> Result<Value, Mismatch> {
     }
 }
 
+/// What stands between the commas of a text.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
 fn read_list(kind: &Kind, items: &[Node]) -> Result<Value, Mismatch> {
     let texts = items.iter().map(|item| match &item.content {
         Content::Scalar { text, .. } if !item.is_null() => Ok(text.trim()),
         _ => Err(wrong(words(kind))),
     });
     match kind {
-        Kind::Texts => texts.map(|t| t.map(String::from)).collect::<Result<_, _>>().map(Value::List),
+        Kind::Texts | Kind::Names => texts.map(|t| t.map(String::from)).collect::<Result<_, _>>().map(Value::List),
+        Kind::Numbers(range) => texts.map(|t| float(t?, range)).collect::<Result<_, _>>().map(Value::Numbers),
         Kind::Choices(choices) => {
             texts.map(|t| choose(t?, choices).map(String::from)).collect::<Result<_, _>>().map(Value::List)
         }
@@ -170,7 +185,8 @@ pub(crate) fn words(kind: &Kind) -> String {
         Kind::Int(least) => format!("a whole number >= {least}"),
         Kind::Float(range) => range.words.into(),
         Kind::Text => "a text".into(),
-        Kind::Texts => "a text or a list of texts".into(),
+        Kind::Texts | Kind::Names => "a text or a list of texts".into(),
+        Kind::Numbers(range) => format!("a list, each {}", range.words),
         Kind::Choice(choices) => format!("one of {}", taken(choices).join(", ")),
         Kind::Choices(choices) => format!("one or a list of {}", taken(choices).join(", ")),
         Kind::BoolOr(names) => or("true, false", names),

@@ -151,7 +151,7 @@ fn the_mlx_run_becomes_a_file_of_ours_that_loads() {
     let found = account("kto.yaml", MLX).unwrap();
     assert_eq!(brief(outcome(&found, "lora.rank")), "lora_r: 8");
     assert_eq!(brief(outcome(&found, "kto.lambda_u")), "undesirable_weight: 1");
-    assert_eq!(brief(outcome(&found, "data.max_examples")), "refused");
+    assert_eq!(brief(outcome(&found, "data.max_examples")), "max_samples: 100");
     let yaml = as_yaml(Dialect::Mlx, &found) + "dataset_name: rows.jsonl\n";
     let config = config::load("ours.yaml", &yaml, &[]).unwrap_or_else(|e| panic!("{yaml}\n{e}")).config;
     assert_eq!((config.duration, config.data.max_length), (config::Duration::Steps(50), Some(512)));
@@ -165,23 +165,25 @@ fn the_llama_factory_run_becomes_a_file_of_ours_that_loads() {
     assert_eq!(brief(outcome(&found, "stage")), "trainer: sft");
     assert_eq!(brief(outcome(&found, "cutoff_len")), "max_length: 32768");
     assert_eq!(brief(outcome(&found, "enable_liger_kernel")), "no effect");
-    assert_eq!(brief(outcome(&found, "template")), "refused");
+    assert_eq!(brief(outcome(&found, "template")), "chat_template_path: AM-thinking");
     assert_eq!(brief(outcome(&found, "warmup_ratio")), "warmup_steps: 0.05");
     let yaml = as_yaml(Dialect::LlamaFactory, &found);
     let config = config::load("ours.yaml", &yaml, &[]).unwrap_or_else(|e| panic!("{yaml}\n{e}")).config;
     assert_eq!(config.optimizer.learning_rate, 1e-4);
-    assert!(yaml.contains("# not taken: template: AM-thinking"), "{yaml}");
+    assert!(yaml.contains("# template: AM-thinking -> chat_template_path: AM-thinking"), "{yaml}");
+    assert!(yaml.contains("# ddp_timeout: 180000000 ("), "{yaml}");
 }
 
 #[test]
 fn a_data_set_entry_is_accounted_for_under_its_name() {
     let found = account("dataset_info.json", DATASET_INFO).unwrap();
-    assert_eq!(brief(outcome(&found, "AM.file_name")), "refused");
-    assert_eq!(brief(outcome(&found, "AM.tags.assistant_tag")), "no effect");
-    let jsonl = DATASET_INFO.replace("parquet", "jsonl").replace("\"human\"", "\"Person\"");
-    let found = account("dataset_info.json", &jsonl).unwrap();
-    assert_eq!(brief(outcome(&found, "AM.file_name")), "dataset_name: am.jsonl");
-    assert_eq!(brief(outcome(&found, "AM.tags.user_tag")), "refused");
+    for key in ["AM.file_name", "AM.tags.assistant_tag"] {
+        let Outcome::NoEffect(reason) = outcome(&found, key) else { panic!("{key}") };
+        assert!(reason.contains("`dataset: NAME` with `dataset_dir: FOLDER`"), "{reason}");
+    }
+    let script = DATASET_INFO.replace("file_name", "script_url");
+    let found = account("dataset_info.json", &script).unwrap();
+    assert_eq!(brief(outcome(&found, "AM.script_url")), "refused");
 }
 
 #[test]

@@ -69,7 +69,10 @@ report_to: none
 fn a_trl_file_of_another_era_runs_unchanged_with_every_key_accounted_for() {
     let loaded = config::load("config.yaml", OPENSEEK, &[]).unwrap();
     let c = &loaded.config;
-    assert_eq!(c.model, Model { path: "./models/OpenSeek-Small-v1-SFT".into(), dtype: Dtype::Bfloat16 });
+    assert_eq!(
+        c.model,
+        Model { path: "./models/OpenSeek-Small-v1-SFT".into(), dtype: Dtype::Bfloat16, router_aux_loss_coef: None }
+    );
     assert_eq!(c.tuning, Tuning::Full);
     assert_eq!((c.data.max_length, c.data.train.len()), (Some(4096), 1));
     assert_eq!(c.duration, Duration::Epochs(4.0));

@@ -74,6 +74,11 @@ pub enum Error {
     },
     /// A chat template does not compile or does not render.
     Template(TemplateError),
+    /// The work was stopped by whoever asked for it; nothing stands under the output's name.
+    Stopped {
+        /// Whether what was done is kept, so that the same call goes on from there.
+        kept: bool,
+    },
     /// A setting is impossible, before any data are read.
     Setting {
         /// The configuration key.
@@ -123,13 +128,15 @@ impl fmt::Display for TemplateError {
 }
 
 impl Error {
-    /// The process exit code: 2 configuration, 3 data, 6 files.
+    /// The process exit code: 2 configuration, 3 data, 6 files, 75 stopped and kept, 130 stopped.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Setting { .. } => 2,
             Error::NoFiles { .. } | Error::Row { .. } | Error::NothingToTrain { .. } | Error::Template(_) => 3,
             Error::Io { .. } | Error::Write { .. } | Error::Tokenizer { .. } => 6,
             Error::Table(e) => e.exit_code(),
+            Error::Stopped { kept: true } => 75,
+            Error::Stopped { kept: false } => 130,
         }
     }
 }
@@ -146,6 +153,8 @@ impl fmt::Display for Error {
             Error::NothingToTrain { reason } => f.write_str(reason),
             Error::Tokenizer { path, reason } => write!(f, "{}: {reason}", path.display()),
             Error::Template(e) => e.fmt(f),
+            Error::Stopped { kept: true } => f.write_str("stopped; the same command goes on where it stopped"),
+            Error::Stopped { kept: false } => f.write_str("stopped; nothing was written"),
             Error::Setting { key, reason } => write!(f, "`{key}`: {reason}"),
         }
     }

@@ -12,6 +12,7 @@ pub mod dataset;
 mod encode;
 pub mod error;
 pub mod format;
+mod journal;
 pub mod locate;
 pub mod order;
 pub mod packing;

@@ -15,8 +15,19 @@ const SHAPE: &str = "a data file is one JSON object per line, or one array of ob
 
 /// The row as JSON.
 pub(crate) fn parse_json(raw: &RawRow) -> std::result::Result<Json, BadField> {
-    serde_json::from_slice(&raw.text)
-        .map_err(|e| BadField::new(FieldPath::default(), format!("not valid JSON: {e}; {SHAPE}")))
+    serde_json::from_slice(&raw.text).map_err(|e| {
+        let reason = match std::str::from_utf8(&raw.text) {
+            Ok(_) => format!("not valid JSON: {}; {SHAPE}", without_place(&e)),
+            Err(_) => "a byte that is not UTF-8; save the file as UTF-8".to_owned(),
+        };
+        BadField::new(FieldPath::default(), reason)
+    })
+}
+
+/// What a JSON parser says without its place, which is that in the row and not that in the file.
+fn without_place(e: &serde_json::Error) -> String {
+    let said = e.to_string();
+    said.strip_suffix(&format!(" at line {} column {}", e.line(), e.column())).unwrap_or(&said).to_owned()
 }
 
 /// The examples of a row of one of `files`.
@@ -86,6 +97,17 @@ impl<'a> Examples<'a> {
         Ok(None)
     }
 
+    /// Steps over the first `rows` rows without reading what is in them, if there are as many.
+    ///
+    /// # Errors
+    /// `Io`, `Table`; `Row` where an array is not closed.
+    pub(crate) fn skip(&mut self, rows: usize) -> Result<()> {
+        while self.rows_read < rows && self.rows.next_row()?.is_some() {
+            self.rows_read += 1;
+        }
+        Ok(())
+    }
+
     /// Bytes read so far.
     pub fn bytes_read(&self) -> u64 {
         self.rows.bytes_read()
@@ -130,7 +152,10 @@ fn shifted(files: &[PathBuf], raw: &RawRow, (line, column): (u64, u64)) -> Place
 pub(crate) fn row_error(files: &[PathBuf], raw: &RawRow, bad: BadField) -> Error {
     let text = String::from_utf8_lossy(&raw.text);
     let at = match serde_json::from_slice::<serde::de::IgnoredAny>(&raw.text) {
-        Ok(_) => locate(&text, &bad.path),
+        Ok(_) => match std::str::from_utf8(&raw.text) {
+            Ok(_) => locate(&text, &bad.path),
+            Err(e) => position(&text, e.valid_up_to()),
+        },
         Err(e) => {
             // The parser counts columns in bytes.
             let before: usize = text.split_inclusive('\n').take(e.line().saturating_sub(1)).map(str::len).sum();

@@ -1,7 +1,7 @@
 //! Rows out: JSON lines, a JSON array, Parquet or a `save_to_disk` folder, by the name; whole or not at all.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::fs::{File, TryLockError};
+use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
@@ -10,6 +10,7 @@ use serde_json::{Map, Value as Json};
 use tables::Kind;
 
 use crate::error::{Error, Result};
+use crate::journal::Position;
 
 /// A row to write.
 pub type JsonRow = Map<String, Json>;
@@ -90,6 +91,26 @@ impl Write for Out {
 }
 
 impl Out {
+    fn new(target: Target, file: File) -> Out {
+        let file = BufWriter::with_capacity(1 << 20, file);
+        match target {
+            Target::GzipLines => Out::Gzip(GzEncoder::new(file, Compression::default())),
+            _ => Out::Plain(file),
+        }
+    }
+
+    /// Brings everything to the disk; a packed file gets a new member. Returns the bytes so far and the way on.
+    fn settle(self) -> std::io::Result<(u64, Out)> {
+        let (out, packed) = match self {
+            Out::Plain(out) => (out, false),
+            Out::Gzip(out) => (out.finish()?, true),
+        };
+        let mut file = out.into_inner().map_err(|e| e.into_error())?;
+        file.sync_data()?;
+        let bytes = file.stream_position()?;
+        Ok((bytes, Out::new(if packed { Target::GzipLines } else { Target::Lines }, file)))
+    }
+
     fn finish(self) -> std::io::Result<()> {
         let out = match self {
             Out::Plain(out) => out,
@@ -101,6 +122,12 @@ impl Out {
 
 /// Rows of a shard of a folder take about this many bytes as JSON (`datasets` cuts at 500 MB).
 const SHARD_BYTES: u64 = 500_000_000;
+
+/// Is told how much of how much is done; an error stops the work.
+type GoOn<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
+
+/// Rows of a table between two words of how far it is.
+const TELLING_ROWS: u64 = 64;
 
 /// A file or folder that is being written. Until [`finish`](Sink::finish) nothing stands under its name; a sink that is
 /// dropped leaves nothing behind.
@@ -118,6 +145,8 @@ pub struct Sink {
     rows: u64,
     bytes: u64,
     line: Vec<u8>,
+    /// Whether the rows stay when the sink is dropped before its end.
+    kept: bool,
 }
 
 impl Sink {
@@ -127,27 +156,61 @@ impl Sink {
     /// `Setting` for an ending that is not written; `Io` when something stands there already or cannot be made.
     pub fn create(path: &Path) -> Result<Sink> {
         let target = Target::of(path)?;
+        let (part, spool) = temporaries(path, target, &std::process::id().to_string())?;
+        let file = File::options().write(true).create_new(true).open(&spool);
+        let file = file.map_err(|source| Error::Write { path: path.to_owned(), source })?;
+        Ok(Sink::over(path, target, part, spool, file))
+    }
+
+    /// Starts `path`, or goes on at `from` in what an unfinished sink of the same `key` left behind. Says whether it goes on.
+    ///
+    /// # Errors
+    /// As [`Sink::create`]; `Write` when another process is writing it.
+    pub(crate) fn going_on(path: &Path, key: &str, from: Option<Position>) -> Result<(Sink, bool)> {
         let io = |source| Error::Write { path: path.to_owned(), source };
-        if path.symlink_metadata().is_ok() {
-            let reason = "it exists already; remove it or give another name";
-            return Err(io(std::io::Error::new(std::io::ErrorKind::AlreadyExists, reason)));
+        let target = Target::of(path)?;
+        let (part, spool) = temporaries(path, target, key)?;
+        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&spool).map_err(io)?;
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            return Err(io(std::io::Error::other("another process is writing it; wait for it or stop it")));
         }
-        let folder = path.parent().unwrap_or(Path::new(""));
-        std::fs::create_dir_all(folder)
-            .or_else(|e| if folder == Path::new("") { Ok(()) } else { Err(e) })
-            .map_err(io)?;
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let temporary = |what: &str| folder.join(format!(".{name}.{}.{what}", std::process::id()));
-        let part = temporary("part");
-        let spool = if target.is_table() { temporary("rows") } else { part.clone() };
-        let file = File::options().write(true).create_new(true).open(&spool).map_err(io)?;
-        let file = BufWriter::with_capacity(1 << 20, file);
-        let out = match target {
-            Target::GzipLines => Out::Gzip(GzEncoder::new(file, Compression::default())),
-            _ => Out::Plain(file),
-        };
-        let path = path.to_owned();
-        Ok(Sink { path, target, part, spool, out: Some(out), kind: Kind::Null, rows: 0, bytes: 0, line: Vec::new() })
+        let length = file.metadata().map_err(io)?.len();
+        let from = from.filter(|from| from.bytes <= length);
+        let Position { rows, bytes } = from.unwrap_or_default();
+        file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes))).map_err(io)?;
+        let mut sink = Sink::over(path, target, part, spool, file);
+        sink.rows = rows;
+        if target.is_table() && rows > 0 {
+            let mut kind = Kind::Null;
+            sink.replay(&mut |row, _| {
+                kind.widen(Kind::of(&Json::Object(row)));
+                Ok(())
+            })?;
+            (sink.kind, sink.bytes) = (kind, bytes);
+        }
+        Ok((sink, from.is_some()))
+    }
+
+    /// Brings the rows so far to the disk, to stay there if the sink is dropped.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub(crate) fn settle(&mut self) -> Result<Position> {
+        let out = self.out.take().expect("rows are settled before the end");
+        let (bytes, out) = out.settle().map_err(|source| Error::Write { path: self.path.clone(), source })?;
+        self.out = Some(out);
+        Ok(Position { rows: self.rows, bytes })
+    }
+
+    /// From now on the rows stay when the sink is dropped, for [`Sink::going_on`].
+    pub(crate) fn keep(&mut self) {
+        self.kept = true;
+    }
+
+    fn over(path: &Path, target: Target, part: PathBuf, spool: PathBuf, file: File) -> Sink {
+        let out = Some(Out::new(target, file));
+        let (path, kind, line) = (path.to_owned(), Kind::Null, Vec::new());
+        Sink { path, target, part, spool, out, kind, rows: 0, bytes: 0, line, kept: false }
     }
 
     /// Adds a row.
@@ -172,6 +235,11 @@ impl Sink {
         out.write_all(&self.line).map_err(|source| Error::Write { path: self.path.clone(), source })
     }
 
+    /// Whether the rows wait beside the output until the last is known.
+    pub(crate) fn waits(&self) -> bool {
+        self.target.is_table()
+    }
+
     /// Rows so far.
     pub fn rows(&self) -> u64 {
         self.rows
@@ -181,7 +249,24 @@ impl Sink {
     ///
     /// # Errors
     /// `Write` when the disk refuses it, `Table` when rows make no table.
-    pub fn finish(mut self) -> Result<Written> {
+    pub fn finish(self) -> Result<Written> {
+        self.finish_telling(&mut |_, _| Ok(()))
+    }
+
+    /// As [`Sink::finish`]; of a table, `go_on` is told how many of the waiting bytes are written. Where it says `Stopped`, the rows
+    /// stay for [`Sink::going_on`].
+    pub(crate) fn finish_telling(mut self, go_on: GoOn<'_>) -> Result<Written> {
+        let mut rows = 0_u64;
+        let mut now_and_then = |done, total| {
+            rows += 1;
+            if rows.is_multiple_of(TELLING_ROWS) { go_on(done, total) } else { Ok(()) }
+        };
+        let written = self.put_in_place(&mut now_and_then);
+        self.kept = matches!(written, Err(Error::Stopped { .. }));
+        written
+    }
+
+    fn put_in_place(&mut self, go_on: GoOn<'_>) -> Result<Written> {
         let path = self.path.clone();
         let io = |source| Error::Write { path: path.clone(), source };
         let mut out = self.out.take().expect("a sink is finished once");
@@ -192,10 +277,13 @@ impl Sink {
         match self.target {
             Target::Parquet => {
                 let mut table = tables::Parquet::create(&self.part, &self.kind)?;
-                self.replay(&mut |row, _| Ok(table.write(row)?))?;
+                self.replay(&mut |row, before| {
+                    go_on(before, self.bytes)?;
+                    Ok(table.write(row)?)
+                })?;
                 table.finish()?;
             }
-            Target::Folder => self.write_folder()?,
+            Target::Folder => self.write_folder(go_on)?,
             _ => {}
         }
         std::fs::rename(&self.part, &self.path).map_err(io)?;
@@ -217,14 +305,17 @@ impl Sink {
         Ok(())
     }
 
-    fn write_folder(&self) -> Result<()> {
+    fn write_folder(&self, go_on: GoOn<'_>) -> Result<()> {
         let io = |source| Error::Write { path: self.path.clone(), source };
+        // One that was killed while it wrote this may have left a part.
+        let _ = std::fs::remove_dir_all(&self.part);
         std::fs::create_dir(&self.part).map_err(io)?;
         let count = self.bytes.div_ceil(SHARD_BYTES).max(1);
         let names: Vec<String> = (0..count).map(|n| format!("data-{n:05}-of-{count:05}.arrow")).collect();
         let open = |n: u64| tables::ArrowStream::create(&self.part.join(&names[n as usize]), &self.kind);
         let (mut shard, mut stream, mut hash) = (0, open(0)?, blake3::Hasher::new());
         self.replay(&mut |row, before| {
+            go_on(before, self.bytes)?;
             // A row may be longer than a shard: some shards are then empty, and still there.
             while shard < before / SHARD_BYTES {
                 shard += 1;
@@ -251,11 +342,31 @@ impl Sink {
 impl Drop for Sink {
     fn drop(&mut self) {
         self.out = None;
+        if self.kept {
+            return;
+        }
         // Nothing to do about temporary files that cannot be removed.
         let _ = std::fs::remove_file(&self.spool);
         let _ = std::fs::remove_file(&self.part);
         let _ = std::fs::remove_dir_all(&self.part);
     }
+}
+
+/// The file or folder that becomes `path`, and the file that rows go to, both named by `tag`. Missing folders above are made.
+fn temporaries(path: &Path, target: Target, tag: &str) -> Result<(PathBuf, PathBuf)> {
+    let io = |source| Error::Write { path: path.to_owned(), source };
+    if path.symlink_metadata().is_ok() {
+        let reason = "it exists already; remove it or give another name";
+        return Err(io(std::io::Error::new(std::io::ErrorKind::AlreadyExists, reason)));
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    if folder != Path::new("") {
+        std::fs::create_dir_all(folder).map_err(io)?;
+    }
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let temporary = |what: &str| folder.join(format!(".{name}.{tag}.{what}"));
+    let part = temporary("part");
+    Ok(if target.is_table() { (part, temporary("rows")) } else { (part.clone(), part) })
 }
 
 /// Makes a rename in the folder of `path` last; where folders cannot be opened, the system does so in its own time.
@@ -279,17 +390,40 @@ impl SplitSink {
     /// # Errors
     /// As [`Sink::create`].
     pub fn create(path: &Path) -> Result<SplitSink> {
+        let ([train, test], dict) = SplitSink::paths(path)?;
+        Ok(SplitSink { train: Sink::create(&train)?, test: Sink::create(&test)?, dict })
+    }
+
+    /// The two outputs, and what joins them if they are a folder.
+    ///
+    /// # Errors
+    /// `Setting` for an ending that is not written; `Write` when a finished output stands there already.
+    pub(crate) fn paths(path: &Path) -> Result<([PathBuf; 2], Option<PathBuf>)> {
         if Target::of(path)? == Target::Folder {
-            if path.symlink_metadata().is_ok() {
-                Sink::create(path)?;
+            let splits = ["train", "test"].map(|split| path.join(split));
+            let dict = path.join("dataset_dict.json");
+            // A folder of ours that is not finished is gone on with.
+            let finished = path.is_file() || dict.exists() || splits.iter().any(|split| split.exists());
+            let foreign = std::fs::read_dir(path).into_iter().flatten().flatten();
+            if finished || foreign.into_iter().any(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")) {
+                temporaries(path, Target::Folder, "")?;
             }
-            let (train, test) = (Sink::create(&path.join("train"))?, Sink::create(&path.join("test"))?);
-            return Ok(SplitSink { train, test, dict: Some(path.join("dataset_dict.json")) });
+            return Ok((splits, Some(dict)));
         }
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         let (stem, ending) = name.split_once('.').unwrap_or((name, "jsonl"));
-        let named = |split: &str| path.with_file_name(format!("{stem}-{split}.{ending}"));
-        Ok(SplitSink { train: Sink::create(&named("train"))?, test: Sink::create(&named("test"))?, dict: None })
+        Ok((["train", "test"].map(|split| path.with_file_name(format!("{stem}-{split}.{ending}"))), None))
+    }
+
+    /// As [`Sink::going_on`], for both.
+    ///
+    /// # Errors
+    /// As [`SplitSink::create`].
+    pub(crate) fn going_on(path: &Path, key: &str, from: [Option<Position>; 2]) -> Result<(SplitSink, bool)> {
+        let ([train, test], dict) = SplitSink::paths(path)?;
+        let (train, first) = Sink::going_on(&train, key, from[0])?;
+        let (test, second) = Sink::going_on(&test, key, from[1])?;
+        Ok((SplitSink { train, test, dict }, first && second))
     }
 
     /// Puts both in their places.
@@ -297,7 +431,16 @@ impl SplitSink {
     /// # Errors
     /// As [`Sink::finish`].
     pub fn finish(self) -> Result<Vec<Written>> {
-        let written = vec![self.train.finish()?, self.test.finish()?];
+        self.finish_telling(&mut |_, _| Ok(()))
+    }
+
+    /// As [`SplitSink::finish`], telling how far it is. It cannot be stopped: one of two outputs is none.
+    pub(crate) fn finish_telling(self, tell: GoOn<'_>) -> Result<Vec<Written>> {
+        let mut tell = |done, total| {
+            let _ = tell(done, total);
+            Ok(())
+        };
+        let written = vec![self.train.finish_telling(&mut tell)?, self.test.finish_telling(&mut tell)?];
         if let Some(path) = self.dict {
             std::fs::write(&path, "{\"splits\": [\"train\", \"test\"]}\n")
                 .map_err(|source| Error::Write { path: path.clone(), source })?;

@@ -71,6 +71,8 @@ pub struct Options {
     pub default_label: Option<bool>,
     /// Whether a list in `completion` is several answers.
     pub alternatives: bool,
+    /// Rows read of the files, the first ones; `None` for all.
+    pub first_rows: Option<usize>,
     /// Files whose columns and roles have other names.
     pub mappings: BTreeMap<PathBuf, Mapping>,
 }
@@ -90,6 +92,7 @@ impl Options {
             shape: None,
             default_label: None,
             alternatives: false,
+            first_rows: None,
             mappings: BTreeMap::new(),
         }
     }
@@ -133,7 +136,8 @@ pub(crate) fn run(
     let mut builder = Builder::new();
     let (mut first_dropped, mut index) = (None, 0);
     loop {
-        let chunk = next_chunk(&mut rows)?;
+        let left = options.first_rows.map_or(usize::MAX, |n| n - builder.report.rows_read);
+        let chunk = next_chunk(&mut rows, left)?;
         if chunk.is_empty() {
             break;
         }
@@ -170,9 +174,10 @@ pub(crate) fn run(
     Ok(builder)
 }
 
-fn next_chunk(rows: &mut Rows<'_>) -> Result<Vec<RawRow>> {
+/// The next rows, at most `left`.
+fn next_chunk(rows: &mut Rows<'_>, left: usize) -> Result<Vec<RawRow>> {
     let (mut chunk, mut bytes) = (Vec::with_capacity(CHUNK_ROWS), 0);
-    while chunk.len() < CHUNK_ROWS
+    while chunk.len() < CHUNK_ROWS.min(left)
         && bytes < CHUNK_BYTES
         && let Some(raw) = rows.next_row()?
     {

@@ -20,6 +20,8 @@ pub struct Tokenizer {
     framing: Option<(bool, bool)>,
     model_max_length: Option<usize>,
     template: Option<std::result::Result<ChatTemplate, TemplateError>>,
+    /// The source of a template that was given instead of the folder's own.
+    given: Option<String>,
     /// Hashes of the tokenizer's files and of the template with its clock.
     identity: (blake3::Hash, blake3::Hash),
 }
@@ -69,7 +71,8 @@ impl Tokenizer {
         let identity = (identity(folder, &path)?, template_identity(template.as_deref().unwrap_or_default(), clock));
         let template = template.map(|source| ChatTemplate::new(&source, specials.clone(), clock));
         let model_max_length = limit.map(|n| n as usize);
-        Ok(Tokenizer { inner, folder: folder.to_owned(), specials, framing, model_max_length, template, identity })
+        let (folder, given) = (folder.to_owned(), None);
+        Ok(Tokenizer { inner, folder, specials, framing, model_max_length, template, given, identity })
     }
 
     /// The same tokenizer with another chat template: one of [`named`], a Jinja file, or a folder whose tokenizer has one.
@@ -92,7 +95,13 @@ impl Tokenizer {
         let source = source.ok_or_else(|| none("expected a chat template, found none".to_owned()))?;
         self.identity.1 = template_identity(&source, clock);
         self.template = Some(ChatTemplate::new(&source, self.specials.clone(), clock));
+        self.given = Some(source);
         Ok(self)
+    }
+
+    /// The source of the template that [`with_template`](Self::with_template) gave, for those who write the tokenizer elsewhere.
+    pub fn given_template(&self) -> Option<&str> {
+        self.given.as_deref()
     }
 
     /// Token ids of `text`; `add_special` adds what the tokenizer adds by itself (BOS, for most that have one).

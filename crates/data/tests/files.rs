@@ -198,7 +198,10 @@ fn csv_cells_become_fields() {
         bad("prompt,completion,label\na,b,maybe\n")
             .contains("c.csv: row 1: field `label`: expected boolean, found string \"maybe\"")
     );
-    assert!(bad("prompt,completion,label\na,b\n").contains("c.csv:2:1: not valid CSV"));
+    assert!(
+        bad("prompt,completion,label\na,b\n")
+            .contains("c.csv:2:1: expected 3 cells, as many as in the header; found 2")
+    );
 }
 
 #[test]

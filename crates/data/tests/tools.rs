@@ -1,5 +1,6 @@
 //! The tools around training data, each on rows whose answer is known.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use data::split::ValSize;
@@ -52,8 +53,12 @@ fn row(prompt: &str, completion: &str, label: bool) -> Json {
     json!({"prompt": prompt, "completion": completion, "label": label})
 }
 
-fn silent() -> impl FnMut(u64, u64) {
-    |_, _| {}
+fn split(train_share: f64) -> Option<convert::Split> {
+    Some(convert::Split { train_share, seed: 3 })
+}
+
+fn silent() -> impl FnMut(u64, u64) -> ControlFlow<()> {
+    |_, _| ControlFlow::Continue(())
 }
 
 #[test]
@@ -67,29 +72,22 @@ fn pairs_are_converted_to_interleaved_rows_and_split_by_prompt() {
     assert_eq!((done.rows_read, done.desirable, done.undesirable, done.written[0].rows), (400, 400, 400, 800));
     assert_eq!((done.shapes[&Shape::Pair], done.unused_fields["id"]), (400, 400));
     assert_eq!(folder.read("a.jsonl")[..2], [row("q0", "yes", true), row("q0", "no", false)]);
-    let done = convert::convert(&files, &folder.out("b.jsonl"), &options, Some(0.75), 3, &mut silent()).unwrap();
+    let done = convert::convert(&files, &folder.out("b.jsonl"), &options, split(0.75), &mut silent()).unwrap();
     let (train, test) = (folder.read("b-train.jsonl"), folder.read("b-test.jsonl"));
     assert_eq!(done.written.iter().map(|w| w.rows as usize).collect::<Vec<_>>(), [train.len(), test.len()]);
     assert!(train.len() + test.len() == 800 && (540..660).contains(&train.len()), "{}", train.len());
     assert!(train.chunks(2).chain(test.chunks(2)).all(|pair| pair[0]["prompt"] == pair[1]["prompt"]));
     // The other order of rows, the same sides.
     let reversed: Vec<Json> = pairs.into_iter().rev().collect();
-    convert::convert(
-        &folder.rows("r.jsonl", &reversed),
-        &folder.out("c.jsonl"),
-        &options,
-        Some(0.75),
-        3,
-        &mut silent(),
-    )
-    .unwrap();
+    convert::convert(&folder.rows("r.jsonl", &reversed), &folder.out("c.jsonl"), &options, split(0.75), &mut silent())
+        .unwrap();
     let sorted = |mut rows: Vec<Json>| {
         rows.sort_by_key(Json::to_string);
         rows
     };
     assert_eq!(sorted(folder.read("c-test.jsonl")), sorted(test));
     for share in [0.0, 1.0, f64::NAN] {
-        assert!(convert::convert(&files, &folder.out("d.jsonl"), &options, Some(share), 3, &mut silent()).is_err());
+        assert!(convert::convert(&files, &folder.out("d.jsonl"), &options, split(share), &mut silent()).is_err());
     }
     let error = convert::unpair(
         &folder.rows("x.jsonl", &[row("a", "b", true)]),
@@ -174,7 +172,7 @@ fn turns_are_trained_as_asked() {
     let tokenizer = tokenizer();
     let trained = |turn_loss: TurnLoss| {
         let options = Options { turn_loss, ..Options::new(Task::Sft) };
-        let data = data::load(&files, &tokenizer, &options, &mut silent()).unwrap();
+        let data = data::load(&files, &tokenizer, &options, &mut |_, _| {}).unwrap();
         let text = |s: &std::ops::Range<u32>| {
             tokenizer.decode(&data.tokens(0)[s.start as usize..s.end as usize], false).unwrap()
         };
@@ -193,14 +191,15 @@ fn mixtures_keep_weights_and_order() {
         folder.rows(&format!("{name}.jsonl"), &rows)
     };
     let sources = [source("a", 300), source("b", 50)];
-    let done = mix::mix(&sources, &[3.0, 1.0], &folder.out("out.jsonl"), 5, mix::End::AllExhausted).unwrap();
+    let done =
+        mix::mix(&sources, &[3.0, 1.0], &folder.out("out.jsonl"), (5, mix::End::AllExhausted), &mut silent()).unwrap();
     assert_eq!((done.sizes.as_slice(), done.written.rows), (&[300, 50][..], done.taken.iter().sum()));
     let ids: Vec<String> = folder.read("out.jsonl").iter().map(|r| r["id"].as_str().unwrap().to_owned()).collect();
     let of = |name: char| ids.iter().filter(|id| id.starts_with(name)).cloned().collect::<Vec<_>>();
     assert_eq!(of('a'), (0..300).map(|n| format!("a{n}")).collect::<Vec<_>>());
     assert_eq!(of('b'), (0..of('b').len()).map(|n| format!("b{}", n % 50)).collect::<Vec<_>>());
     assert!((80..=120).contains(&of('b').len()), "{}", of('b').len());
-    mix::mix(&sources, &[3.0, 1.0], &folder.out("again.jsonl"), 5, mix::End::AllExhausted).unwrap();
+    mix::mix(&sources, &[3.0, 1.0], &folder.out("again.jsonl"), (5, mix::End::AllExhausted), &mut silent()).unwrap();
     assert_eq!(folder.read("again.jsonl"), folder.read("out.jsonl"));
 }
 
@@ -211,7 +210,7 @@ fn samples_are_the_same_rows_whatever_their_order() {
     let files = folder.rows("a.jsonl", &rows);
     let reversed = folder.rows("r.jsonl", &rows.iter().rev().cloned().collect::<Vec<_>>());
     let ids = |files: &[PathBuf], name: &str, size: ValSize| {
-        sample::sample(files, &folder.out(name), size, 7).unwrap();
+        sample::sample(files, &folder.out(name), size, 7, &mut silent()).unwrap();
         folder.read(name).iter().map(|r| r["id"].as_u64().unwrap()).collect::<std::collections::BTreeSet<_>>()
     };
     let small = ids(&files, "1.jsonl", ValSize::Rows(40));
@@ -219,8 +218,8 @@ fn samples_are_the_same_rows_whatever_their_order() {
     assert_eq!(ids(&reversed, "2.jsonl", ValSize::Rows(40)), small);
     assert!(ids(&files, "3.jsonl", ValSize::Rows(90)).is_superset(&small));
     assert!((70..=130).contains(&ids(&files, "4.jsonl", ValSize::Fraction(0.2)).len()));
-    assert!(sample::sample(&files, &folder.out("5.jsonl"), ValSize::Rows(0), 7).is_err());
-    let parts = sample::split(&files, &folder.out("s.jsonl"), 0.5, Some("prompt"), 7).unwrap();
+    assert!(sample::sample(&files, &folder.out("5.jsonl"), ValSize::Rows(0), 7, &mut silent()).is_err());
+    let parts = sample::split(&files, &folder.out("s.jsonl"), (0.5, 7), Some("prompt"), &mut silent()).unwrap();
     assert_eq!(parts.iter().map(|w| w.rows).sum::<u64>(), 500);
     let prompts = |name: &str| {
         folder.read(name).iter().map(|r| r["prompt"].as_u64().unwrap()).collect::<std::collections::BTreeSet<_>>()
@@ -241,7 +240,7 @@ fn repeated_rows_are_left_out() {
     ];
     let files = folder.rows("a.jsonl", &rows);
     let options = Options::new(Task::Kto);
-    let run = |name: &str, same| dedup::dedup(&files, &folder.out(name), same, &options).unwrap();
+    let run = |name: &str, same| dedup::dedup(&files, &folder.out(name), same, &options, &mut silent()).unwrap();
     let exact = run("exact.jsonl", dedup::Same::Exact);
     assert_eq!((exact.rows_read, exact.removed, exact.examples.as_slice()), (5, 1, &[(1, 0)][..]));
     assert_eq!(folder.read("exact.jsonl")[1], rows[2]);
@@ -260,7 +259,7 @@ fn completions_are_labelled_by_a_rule() {
     let files = folder.rows("a.jsonl", &rows);
     let options = Options::new(Task::Kto);
     let labels = |name: &str, rule: &label::Rule| {
-        let done = label::label(&files, &folder.out(name), rule, &options).unwrap();
+        let done = label::label(&files, &folder.out(name), rule, &options, &mut silent()).unwrap();
         let labels: Vec<bool> = folder.read(name).iter().map(|r| r["label"].as_bool().unwrap()).collect();
         assert_eq!(done.desirable, labels.iter().filter(|l| **l).count());
         (labels, done)
@@ -274,9 +273,15 @@ fn completions_are_labelled_by_a_rule() {
     assert_eq!(labels("scores_out.jsonl", &label::Rule::Scores { file, threshold: 0.5 }).0, [true, true, false]);
     let short = folder.rows("short.jsonl", &[json!(1)]).remove(0);
     let rule = label::Rule::Scores { file: short, threshold: 0.5 };
-    let error = label::label(&files, &folder.out("x.jsonl"), &rule, &options).unwrap_err().to_string();
+    let error = label::label(&files, &folder.out("x.jsonl"), &rule, &options, &mut silent()).unwrap_err().to_string();
     assert!(error.contains("expected a score for every completion, found 1"), "{error}");
-    let error = label::label(&files, &folder.out("y.jsonl"), &label::Rule::Gold { field: "none".into() }, &options);
+    let error = label::label(
+        &files,
+        &folder.out("y.jsonl"),
+        &label::Rule::Gold { field: "none".into() },
+        &options,
+        &mut silent(),
+    );
     assert!(error.unwrap_err().to_string().contains("a.jsonl:1:1: field `none`: expected the right answer"));
     assert!(label::Rule::matches("(").is_err());
 }
@@ -289,8 +294,14 @@ fn negatives_are_made_and_say_how() {
         .collect();
     let files = folder.rows("a.jsonl", &rows);
     let options = Options { on_bad_row: OnBadRow::Error, ..Options::new(Task::Kto) };
-    let done =
-        negatives::make_negatives(&files, &folder.out("out.jsonl"), &negatives::Negative::ALL, 1, &options).unwrap();
+    let done = negatives::make_negatives(
+        &files,
+        &folder.out("out.jsonl"),
+        (&negatives::Negative::ALL, 1),
+        &options,
+        &mut silent(),
+    )
+    .unwrap();
     assert_eq!(
         (done.desirable, done.undesirable, done.made.iter().map(|m| m.1).sum::<usize>()),
         (30, 0, 30 - done.without)
@@ -312,6 +323,87 @@ fn negatives_are_made_and_say_how() {
             other => panic!("{other}"),
         }
     }
-    let error = negatives::make_negatives(&files, &folder.out("x.jsonl"), &[], 1, &options).unwrap_err();
+    let error =
+        negatives::make_negatives(&files, &folder.out("x.jsonl"), (&[], 1), &options, &mut silent()).unwrap_err();
     assert_eq!(error.exit_code(), 2);
+}
+
+#[test]
+fn a_conversion_that_was_stopped_goes_on_to_the_same_bytes() {
+    let folder = Folder::new("stopped");
+    let rows: Vec<Json> = (0..1000)
+        .map(|n| json!({"prompt": format!("q{}", n / 2), "completion": format!("a{n}"), "label": n % 2 == 0, "id": n}))
+        .collect();
+    let files = folder.rows("in.jsonl", &rows);
+    let options = Options::new(Task::Kto);
+    for (name, share) in [
+        ("a.jsonl", None),
+        ("a.jsonl.gz", None),
+        ("a.json", None),
+        ("a.parquet", None),
+        ("a", None),
+        ("b.jsonl", split(0.7)),
+    ] {
+        let whole = folder.0.join("whole").join(name);
+        let expected = convert::convert(&files, &whole, &options, share, &mut silent()).unwrap();
+        let out = folder.0.join("parts").join(name);
+        let mut calls = 0;
+        let done = loop {
+            calls += 1;
+            let mut told = 0;
+            let mut stop = |_, _| {
+                told += 1;
+                if told > 4 * calls { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            match convert::convert(&files, &out, &options, share, &mut stop) {
+                Ok(done) => break done,
+                Err(e) => assert_eq!((e.exit_code(), out.exists()), (75, false), "{e}"),
+            }
+        };
+        assert!(calls > 2 && done.gone_on_from > 0, "{name}: {calls} calls");
+        let counts = |c: &convert::Converted| {
+            (c.rows_read, c.desirable, c.undesirable, c.shapes.clone(), c.unused_fields.clone())
+        };
+        assert_eq!(counts(&done), counts(&expected), "{name}");
+        for (part, whole) in done.written.iter().zip(&expected.written) {
+            let read = |path: &Path| {
+                let files = data::source::resolve(path, "train").unwrap();
+                let (mut rows, mut all) = (data::source::Rows::open(&files), Vec::new());
+                while let Some(row) = rows.next_row().unwrap() {
+                    all.push(row.text);
+                }
+                all
+            };
+            assert_eq!((part.rows, read(&part.path)), (whole.rows, read(&whole.path)), "{name}");
+        }
+        let mut left = std::fs::read_dir(folder.0.join("parts")).unwrap().flatten();
+        assert!(left.all(|entry| !entry.file_name().to_string_lossy().starts_with('.')), "{name}");
+    }
+    // Other settings are other work, and bad rows leave nothing behind.
+    let out = folder.out("c.jsonl");
+    let mut at_once = |_, _| ControlFlow::Break(());
+    assert!(convert::convert(&files, &out, &options, None, &mut at_once).is_err());
+    let other = Options { default_label: Some(true), ..options.clone() };
+    assert_eq!(convert::convert(&files, &out, &other, None, &mut silent()).unwrap().gone_on_from, 0);
+    let bad = folder.rows("bad.jsonl", &[json!({"prompt": 1})]);
+    assert!(convert::convert(&bad, &folder.0.join("bad/out.jsonl"), &options, None, &mut silent()).is_err());
+    assert_eq!(std::fs::read_dir(folder.0.join("bad")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_data_are_for_is_told_from_the_first_row() {
+    use data::tools::detect::detect;
+    let folder = Folder::new("detect");
+    let of = |row: Json| {
+        let found = detect(&folder.rows("a.jsonl", &[row]), &Options::new(Task::Sft)).unwrap().unwrap();
+        (found.shape, found.task)
+    };
+    assert_eq!(of(row("a", "b", true)), (Some(Shape::PromptCompletion), Task::Kto));
+    assert_eq!(of(json!({"prompt": "a", "completion": "b"})), (Some(Shape::PromptCompletion), Task::Sft));
+    assert_eq!(of(json!({"chosen": "a", "rejected": "b"})), (Some(Shape::Pair), Task::Kto));
+    assert_eq!(of(json!({"messages": [], "kto_tag": false})), (Some(Shape::Messages), Task::Kto));
+    assert_eq!(of(json!({"prompt": "a", "completions": [], "labels": []})), (Some(Shape::Answers), Task::Kto));
+    assert_eq!(of(json!({"text": "a"})), (Some(Shape::Text), Task::Sft));
+    assert_eq!(of(json!({"what": "a"})), (None, Task::Sft));
+    assert_eq!(detect(&folder.rows("b.jsonl", &[]), &Options::new(Task::Sft)).unwrap(), None);
 }

@@ -1,10 +1,10 @@
 //! Asking a model, and marking what it answers.
 
 use crate::problems::Problem;
-use crate::stats::{Estimate, bootstrap, wilson};
 use crate::{Error, grade};
 use data::rng::Stream;
 use data::{Clock, RenderInput, Tokenizer};
+use eval::stats::{Estimate, bootstrap, wilson};
 use infer::{FinishReason, Model, Request, Sampling};
 use std::path::Path;
 use std::time::Instant;

@@ -10,7 +10,6 @@ mod recipe;
 pub mod report;
 #[cfg(test)]
 mod scratch;
-pub mod stats;
 mod story;
 pub mod tokenizer;
 

@@ -1,6 +1,6 @@
 //! What a demonstration found out, as plain data.
 
-use crate::stats::Estimate;
+use eval::stats::Estimate;
 use std::path::PathBuf;
 
 /// Results of one model on the held-out problems.

@@ -107,7 +107,7 @@ impl Benchmark {
 }
 
 fn field(name: &'static str, expected: &'static str) -> Error {
-    Error::Field { name, expected }
+    Error::Field { name: name.to_owned(), expected }
 }
 
 fn text<'a>(row: &'a Value, name: &'static str) -> Result<&'a str, Error> {

@@ -9,33 +9,88 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod capped;
+pub mod clamped;
 pub mod cpu;
 pub mod embed;
+pub mod geglu;
 pub mod gemm;
+pub mod grouped;
 pub mod head;
+pub mod latent;
 mod memory;
 mod real;
 pub mod rmsnorm;
 pub mod rope;
+pub mod route;
 pub mod rows;
+pub mod scale;
+pub mod sink;
 pub mod swiglu;
 pub mod tampered;
 pub mod timed;
 
 pub use adamw::{Adamw, AdamwStep};
 pub use attention::{Attention, AttentionGrads, AttentionSaved, AttentionShape, KeyValue, Span};
+pub use capped::CappedHead;
+pub use clamped::{Clamp, ClampedGlu};
 pub use cpu::Cpu;
 pub use embed::Embed;
+pub use geglu::GeGlu;
 pub use gemm::{Gemm, Weight};
+pub use grouped::{Grouped, Groups};
 pub use head::{Head, HeadExtra, HeadSaved, HeadScores};
+pub use latent::Latent;
 pub use memory::{Acc, Dst, HostBytes, HostTensor, Mat, Memory, Out, StoredDtype, View};
 pub use real::{Elem, Real};
 pub use rmsnorm::{RmsNorm, RmsNormSaved};
 pub use rope::{Rope, RopeLayout, RopeTable};
+pub use route::{Balance, Gating, Route, RouteShape, Routed};
 pub use rows::RowOps;
+pub use scale::Scale;
+pub use sink::Sink;
 pub use swiglu::SwiGlu;
 
-/// A device: everything a decoder's forward and backward need of it.
-pub trait Backend: Memory + Gemm + RmsNorm + Rope + Attention + SwiGlu + Embed + Head + RowOps + Adamw {}
+/// What mixtures of experts need beyond the layers that all decoders have.
+pub trait ExpertOps: Grouped + Route + Scale + ClampedGlu {}
 
-impl<B: Memory + Gemm + RmsNorm + Rope + Attention + SwiGlu + Embed + Head + RowOps + Adamw> Backend for B {}
+impl<B: Grouped + Route + Scale + ClampedGlu> ExpertOps for B {}
+
+/// A device: everything a decoder's forward and backward need of it.
+pub trait Backend:
+    Memory
+    + Gemm
+    + RmsNorm
+    + Rope
+    + Attention
+    + Sink
+    + Latent
+    + SwiGlu
+    + GeGlu
+    + Embed
+    + Head
+    + CappedHead
+    + RowOps
+    + ExpertOps
+    + Adamw
+{
+}
+
+impl<B> Backend for B where
+    B: Memory
+        + Gemm
+        + RmsNorm
+        + Rope
+        + Attention
+        + Sink
+        + Latent
+        + SwiGlu
+        + GeGlu
+        + Embed
+        + Head
+        + CappedHead
+        + RowOps
+        + ExpertOps
+        + Adamw
+{
+}

@@ -212,6 +212,12 @@ impl<'a, B, T> Out<'a, B, T> {
         assert!(c.start <= c.end && c.end <= self.cols, "columns {c:?} of {}", self.cols);
         Out { ptr: self.ptr.wrapping_add(c.start), cols: c.end - c.start, ..self }
     }
+    /// The columns before `at`, and the others.
+    pub fn split_cols(self, at: usize) -> (Out<'a, B, T>, Out<'a, B, T>) {
+        assert!(at <= self.cols, "column {at} of {}", self.cols);
+        let right = Out { ptr: self.ptr.wrapping_add(at), cols: self.cols - at, ..self };
+        (Out { cols: at, ..self }, right)
+    }
     /// The same elements as `rows` x `cols`; the matrix must be without gaps.
     pub fn reshape(self, rows: usize, cols: usize) -> Out<'a, B, T> {
         assert!(

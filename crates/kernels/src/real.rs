@@ -41,6 +41,8 @@ pub trait Real:
     fn ln(self) -> Self;
     /// `e^self`. In f32 a polynomial that vectorises: relative error below 1.2e-7 for arguments in [-87, 88], 0 below.
     fn exp(self) -> Self;
+    /// Hyperbolic tangent.
+    fn tanh(self) -> Self;
     /// The larger of two.
     fn max(self, other: Self) -> Self;
     /// Neither infinite nor NaN.
@@ -70,6 +72,10 @@ impl Real for f32 {
     #[inline(always)]
     fn exp(self) -> f32 {
         exp_f32(self)
+    }
+    #[inline(always)]
+    fn tanh(self) -> f32 {
+        self.tanh()
     }
     #[inline(always)]
     fn max(self, other: f32) -> f32 {
@@ -104,6 +110,10 @@ impl Real for f64 {
     #[inline(always)]
     fn exp(self) -> f64 {
         self.exp()
+    }
+    #[inline(always)]
+    fn tanh(self) -> f64 {
+        self.tanh()
     }
     #[inline(always)]
     fn max(self, other: f64) -> f64 {

@@ -1,5 +1,7 @@
 //! A backend that gets one backward operator wrong, for tests that show that a gradient check would notice.
 
+mod special;
+
 use crate::{
     Acc, Adamw, AdamwStep, Attention, AttentionGrads, AttentionSaved, AttentionShape, Backend, Dst, Elem, Embed, Gemm,
     Head, HeadSaved, HeadScores, HostTensor, KeyValue, Memory, Out, RmsNorm, RmsNormSaved, Rope, RopeTable, RowOps,
@@ -43,11 +45,37 @@ pub enum Fault {
     HeadDh,
     /// `dw` of [`Head::head_back`].
     HeadDw,
+    /// [`crate::Grouped::grouped_dx`].
+    GroupedDx,
+    /// [`crate::Grouped::grouped_bias_back`].
+    GroupedBiasBack,
+    /// [`crate::Route::route_back`].
+    RouteBack,
+    /// [`crate::Scale::row_dots`].
+    RowDots,
+    /// [`crate::ClampedGlu::clamped_glu_back`].
+    ClampedBack,
+    /// `dup` of [`crate::Latent::latent_keys_back`].
+    LatentDup,
+    /// `drotated` of [`crate::Latent::latent_keys_back`].
+    LatentDrotated,
+    /// [`crate::Sink::sink_back`].
+    SinkBack,
+    /// `dgate` of [`crate::GeGlu::geglu_back`].
+    GeGluDgate,
+    /// `dup` of [`crate::GeGlu::geglu_back`].
+    GeGluDup,
+    /// The unit gradient of [`crate::CappedHead::capped_head`].
+    CappedUnit,
+    /// `dh` of [`crate::CappedHead::capped_head_back`].
+    CappedDh,
+    /// `dw` of [`crate::CappedHead::capped_head_back`].
+    CappedDw,
 }
 
 impl Fault {
-    /// Every one.
-    pub const ALL: [Fault; 17] = [
+    /// Those of operators that a plain dense decoder uses.
+    pub const DENSE: [Fault; 17] = [
         Fault::LinearDx,
         Fault::LinearDw,
         Fault::RmsNormDx,
@@ -65,6 +93,23 @@ impl Fault {
         Fault::HeadUnit,
         Fault::HeadDh,
         Fault::HeadDw,
+    ];
+
+    /// Those of the other operators.
+    pub const SPECIAL: [Fault; 13] = [
+        Fault::GroupedDx,
+        Fault::GroupedBiasBack,
+        Fault::RouteBack,
+        Fault::RowDots,
+        Fault::ClampedBack,
+        Fault::LatentDup,
+        Fault::LatentDrotated,
+        Fault::SinkBack,
+        Fault::GeGluDgate,
+        Fault::GeGluDup,
+        Fault::CappedUnit,
+        Fault::CappedDh,
+        Fault::CappedDw,
     ];
 }
 
@@ -180,7 +225,7 @@ impl<B: Backend + Memory<Act = f64, Real = f64>> Rope for Tampered<B> {
         head_width: usize,
         inverse: bool,
     ) {
-        let table = RopeTable { cos: table.cos.on(), sin: table.sin.on(), layout: table.layout };
+        let table = RopeTable { cos: table.cos.on(), sin: table.sin.on(), layout: table.layout, offset: table.offset };
         let positions = positions.on();
         if inverse {
             self.spoil(Fault::RopeInverse, x, |x| self.inner.rope(x.out, positions, &table, head_width, true));

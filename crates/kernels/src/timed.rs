@@ -1,5 +1,7 @@
 //! A backend that measures how long each operator of another one takes, for benchmarks.
 
+mod special;
+
 use crate::{
     Acc, Adamw, AdamwStep, Attention, AttentionGrads, AttentionSaved, AttentionShape, Backend, Dst, Elem, Embed, Gemm,
     Head, HeadSaved, HeadScores, HostTensor, KeyValue, Memory, Out, RmsNorm, RmsNormSaved, Rope, RopeTable, RowOps,
@@ -55,6 +57,14 @@ pub enum Operator {
     MoveRows,
     /// [`RowOps::dropout`] and [`RowOps::dropout_add`].
     Dropout,
+    /// [`crate::Grouped::grouped`] and [`crate::Grouped::grouped_bias`].
+    Grouped,
+    /// [`crate::Grouped::grouped_dx`] and [`crate::Grouped::grouped_bias_back`].
+    GroupedBack,
+    /// [`crate::Route`], both ways.
+    Route,
+    /// [`crate::Scale`].
+    Scale,
     /// [`Adamw::adamw`].
     Adamw,
     /// [`Adamw::square_norm`].
@@ -63,7 +73,7 @@ pub enum Operator {
 
 impl Operator {
     /// Every one.
-    pub const ALL: [Operator; 24] = [
+    pub const ALL: [Operator; 28] = [
         Operator::Alloc,
         Operator::Transfer,
         Operator::FillZero,
@@ -86,6 +96,10 @@ impl Operator {
         Operator::BiasBack,
         Operator::MoveRows,
         Operator::Dropout,
+        Operator::Grouped,
+        Operator::GroupedBack,
+        Operator::Route,
+        Operator::Scale,
         Operator::Adamw,
         Operator::SquareNorm,
     ];
@@ -231,7 +245,7 @@ impl<B: Backend> Rope for Timed<B> {
         head_width: usize,
         inverse: bool,
     ) {
-        let table = RopeTable { cos: table.cos.on(), sin: table.sin.on(), layout: table.layout };
+        let table = RopeTable { cos: table.cos.on(), sin: table.sin.on(), layout: table.layout, offset: table.offset };
         self.time(Operator::Rope, |b| b.rope(x.on(), positions.on(), &table, head_width, inverse));
     }
 }

@@ -1,9 +1,13 @@
 //! From a blueprint and a checkpoint to a decoder with its trainable arena.
 
-use crate::{Blueprint, Decoder, Error, Projection};
+mod experts;
+mod layers;
+mod mxfp4;
+
+use crate::{Blueprint, Decoder, Error, Projection, RopeSpec};
 use half::bf16;
-use kernels::{AttentionShape, Backend, HostBytes, HostTensor, Mat, Real, RopeLayout, StoredDtype};
-use nn::{Block, Linear, Lora, Mlp, Norm, ParamId, Rotary, SelfAttention, Table, Tensor, Vector};
+use kernels::{Backend, HostBytes, HostTensor, Mat, Real, RopeLayout, StoredDtype};
+use nn::{Linear, Lora, Norm, ParamId, Rotary, Table, Tensor, Vector};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,6 +20,13 @@ pub enum Tuning<'a> {
     Frozen,
     /// All.
     Full,
+    /// All of the blocks `first..past`; embedding, last norm and head do not change.
+    Blocks {
+        /// The first trained block.
+        first: usize,
+        /// One past the last.
+        past: usize,
+    },
     /// Low-rank additions to some linear layers.
     Lora(&'a Adapters),
 }
@@ -85,6 +96,18 @@ impl Source {
     }
 }
 
+/// Some of another owner's bytes.
+struct Piece {
+    whole: Arc<dyn HostBytes>,
+    range: Range<usize>,
+}
+
+impl HostBytes for Piece {
+    fn bytes(&self) -> &[u8] {
+        &self.whole.bytes()[self.range.clone()]
+    }
+}
+
 struct Builder<'a, B: Backend> {
     backend: &'a B,
     checkpoint: &'a Checkpoint,
@@ -115,18 +138,46 @@ impl<B: Backend> Builder<'_, B> {
         Ok(Source { tensor, dtype })
     }
 
-    fn trained(&mut self, name: &str, rows: usize, cols: usize, source: Source) -> ParamId {
-        let id = self.table.push(name, rows, cols, decays(name));
+    fn trained(&mut self, name: &str, shape: &[usize], source: Source) -> ParamId {
+        let id = self.table.push_shaped(name, shape, decays(name));
         self.sources.push((id, source));
         id
     }
 
+    /// Whether a tensor of the checkpoint is trained itself.
+    fn trains(&self, name: &str) -> bool {
+        let block = || name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
+        match self.tuning {
+            Tuning::Full => true,
+            Tuning::Blocks { first, past } => block().is_some_and(|block| (first..past).contains(&block)),
+            Tuning::Frozen | Tuning::Lora(_) => false,
+        }
+    }
+
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor<B>, Error> {
         let source = self.source(name, &[rows, cols])?;
-        Ok(match self.tuning {
-            Tuning::Full => Tensor::Trained(self.trained(name, rows, cols, source)),
-            _ => Tensor::Frozen(self.backend.store(self.held(&source, rows * cols), rows, cols)),
+        Ok(match self.trains(name) {
+            true => Tensor::Trained(self.trained(name, &[rows, cols], source)),
+            false => Tensor::Frozen(self.backend.store(self.held(&source, rows * cols), rows, cols)),
         })
+    }
+
+    /// Rows `cuts` of a tensor whose rows are `cols` wide, each as a weight of its own. Frozen, they share the bytes.
+    fn cut(&mut self, name: &str, shape: &[usize], cuts: &[Range<usize>]) -> Result<Vec<Tensor<B>>, Error> {
+        let (source, cols) = (self.source(name, shape)?, shape[shape.len() - 1]);
+        if self.trains(name) {
+            let id = self.trained(name, shape, source);
+            return Ok(cuts.iter().map(|rows| Tensor::Part { id, rows: rows.clone() }).collect());
+        }
+        let whole = self.held(&source, shape.iter().product());
+        Ok(cuts.iter().map(|rows| Tensor::Frozen(self.rows_of(&whole, rows.clone(), cols))).collect())
+    }
+
+    /// Rows of a tensor on the host as a frozen weight.
+    fn rows_of(&self, whole: &HostTensor, rows: Range<usize>, cols: usize) -> B::Stored {
+        let bytes = rows.start * cols * whole.dtype.size()..rows.end * cols * whole.dtype.size();
+        let part = Piece { whole: whole.bytes.clone(), range: bytes };
+        self.backend.store(HostTensor { bytes: Arc::new(part), dtype: whole.dtype }, rows.len(), cols)
     }
 
     /// A frozen matrix as it is to be held: mapped, or rounded once to bf16 to take half the room.
@@ -147,61 +198,50 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vector<B>, Error> {
-        let source = self.source(name, &[len])?;
-        Ok(match self.tuning {
-            Tuning::Full => Vector::Trained(self.trained(name, 1, len, source)),
-            _ => {
-                let mut values = vec![B::Real::ZERO; len];
-                self.backend.stored_to_host(&self.backend.store(source.host(0..len), 1, len), &mut values);
-                Vector::Frozen(self.backend.from_host(1, len, &values))
-            }
+        self.vectors(name, &[len])
+    }
+
+    /// A vector, or one per row of a matrix.
+    fn vectors(&mut self, name: &str, shape: &[usize]) -> Result<Vector<B>, Error> {
+        let source = self.source(name, shape)?;
+        Ok(match self.trains(name) {
+            true => Vector::Trained(self.trained(name, shape, source)),
+            false => Vector::Frozen(self.values(&source, shape)),
         })
+    }
+
+    /// The values of a small tensor.
+    fn values(&self, source: &Source, shape: &[usize]) -> Mat<B, B::Real> {
+        let len = shape.iter().product();
+        let (mut values, cols) = (vec![B::Real::ZERO; len], shape[shape.len() - 1]);
+        self.backend.stored_to_host(&self.backend.store(source.host(0..len), 1, len), &mut values);
+        self.backend.from_host(len / cols.max(1), cols, &values)
     }
 
     fn linear(&mut self, p: Projection) -> Result<Linear<B>, Error> {
         let weight = self.matrix(&format!("{}.weight", p.path), p.outputs, p.inputs)?;
         let bias = if p.bias { Some(self.vector(&format!("{}.bias", p.path), p.outputs)?) } else { None };
-        let lora = match self.tuning {
+        let lora = self.lora(&p);
+        Ok(Linear { weight, bias, lora, inputs: p.inputs, outputs: p.outputs })
+    }
+
+    /// The adapter on a linear layer, if there is to be one.
+    fn lora(&mut self, p: &Projection) -> Option<Lora> {
+        match self.tuning {
             Tuning::Lora(adapters) if adapters.modules.contains(&p.path) => {
                 let a = tensor_name(&p.path, LoraFactor::A);
                 let b = tensor_name(&p.path, LoraFactor::B);
                 let site = seed_of(0, &p.path);
                 let a = self.table.push(&a, adapters.rank, p.inputs, decays(&a));
                 let b = self.table.push(&b, p.outputs, adapters.rank, decays(&b));
-                Some(Lora { a, b, scale: adapters.scale, site })
+                Some(Lora { a, b, first: 0, scale: adapters.scale, site })
             }
             _ => None,
-        };
-        Ok(Linear { weight, bias, lora, inputs: p.inputs, outputs: p.outputs })
+        }
     }
 
-    fn norm(&mut self, name: &str, len: usize, eps: f64) -> Result<Norm<B>, Error> {
-        Ok(Norm { weight: self.vector(name, len)?, eps })
-    }
-
-    fn block(&mut self, b: &Blueprint, i: usize) -> Result<Block<B>, Error> {
-        let at = |leaf: &str| format!("model.layers.{i}.{leaf}.weight");
-        let [q, k, v, o, gate, up, down] = b.projections(i);
-        let attention_norm = self.norm(&at("input_layernorm"), b.hidden, b.norm_eps)?;
-        let (q, k, v, o) = (self.linear(q)?, self.linear(k)?, self.linear(v)?, self.linear(o)?);
-        let qk_norm = match b.qk_norm {
-            false => None,
-            true => {
-                let q = self.norm(&at("self_attn.q_norm"), b.head_width, b.norm_eps)?;
-                Some((q, self.norm(&at("self_attn.k_norm"), b.head_width, b.norm_eps)?))
-            }
-        };
-        let shape = AttentionShape {
-            query_heads: b.heads,
-            kv_heads: b.kv_heads,
-            qk_width: b.head_width,
-            v_width: b.head_width,
-            scale: (b.head_width as f64).powf(-0.5),
-            window: b.layers[i].window,
-        };
-        let mlp_norm = self.norm(&at("post_attention_layernorm"), b.hidden, b.norm_eps)?;
-        let mlp = Mlp { gate: self.linear(gate)?, up: self.linear(up)?, down: self.linear(down)? };
-        Ok(Block { attention_norm, attention: SelfAttention { q, k, v, o, qk_norm, shape }, mlp_norm, mlp })
+    fn norm(&mut self, b: &Blueprint, name: &str, len: usize) -> Result<Norm<B>, Error> {
+        Ok(Norm { weight: self.vector(name, len)?, eps: b.norm_eps, one_plus: b.norm_one_plus })
     }
 }
 
@@ -234,7 +274,7 @@ impl<B: Backend> Built<B> {
         let (v, d) = (blueprint.vocab, blueprint.hidden);
         let embed = builder.matrix("model.embed_tokens.weight", v, d)?;
         let blocks = (0..blueprint.layers.len()).map(|i| builder.block(&blueprint, i)).collect::<Result<_, _>>()?;
-        let norm = builder.norm("model.norm.weight", d, blueprint.norm_eps)?;
+        let norm = builder.norm(&blueprint, "model.norm.weight", d)?;
         let head = if blueprint.tied { None } else { Some(builder.matrix("lm_head.weight", v, d)?) };
         let notes = tied_note(checkpoint, blueprint.tied);
         let Builder { table, sources, .. } = builder;
@@ -242,15 +282,23 @@ impl<B: Backend> Built<B> {
         for (id, source) in sources {
             copy_in(backend, &source, table.param(id).range(), &mut values);
         }
-        let (cos, sin) = blueprint.rope.tables(positions);
-        let half = blueprint.rope.width / 2;
-        let upload = |table: Vec<f64>| {
-            backend.from_host(positions, half, &table.into_iter().map(B::Real::of).collect::<Vec<_>>())
-        };
-        let rotary = Rotary { cos: upload(cos), sin: upload(sin), layout: RopeLayout::HalfSplit };
-        let decoder = Decoder::new(blueprint, embed, blocks, norm, head, rotary);
+        let interleaved = blueprint.latent.as_ref().is_some_and(|l| l.interleaved);
+        let ropes = std::iter::once(&blueprint.rope).chain(&blueprint.local_rope);
+        let rotaries = ropes.map(|rope| rotary(backend, rope, positions, interleaved)).collect();
+        let decoder = Decoder::new(blueprint, embed, blocks, norm, head, rotaries);
         Ok(Built { decoder, table, values, notes })
     }
+}
+
+/// The tables of a rotation on the device.
+fn rotary<B: Backend>(backend: &B, rope: &RopeSpec, positions: usize, interleaved: bool) -> Rotary<B> {
+    let (cos, sin) = rope.tables(positions);
+    let upload = |table: Vec<f64>| {
+        let table: Vec<B::Real> = table.into_iter().map(B::Real::of).collect();
+        backend.from_host(positions, rope.width / 2, &table)
+    };
+    let layout = if interleaved { RopeLayout::Interleaved } else { RopeLayout::HalfSplit };
+    Rotary { cos: upload(cos), sin: upload(sin), layout }
 }
 
 /// Copies a tensor into its range of the arena, piece by piece, and lets go of the mapped pages: they are not needed again.
@@ -266,7 +314,7 @@ fn copy_in<B: Backend>(backend: &B, source: &Source, to: Range<usize>, values: &
 }
 
 fn check_modules(blueprint: &Blueprint, adapters: &Adapters) -> Result<(), Error> {
-    let known: BTreeSet<String> = blueprint.linear_modules().into_iter().collect();
+    let known: BTreeSet<String> = blueprint.linear_modules().into_iter().chain(blueprint.expert_modules()).collect();
     match adapters.modules.iter().find(|m| !known.contains(*m) || *m == "lm_head") {
         None => Ok(()),
         Some(m) if m == "lm_head" => {

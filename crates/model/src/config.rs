@@ -1,6 +1,7 @@
 //! Reading `config.json` strictly: every key that changes the mathematics is used, or refused by name.
 
 use crate::Error;
+use nn::Gate;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -90,6 +91,31 @@ const MATHS: &[&str] = &[
     "use_parallel_residual",
     "clip_qkv",
     "dual_chunk_attention_config",
+    "decoder_sparse_step",
+    "embd_pdrop",
+    "experts_per_token",
+    "first_k_dense_replace",
+    "mlp_only_layers",
+    "n_group",
+    "n_shared_experts",
+    "norm_topk_prob",
+    "num_experts_per_tok",
+    "q_lora_rank",
+    "qk_nope_head_dim",
+    "qk_rope_head_dim",
+    "resid_pdrop",
+    "rope_interleave",
+    "rope_local_base_freq",
+    "routed_scaling_factor",
+    "router_jitter_noise",
+    "scoring_func",
+    "shared_expert_intermediate_size",
+    "swiglu_alpha",
+    "swiglu_limit",
+    "topk_group",
+    "topk_method",
+    "use_bidirectional_attention",
+    "v_head_dim",
 ];
 
 /// A configuration and which of its keys have been used.
@@ -127,6 +153,27 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A count that may be 0, or the default when absent.
+    pub(crate) fn index_or(&self, key: &'static str, default: usize) -> Result<usize, Error> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(v) => match v.as_u64() {
+                Some(n) if n <= 1 << 28 => Ok(n as usize),
+                _ => Err(Error::config(key, format!("expected a count, found {v}"))),
+            },
+        }
+    }
+
+    /// Whether the key is there, be it as null.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    /// Notes that keys change nothing beyond what has been read.
+    pub(crate) fn seen(&self, keys: &[&'static str]) {
+        self.used.borrow_mut().extend(keys);
+    }
+
     /// A finite number, or the default when absent.
     pub(crate) fn number_or(&self, key: &'static str, default: f64) -> Result<f64, Error> {
         match self.get(key) {
@@ -154,14 +201,19 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Refuses what would change the result and was not used.
-    pub(crate) fn finish(self) -> Result<(), Error> {
+    /// Refuses what would change the result and was not used; `gate` is the activation that is implemented.
+    pub(crate) fn finish(self, gate: Gate) -> Result<(), Error> {
         let used = self.used.into_inner();
-        let act = self.keys.get("hidden_act").and_then(Value::as_str).unwrap_or("silu");
-        if act != "silu" && act != "swish" {
+        let names: &[&str] = match gate {
+            Gate::Silu => &["silu", "swish"],
+            // Gemma 2's first files name the exact GELU and mean its approximation, which `hidden_activation` decides.
+            Gate::Gelu => &["gelu_pytorch_tanh", "gelu"],
+        };
+        let act = self.keys.get("hidden_act").and_then(Value::as_str).unwrap_or(names[0]);
+        if !names.contains(&act) {
             return Err(Error::config(
                 "hidden_act",
-                format!("expected \"silu\", found {act:?}; other activations are not implemented"),
+                format!("expected {:?}, found {act:?}; other activations are not implemented", names[0]),
             ));
         }
         for (key, neutral) in [("attention_dropout", 0.0), ("pretraining_tp", 1.0)] {

@@ -1,8 +1,10 @@
 //! A decoder's forward and backward over one pack: the whole of it in one screen each.
 
 use crate::Blueprint;
-use kernels::{Backend, HeadExtra, HeadSaved, KeyValue, Mat, Weight};
-use nn::{Block, Context, Grads, Kept, Norm, NormSaved, Params, Part, Rotary, Tensor};
+use kernels::{Backend, HeadExtra, HeadSaved, HeadScores, Mat, Out, Real, View, Weight};
+use nn::{
+    Balancing, Block, Context, Grads, Kept, LayerCache, Norm, NormSaved, Params, Part, Rotary, RouterLoad, Tensor,
+};
 use pack::Pack;
 
 /// Embedding, blocks, norm, head.
@@ -14,7 +16,8 @@ pub struct Decoder<B: Backend> {
     norm: Norm<B>,
     /// `None`: the embedding.
     head: Option<Tensor<B>>,
-    rotary: Rotary<B>,
+    /// Rotation of positions, and that of local layers.
+    rotaries: Vec<Rotary<B>>,
     /// The lowest block with something trained in it; everything below needs no gradient.
     lowest_trained: usize,
 }
@@ -34,12 +37,35 @@ pub enum Keep {
 pub struct Parts<B: Backend> {
     base: Part<B>,
     tail: Part<B>,
+    /// Added to the embeddings of the base, `[t, d]`.
+    noise: Option<Mat<B, B::Real>>,
 }
 
 impl<B: Backend> Parts<B> {
     /// Copies a pack's rows.
     pub fn new(backend: &B, pack: &Pack) -> Parts<B> {
-        Parts { base: Part::new(backend, &pack.base), tail: Part::new(backend, &pack.tail) }
+        Parts { base: Part::new(backend, &pack.base), tail: Part::new(backend, &pack.tail), noise: None }
+    }
+
+    /// Adds `noise`, `[t, d]`, to the embeddings of the base rows; nothing is differentiated through it.
+    pub fn with_noise(self, noise: Mat<B, B::Real>) -> Parts<B> {
+        assert!(noise.rows() == self.base.len(), "{} rows of noise for {}", noise.rows(), self.base.len());
+        Parts { noise: Some(noise), ..self }
+    }
+
+    /// As [`Parts::new`], and forward passes measure how routers distribute the rows that graded sequences have.
+    pub fn balanced(backend: &B, pack: &Pack) -> Parts<B> {
+        let mut parts = Parts::new(backend, pack);
+        let counts = pack.base_counts().into_iter().map(|n| B::Real::of(f64::from(n))).collect();
+        parts.base.balancing = Some(Balancing { counts, push: Vec::new() });
+        parts
+    }
+
+    /// Gives backward the derivative of the load-balancing loss by each expert's summed probability
+    /// ([`RouterLoad::push`]); the parts must be [`Parts::balanced`].
+    pub fn set_push(&mut self, push: &[f64]) {
+        let balancing = self.base.balancing.as_mut().expect("parts that are balanced");
+        balancing.push = push.iter().map(|x| B::Real::of(*x)).collect();
     }
 }
 
@@ -61,6 +87,8 @@ pub struct Forward<B: Backend> {
     graded: Trace<B>,
     /// Rows of the other targets, after the final norm.
     ungraded_sd: Mat<B>,
+    /// How routers distributed the base rows, summed over layers; empty unless the parts are [`Parts::balanced`].
+    pub load: RouterLoad,
 }
 
 /// Scores of a pack's targets, in target order.
@@ -82,15 +110,15 @@ impl<B: Backend> Decoder<B> {
         blocks: Vec<Block<B>>,
         norm: Norm<B>,
         head: Option<Tensor<B>>,
-        rotary: Rotary<B>,
+        rotaries: Vec<Rotary<B>>,
     ) -> Decoder<B> {
-        let trained = |b: &Block<B>| {
-            let a = &b.attention;
-            let linears = [&a.q, &a.k, &a.v, &a.o, &b.mlp.gate, &b.mlp.up, &b.mlp.down];
-            linears.iter().any(|l| l.is_trained()) || b.attention_norm.weight.trained().is_some()
-        };
-        let lowest_trained = blocks.iter().position(trained).unwrap_or(blocks.len());
-        Decoder { blueprint, embed, blocks, norm, head, rotary, lowest_trained }
+        let lowest_trained = blocks.iter().position(Block::is_trained).unwrap_or(blocks.len());
+        Decoder { blueprint, embed, blocks, norm, head, rotaries, lowest_trained }
+    }
+
+    /// The rotation of block `i`.
+    fn rotary(&self, i: usize) -> &Rotary<B> {
+        &self.rotaries[usize::from(self.blueprint.layers[i].local)]
     }
 
     fn head<'a>(&'a self, params: &Params<'a, B>) -> Weight<'a, B> {
@@ -100,18 +128,32 @@ impl<B: Backend> Decoder<B> {
     fn embedded(&self, ctx: &Context<B>, part: &Part<B>) -> Mat<B> {
         let mut x_td = ctx.backend.mat(part.len(), self.blueprint.hidden);
         ctx.backend.embed(part.tokens.view(), self.embed.weight(&ctx.params), x_td.out());
+        if let Some(scale) = self.blueprint.embed_scale {
+            ctx.backend.scale(scale, x_td.out());
+        }
         x_td
     }
 
     /// Runs both parts of a pack through all blocks, layer by layer, so that the tail finds the base's keys and values.
     pub fn forward(&self, ctx: &Context<B>, pack: &Pack, parts: &Parts<B>, keep: Keep) -> Forward<B> {
-        let Parts { base, tail } = parts;
+        let Parts { base, tail, noise } = parts;
         let (mut x_td, mut tail_td) = (self.embedded(ctx, base), self.embedded(ctx, tail));
+        if let Some(noise) = noise {
+            let rows: Vec<u32> = (0..base.len() as u32).collect();
+            let (ids, mut n_td) =
+                (ctx.backend.from_host(rows.len(), 1, &rows), ctx.backend.mat(rows.len(), x_td.cols()));
+            ctx.backend.embed(ids.view(), Weight::Param(noise.view()), n_td.out());
+            ctx.backend.scatter_add(n_td.view(), &rows, &[], x_td.acc());
+        }
         let mut kept = Vec::with_capacity(self.blocks.len());
+        let mut load = RouterLoad::default();
         for (i, block) in self.blocks.iter().enumerate() {
-            let (y_td, saved) = block.forward(ctx, &self.rotary, base, &x_td, None);
+            let (y_td, saved) = block.forward(ctx, self.rotary(i), base, &x_td, None);
             if !tail.is_empty() {
-                tail_td = block.forward(ctx, &self.rotary, tail, &tail_td, Some(saved.key_value())).0;
+                tail_td = block.forward(ctx, self.rotary(i), tail, &tail_td, Some(saved.key_value())).0;
+            }
+            if let Some(more) = saved.load() {
+                load.add(more);
             }
             let x_td = std::mem::replace(&mut x_td, y_td);
             if keep != Keep::Nothing && i >= self.lowest_trained {
@@ -124,7 +166,7 @@ impl<B: Backend> Decoder<B> {
         let (h_sd, norm) = self.norm.forward(ctx, x_sd.view());
         let others: Vec<u32> = ungraded.iter().map(|t| t.row).collect();
         let ungraded_sd = self.norm.forward(ctx, self.gathered(ctx, &others, &x_td, &tail_td).view()).0;
-        Forward { graded: Trace { kept, rows, x_sd, norm, h_sd }, ungraded_sd }
+        Forward { graded: Trace { kept, rows, x_sd, norm, h_sd }, ungraded_sd, load }
     }
 
     /// Rows of the pack (base first, then tail), `rows` ascending across that border.
@@ -146,18 +188,32 @@ impl<B: Backend> Decoder<B> {
         let frozen = matches!(w_vd, Weight::Stored(_));
         let h_sd = &forward.graded.h_sd;
         let mut unit_sd = (backward && frozen).then(|| ctx.backend.mat(h_sd.rows(), h_sd.cols()));
-        let scores = ctx.backend.head(h_sd.view(), w_vd, graded, extra, unit_sd.as_mut().map(Mat::out));
-        let others = ctx.backend.head(forward.ungraded_sd.view(), w_vd, ungraded, false, None);
+        let scores = self.head_scores(ctx, h_sd.view(), graded, extra, unit_sd.as_mut().map(Mat::out));
+        let others = self.head_scores(ctx, forward.ungraded_sd.view(), ungraded, false, None);
         let mut logp = scores.logp;
         logp.extend(others.logp);
         Scores { logp, extra: scores.extra, lse: scores.lse, unit_sd }
     }
 
+    fn head_scores(
+        &self,
+        ctx: &Context<B>,
+        h_sd: View<B, B::Act>,
+        tokens: &[u32],
+        extra: bool,
+        unit: Option<Out<B, B::Act>>,
+    ) -> HeadScores<B::Real> {
+        let w_vd = self.head(&ctx.params);
+        match self.blueprint.logit_cap {
+            None => ctx.backend.head(h_sd, w_vd, tokens, extra, unit),
+            Some(cap) => ctx.backend.capped_head(cap, h_sd, w_vd, tokens, extra, unit),
+        }
+    }
+
     /// All logits of every target's row, `[targets, v]` (sampling, comparisons).
     pub fn logits(&self, ctx: &Context<B>, forward: &Forward<B>) -> Vec<B::Real> {
-        let head = self.head(&ctx.params);
-        let mut logits = ctx.backend.logits(forward.graded.h_sd.view(), head);
-        logits.extend(ctx.backend.logits(forward.ungraded_sd.view(), head));
+        let mut logits = self.head_logits(ctx, &forward.graded.h_sd);
+        logits.extend(self.head_logits(ctx, &forward.ungraded_sd));
         logits
     }
 
@@ -200,9 +256,12 @@ impl<B: Backend> Decoder<B> {
             let below = below_all || i > self.lowest_trained;
             let kept = kept.pop().expect("backward without a kept forward pass");
             let dy_td = dx_td.take().expect("every block but the lowest hands a gradient down");
-            dx_td = block.backward(ctx, grads, &self.rotary, &parts.base, kept, dy_td, below);
+            dx_td = block.backward(ctx, grads, self.rotary(i), &parts.base, kept, dy_td, below);
         }
-        if let (Tensor::Trained(id), Some(dx_td)) = (&self.embed, dx_td) {
+        if let (Tensor::Trained(id), Some(mut dx_td)) = (&self.embed, dx_td) {
+            if let Some(scale) = self.blueprint.embed_scale {
+                k.scale(scale, dx_td.out());
+            }
             k.embed_back(parts.base.tokens.view(), dx_td.view(), grads.acc(*id));
         }
     }
@@ -222,7 +281,11 @@ impl<B: Backend> Decoder<B> {
         let tokens: Vec<u32> = pack.targets[..pack.num_grad_targets].iter().map(|t| t.token).collect();
         let mut dh_sd = ctx.backend.mat(h_sd.rows(), h_sd.cols());
         let saved = HeadSaved { tokens: &tokens, lse, coefficient };
-        ctx.backend.head_back(h_sd.view(), self.head(&ctx.params), saved, dh_sd.out(), grads.acc(*id));
+        let (w_vd, dw_vd) = (self.head(&ctx.params), grads.acc(*id));
+        match self.blueprint.logit_cap {
+            None => ctx.backend.head_back(h_sd.view(), w_vd, saved, dh_sd.out(), dw_vd),
+            Some(cap) => ctx.backend.capped_head_back(cap, h_sd.view(), w_vd, saved, dh_sd.out(), dw_vd),
+        }
         dh_sd
     }
 
@@ -237,13 +300,8 @@ impl<B: Backend> Decoder<B> {
         wanted: &[u32],
     ) -> Mat<B> {
         let mut x_td = self.embedded(ctx, part);
-        for (block, (k, v)) in self.blocks.iter().zip(&mut cache.layers) {
-            let (y_td, saved) =
-                block.forward(ctx, &self.rotary, part, &x_td, Some(KeyValue { k: k.view(), v: v.view() }));
-            let new = saved.key_value();
-            ctx.backend.scatter(new.k, slots, k.out());
-            ctx.backend.scatter(new.v, slots, v.out());
-            x_td = y_td;
+        for (i, (block, layer)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
+            x_td = block.step(ctx, (self.rotary(i), part), &x_td, layer, slots);
         }
         let picked = self.gathered(ctx, wanted, &x_td, &x_td);
         self.norm.forward(ctx, picked.view()).0
@@ -251,17 +309,20 @@ impl<B: Backend> Decoder<B> {
 
     /// Logits of hidden rows, `[rows, v]`.
     pub fn head_logits(&self, ctx: &Context<B>, h_sd: &Mat<B>) -> Vec<B::Real> {
-        ctx.backend.logits(h_sd.view(), self.head(&ctx.params))
+        let w_vd = self.head(&ctx.params);
+        match self.blueprint.logit_cap {
+            None => ctx.backend.logits(h_sd.view(), w_vd),
+            Some(cap) => ctx.backend.capped_logits(cap, h_sd.view(), w_vd),
+        }
     }
 
     /// An empty cache of `slots` rows.
     pub fn cache(&self, backend: &B, slots: usize) -> Cache<B> {
-        let width = self.blueprint.kv_heads * self.blueprint.head_width;
-        Cache { layers: self.blocks.iter().map(|_| (backend.mat(slots, width), backend.mat(slots, width))).collect() }
+        Cache { layers: self.blocks.iter().map(|block| block.attention.cache(backend, slots)).collect() }
     }
 }
 
-/// Keys and values of tokens seen so far, `[slots, k*h]` each, per block.
+/// What the blocks remember of tokens seen so far, a row per token.
 pub struct Cache<B: Backend> {
-    layers: Vec<(Mat<B>, Mat<B>)>,
+    layers: Vec<LayerCache<B>>,
 }

@@ -12,7 +12,7 @@ mod decoder;
 mod error;
 mod rope;
 
-pub use blueprint::{Blueprint, LayerSpec, Projection};
+pub use blueprint::{Blueprint, ExpertLayout, ExpertSpec, LatentSpec, LayerSpec, Projection, SharedSpec};
 pub use build::{Adapters, Built, LoraInit, Tuning, initialise_lora};
 pub use decoder::{Cache, Decoder, Forward, Keep, Parts, Scores, Trace};
 pub use error::Error;

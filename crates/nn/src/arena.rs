@@ -16,6 +16,8 @@ pub struct Param {
     pub rows: usize,
     /// Columns.
     pub cols: usize,
+    /// Axes in the checkpoint; stacked matrices have three.
+    pub shape: Vec<usize>,
     /// Elements before it in the arena.
     pub offset: usize,
     /// Whether the optimiser applies weight decay to it.
@@ -37,10 +39,19 @@ pub struct Table {
 }
 
 impl Table {
-    /// Adds a parameter at the end.
+    /// Adds a parameter at the end: a matrix, or a vector if it has one row.
     pub fn push(&mut self, name: &str, rows: usize, cols: usize, decay: bool) -> ParamId {
+        let shape = if rows == 1 { vec![cols] } else { vec![rows, cols] };
+        self.push_shaped(name, &shape, decay)
+    }
+
+    /// Adds a parameter with given axes; all but the last make its rows.
+    pub fn push_shaped(&mut self, name: &str, shape: &[usize], decay: bool) -> ParamId {
         let id = ParamId(u32::try_from(self.params.len()).expect("more than 2^32 parameters"));
-        self.params.push(Param { name: name.to_owned(), rows, cols, offset: self.len, decay });
+        let cols = shape.last().copied().unwrap_or(1);
+        let rows = shape.iter().rev().skip(1).product();
+        let (name, shape) = (name.to_owned(), shape.to_vec());
+        self.params.push(Param { name, rows, cols, shape, offset: self.len, decay });
         self.len += rows * cols;
         id
     }

@@ -1,6 +1,9 @@
-//! Self-attention with grouped heads, rotary positions, optional biases and per-head norms on queries and keys.
+//! Self-attention with grouped heads, rotary positions, optional biases, sinks, and per-head norms on queries and keys.
 
-use crate::{Context, Grads, Linear, LinearSaved, Norm, NormSaved, Part, Rotary};
+use crate::{
+    Context, Grads, LatentAttention, LatentSaved, LayerCache, Linear, LinearSaved, Norm, NormSaved, Part, Rotary,
+    Vector,
+};
 use kernels::{AttentionGrads, AttentionSaved, AttentionShape, Backend, Dst, KeyValue, Mat, Out, View};
 
 /// Projections around the attention kernel.
@@ -15,6 +18,8 @@ pub struct SelfAttention<B: Backend> {
     pub o: Linear<B>,
     /// Norms over `h` on queries and keys, before rotation.
     pub qk_norm: Option<(Norm<B>, Norm<B>)>,
+    /// A score per head that takes a share of the softmax and gives nothing, `[1, n]`.
+    pub sinks: Option<Vector<B>>,
     /// Heads, widths, window.
     pub shape: AttentionShape,
 }
@@ -44,6 +49,33 @@ impl<B: Backend> SelfAttentionSaved<B> {
 }
 
 impl<B: Backend> SelfAttention<B> {
+    /// Whether some linear layer of it is trained.
+    pub fn is_trained(&self) -> bool {
+        [&self.q, &self.k, &self.v, &self.o].iter().any(|l| l.is_trained())
+    }
+
+    /// An empty cache of `slots` rows.
+    pub fn cache(&self, backend: &B, slots: usize) -> LayerCache<B> {
+        let (k, v) = (backend.mat(slots, self.k.outputs), backend.mat(slots, self.v.outputs));
+        LayerCache { k, v: Some(v), v_width: self.v.outputs }
+    }
+
+    /// New rows against a cache, to which their own keys and values are written at `slots`.
+    fn step(
+        &self,
+        ctx: &Context<B>,
+        (rotary, part): (&Rotary<B>, &Part<B>),
+        x: View<B, B::Act>,
+        cache: &mut LayerCache<B>,
+        slots: &[u32],
+        y: Out<B, B::Act>,
+    ) {
+        let saved = self.forward(ctx, rotary, part, x, Some(cache.key_value()), y);
+        ctx.backend.scatter(saved.k_tkh.view(), slots, cache.k.out());
+        let v = cache.v.as_mut().expect("grouped heads keep their values");
+        ctx.backend.scatter(saved.v_tkh.view(), slots, v.out());
+    }
+
     /// `x [t, d]` to `y [t, d]`; `context` holds earlier keys and values when they are not among these rows.
     pub fn forward(
         &self,
@@ -83,6 +115,9 @@ impl<B: Backend> SelfAttention<B> {
             o_tnh.out(),
             Some(lse_tn.out()),
         );
+        if let Some(sinks) = &self.sinks {
+            backend.sink(sinks.view(&ctx.params), o_tnh.out(), lse_tn.out());
+        }
         let o = self.o.forward(ctx, o_tnh.view(), y);
         SelfAttentionSaved { q_tnh, k_tkh, v_tkh, o_tnh, lse_tn, raw, q, k, v, o }
     }
@@ -102,6 +137,12 @@ impl<B: Backend> SelfAttention<B> {
         let like = |m: &Mat<B>| backend.mat(m.rows(), m.cols());
         let mut do_tnh = like(&saved.o_tnh);
         self.o.backward(ctx, grads, saved.o_tnh.view(), &saved.o, dy, Some(do_tnh.out().into()));
+        if let Some(sinks) = &self.sinks
+            && let Some(id) = sinks.trained()
+        {
+            let (o, d_o, lse) = (saved.o_tnh.view(), do_tnh.view(), saved.lse_tn.view());
+            backend.sink_back(sinks.view(&ctx.params), o, d_o, lse, grads.acc(id));
+        }
         let (mut dq, mut dk, mut dv) = (like(&saved.q_tnh), like(&saved.k_tkh), like(&saved.v_tkh));
         let kept = AttentionSaved {
             q: saved.q_tnh.view(),
@@ -128,6 +169,102 @@ impl<B: Backend> SelfAttention<B> {
                 dx.as_mut().map(|dx| if first { Dst::from(dx.again()) } else { Dst::from(dx.again().into_acc()) });
             layer.backward(ctx, grads, x, kept, d.view(), into);
             first = false;
+        }
+    }
+}
+
+/// The first half of a block.
+#[allow(clippy::large_enum_variant)] // one per block; never moved in a loop
+pub enum Attention<B: Backend> {
+    /// Grouped heads.
+    Grouped(SelfAttention<B>),
+    /// Through a latent.
+    Latent(LatentAttention<B>),
+}
+
+/// What backward needs beside the input.
+#[allow(clippy::large_enum_variant)] // one per block; never moved in a loop
+pub enum AttentionKept<B: Backend> {
+    /// Of grouped heads.
+    Grouped(SelfAttentionSaved<B>),
+    /// Of latent attention.
+    Latent(LatentSaved<B>),
+}
+
+impl<B: Backend> AttentionKept<B> {
+    /// Keys and values of these rows, for rows that continue them.
+    pub fn key_value(&self) -> KeyValue<'_, B> {
+        match self {
+            AttentionKept::Grouped(saved) => saved.key_value(),
+            AttentionKept::Latent(saved) => saved.key_value(),
+        }
+    }
+}
+
+impl<B: Backend> Attention<B> {
+    /// Whether some linear layer of it is trained.
+    pub fn is_trained(&self) -> bool {
+        match self {
+            Attention::Grouped(a) => a.is_trained(),
+            Attention::Latent(a) => a.is_trained(),
+        }
+    }
+
+    /// `x [t, d]` to `y [t, d]`; `context` holds earlier keys and values when they are not among these rows.
+    pub fn forward(
+        &self,
+        ctx: &Context<B>,
+        rotary: &Rotary<B>,
+        part: &Part<B>,
+        x: View<B, B::Act>,
+        context: Option<KeyValue<B>>,
+        y: Out<B, B::Act>,
+    ) -> AttentionKept<B> {
+        match self {
+            Attention::Grouped(a) => AttentionKept::Grouped(a.forward(ctx, rotary, part, x, context, y)),
+            Attention::Latent(a) => AttentionKept::Latent(a.forward(ctx, rotary, part, x, context, y)),
+        }
+    }
+
+    /// Adds the parameters' gradients; writes `dx` when something below needs it.
+    pub fn backward(
+        &self,
+        ctx: &Context<B>,
+        grads: &mut Grads<B>,
+        at: (&Rotary<B>, &Part<B>),
+        x: View<B, B::Act>,
+        saved: &AttentionKept<B>,
+        dy: View<B, B::Act>,
+        dx: Option<Out<B, B::Act>>,
+    ) {
+        match (self, saved) {
+            (Attention::Grouped(a), AttentionKept::Grouped(saved)) => a.backward(ctx, grads, at, x, saved, dy, dx),
+            (Attention::Latent(a), AttentionKept::Latent(saved)) => a.backward(ctx, grads, at, x, saved, dy, dx),
+            _ => panic!("a layer was given what another kind of layer saved"),
+        }
+    }
+
+    /// An empty cache of `slots` rows.
+    pub fn cache(&self, backend: &B, slots: usize) -> LayerCache<B> {
+        match self {
+            Attention::Grouped(a) => a.cache(backend, slots),
+            Attention::Latent(a) => a.cache(backend, slots),
+        }
+    }
+
+    /// New rows against a cache, to which they are added at `slots`.
+    pub fn step(
+        &self,
+        ctx: &Context<B>,
+        at: (&Rotary<B>, &Part<B>),
+        x: View<B, B::Act>,
+        cache: &mut LayerCache<B>,
+        slots: &[u32],
+        y: Out<B, B::Act>,
+    ) {
+        match self {
+            Attention::Grouped(a) => a.step(ctx, at, x, cache, slots, y),
+            Attention::Latent(a) => a.step(ctx, at, x, cache, slots, y),
         }
     }
 }

@@ -1,33 +1,50 @@
 //! A pre-norm decoder block over both parts of a pack, and its backward with or without recomputation.
 
-use crate::{Context, Grads, Mlp, MlpSaved, Norm, NormSaved, Part, Rotary, SelfAttention, SelfAttentionSaved};
+use crate::{
+    Attention, AttentionKept, Context, FeedForward, FeedForwardSaved, Grads, LayerCache, Norm, NormSaved, Part, Rotary,
+    RouterLoad,
+};
 use kernels::{Backend, KeyValue, Mat};
 
-/// `x += attention(norm(x)); x += mlp(norm(x))`.
+/// `x += attention(norm(x)); x += mlp(norm(x))`, with a norm over what is added where there is one.
 pub struct Block<B: Backend> {
     /// Before attention.
     pub attention_norm: Norm<B>,
     /// Attention.
-    pub attention: SelfAttention<B>,
+    pub attention: Attention<B>,
+    /// Over attention's output.
+    pub attention_out: Option<Norm<B>>,
     /// Before the feed-forward layer.
     pub mlp_norm: Norm<B>,
     /// Feed-forward layer.
-    pub mlp: Mlp<B>,
+    pub mlp: FeedForward<B>,
+    /// Over the feed-forward layer's output.
+    pub mlp_out: Option<Norm<B>>,
 }
+
+/// What a norm over an output needs for backward: the output as it was.
+type OutSaved<B> = Option<(Mat<B>, NormSaved<B>)>;
 
 /// What backward needs beside the block's input; normalised inputs are computed again.
 pub struct BlockSaved<B: Backend> {
     attention_norm: NormSaved<B>,
-    attention: SelfAttentionSaved<B>,
+    attention: AttentionKept<B>,
+    attention_out: OutSaved<B>,
     mid_td: Mat<B>,
     mlp_norm: NormSaved<B>,
-    mlp: MlpSaved<B>,
+    mlp: FeedForwardSaved<B>,
+    mlp_out: OutSaved<B>,
 }
 
 impl<B: Backend> BlockSaved<B> {
     /// Keys and values of these rows.
     pub fn key_value(&self) -> KeyValue<'_, B> {
         self.attention.key_value()
+    }
+
+    /// How rows were routed, where there are experts and it was to be measured.
+    pub fn load(&self) -> Option<&RouterLoad> {
+        self.mlp.load()
     }
 }
 
@@ -39,7 +56,32 @@ pub struct Kept<B: Backend> {
     pub saved: Option<BlockSaved<B>>,
 }
 
+/// Puts a norm over `y` where there is one.
+fn over<B: Backend>(norm: Option<&Norm<B>>, ctx: &Context<B>, y: &mut Mat<B>) -> OutSaved<B> {
+    let (normed, saved) = norm?.forward(ctx, y.view());
+    Some((std::mem::replace(y, normed), saved))
+}
+
+/// From the gradient of what was added to that of the output before its norm; `None`: they are the same.
+fn under<B: Backend>(
+    norm: Option<&Norm<B>>,
+    ctx: &Context<B>,
+    grads: &mut Grads<B>,
+    saved: &OutSaved<B>,
+    dy: &Mat<B>,
+) -> Option<Mat<B>> {
+    let (norm, (raw, rstd)) = norm.zip(saved.as_ref())?;
+    let mut draw = ctx.backend.mat(raw.rows(), raw.cols());
+    norm.backward(ctx, grads, raw.view(), rstd, dy.view(), draw.out());
+    Some(draw)
+}
+
 impl<B: Backend> Block<B> {
+    /// Whether some parameter of it is trained.
+    pub fn is_trained(&self) -> bool {
+        self.attention.is_trained() || self.mlp.is_trained() || self.attention_norm.weight.trained().is_some()
+    }
+
     /// One part through the block. `context` holds keys and values that spans refer to, unless they are rows of the part.
     pub fn forward(
         &self,
@@ -54,13 +96,44 @@ impl<B: Backend> Block<B> {
         let (n_td, attention_norm) = self.attention_norm.forward(ctx, x_td.view());
         let mut mid_td = k.mat(rows, cols);
         let attention = self.attention.forward(ctx, rotary, part, n_td.view(), context, mid_td.out());
+        let attention_out = over(self.attention_out.as_ref(), ctx, &mut mid_td);
         k.add(x_td.view(), mid_td.acc());
         drop(n_td);
+        let (y_td, mlp_norm, mlp, mlp_out) = self.second_half(ctx, part, &mid_td);
+        (y_td, BlockSaved { attention_norm, attention, attention_out, mid_td, mlp_norm, mlp, mlp_out })
+    }
+
+    fn second_half(
+        &self,
+        ctx: &Context<B>,
+        part: &Part<B>,
+        mid_td: &Mat<B>,
+    ) -> (Mat<B>, NormSaved<B>, FeedForwardSaved<B>, OutSaved<B>) {
+        let k = ctx.backend;
         let (n_td, mlp_norm) = self.mlp_norm.forward(ctx, mid_td.view());
-        let mut y_td = k.mat(rows, cols);
-        let mlp = self.mlp.forward(ctx, n_td.view(), y_td.out());
+        let mut y_td = k.mat(mid_td.rows(), mid_td.cols());
+        let mlp = self.mlp.forward(ctx, part, n_td.view(), y_td.out());
+        let mlp_out = over(self.mlp_out.as_ref(), ctx, &mut y_td);
         k.add(mid_td.view(), y_td.acc());
-        (y_td, BlockSaved { attention_norm, attention, mid_td, mlp_norm, mlp })
+        (y_td, mlp_norm, mlp, mlp_out)
+    }
+
+    /// New rows against a cache, to which they are added at `slots`.
+    pub fn step(
+        &self,
+        ctx: &Context<B>,
+        at: (&Rotary<B>, &Part<B>),
+        x_td: &Mat<B>,
+        cache: &mut LayerCache<B>,
+        slots: &[u32],
+    ) -> Mat<B> {
+        let n_td = self.attention_norm.forward(ctx, x_td.view()).0;
+        let mut mid_td = ctx.backend.mat(x_td.rows(), x_td.cols());
+        self.attention.step(ctx, at, n_td.view(), cache, slots, mid_td.out());
+        over(self.attention_out.as_ref(), ctx, &mut mid_td);
+        ctx.backend.add(x_td.view(), mid_td.acc());
+        drop(n_td);
+        self.second_half(ctx, at.1, &mid_td).0
     }
 
     /// From `dy` (consumed) to `dx`, which is computed only when `below` needs it.
@@ -81,13 +154,17 @@ impl<B: Backend> Block<B> {
         let mut dn_td = k.mat(x_td.rows(), x_td.cols());
         {
             let n_td = self.mlp_norm.again(ctx, saved.mid_td.view(), &saved.mlp_norm);
-            self.mlp.backward(ctx, grads, n_td.view(), &saved.mlp, dmid_td.view(), dn_td.out());
+            let dout = under(self.mlp_out.as_ref(), ctx, grads, &saved.mlp_out, &dmid_td);
+            let dout = dout.as_ref().unwrap_or(&dmid_td).view();
+            self.mlp.backward(ctx, grads, (part, n_td.view()), &saved.mlp, dout, dn_td.out());
             self.mlp_norm.backward(ctx, grads, saved.mid_td.view(), &saved.mlp_norm, dn_td.view(), dmid_td.acc());
         }
         let n_td = self.attention_norm.again(ctx, x_td.view(), &saved.attention_norm);
         let need = below || self.attention_norm.weight.trained().is_some();
         let into = need.then(|| dn_td.out());
-        self.attention.backward(ctx, grads, (rotary, part), n_td.view(), &saved.attention, dmid_td.view(), into);
+        let dout = under(self.attention_out.as_ref(), ctx, grads, &saved.attention_out, &dmid_td);
+        let dout = dout.as_ref().unwrap_or(&dmid_td).view();
+        self.attention.backward(ctx, grads, (rotary, part), n_td.view(), &saved.attention, dout, into);
         if need {
             self.attention_norm.backward(ctx, grads, x_td.view(), &saved.attention_norm, dn_td.view(), dmid_td.acc());
         }

@@ -1,6 +1,6 @@
 //! What every layer is told: the device, the parameters, whether adapters count, and the rows it works on.
 
-use crate::Params;
+use crate::{Balancing, Params};
 use kernels::{Backend, Mat, RopeLayout, RopeTable, Span};
 
 /// Random omission of adapter inputs.
@@ -32,6 +32,8 @@ pub struct Part<B: Backend> {
     pub positions: Mat<B, u32>,
     /// Segments.
     pub spans: Vec<Span>,
+    /// What a load-balancing loss needs of these rows; `None`: there is none.
+    pub balancing: Option<Balancing<B::Real>>,
 }
 
 impl<B: Backend> Part<B> {
@@ -42,6 +44,7 @@ impl<B: Backend> Part<B> {
             tokens: backend.from_host(rows.len(), 1, &rows.tokens),
             positions: backend.from_host(rows.len(), 1, &rows.positions),
             spans: spans.collect(),
+            balancing: None,
         }
     }
     /// Number of rows.
@@ -67,6 +70,10 @@ pub struct Rotary<B: Backend> {
 impl<B: Backend> Rotary<B> {
     /// For the rope kernel.
     pub fn table(&self) -> RopeTable<'_, B> {
-        RopeTable { cos: self.cos.view(), sin: self.sin.view(), layout: self.layout }
+        self.table_at(0)
+    }
+    /// For the rope kernel, with `offset` columns of each head left as they are.
+    pub fn table_at(&self, offset: usize) -> RopeTable<'_, B> {
+        RopeTable { cos: self.cos.view(), sin: self.sin.view(), layout: self.layout, offset }
     }
 }

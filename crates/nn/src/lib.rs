@@ -7,20 +7,33 @@
 mod arena;
 mod attention;
 mod block;
+mod cache;
 mod context;
+mod experts;
+mod feed_forward;
+mod latent;
 mod linear;
 mod mlp;
 mod norm;
+mod router;
+mod shared;
 
 pub use arena::{Grads, Param, ParamId, Params, Table};
-pub use attention::{SelfAttention, SelfAttentionSaved};
+pub use attention::{Attention, AttentionKept, SelfAttention, SelfAttentionSaved};
 pub use block::{Block, BlockSaved, Kept};
+pub use cache::LayerCache;
 pub use context::{Context, Dropout, Part, Rotary};
+pub use experts::{Activation, Experts, ExpertsSaved};
+pub use feed_forward::{FeedForward, FeedForwardSaved};
+pub use latent::{LatentAttention, LatentQuery, LatentSaved};
 pub use linear::{Linear, LinearSaved, Lora};
-pub use mlp::{Mlp, MlpSaved};
+pub use mlp::{Gate, Mlp, MlpSaved};
 pub use norm::{Norm, NormSaved};
+pub use router::{Balancing, Router, RouterLoad, RouterSaved};
+pub use shared::{SharedExpert, SharedSaved};
 
-use kernels::{Backend, Mat, Weight};
+use kernels::{Acc, Backend, Mat, Weight};
+use std::ops::Range;
 
 /// A matrix of weights `[rows, cols]`: frozen in its storage dtype, or trained in the arena.
 pub enum Tensor<B: Backend> {
@@ -28,6 +41,13 @@ pub enum Tensor<B: Backend> {
     Frozen(B::Stored),
     /// A parameter of the arena.
     Trained(ParamId),
+    /// Some rows of a parameter: checkpoints may hold several layers' weights as one tensor.
+    Part {
+        /// The parameter.
+        id: ParamId,
+        /// Its rows that are this weight.
+        rows: Range<usize>,
+    },
 }
 
 impl<B: Backend> Tensor<B> {
@@ -36,7 +56,22 @@ impl<B: Backend> Tensor<B> {
         match self {
             Tensor::Frozen(stored) => Weight::Stored(stored),
             Tensor::Trained(id) => Weight::Param(params.view(*id)),
+            Tensor::Part { id, rows } => Weight::Param(params.view(*id).rows(rows.clone())),
         }
+    }
+
+    /// Where its gradient is added, when it is trained.
+    pub fn grad<'g>(&self, grads: &'g mut Grads<B>) -> Option<Acc<'g, B, B::Real>> {
+        match self {
+            Tensor::Frozen(_) => None,
+            Tensor::Trained(id) => Some(grads.acc(*id)),
+            Tensor::Part { id, rows } => Some(grads.acc(*id).rows(rows.clone())),
+        }
+    }
+
+    /// Whether it is, or is in, a parameter.
+    pub fn is_trained(&self) -> bool {
+        !matches!(self, Tensor::Frozen(_))
     }
 }
 

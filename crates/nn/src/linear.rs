@@ -2,14 +2,17 @@
 
 use crate::{Context, Grads, ParamId, Tensor, Vector};
 use kernels::{Backend, Dst, Mat, Out, View, Weight};
+use std::ops::Range;
 
 /// A low-rank addition to a weight: `scale * B A`.
 #[derive(Clone, Copy, Debug)]
 pub struct Lora {
     /// `[r, i]`.
     pub a: ParamId,
-    /// `[o, r]`.
+    /// `[o, r]`, or more rows when several layers share it.
     pub b: ParamId,
+    /// The row of `b` that is this layer's first.
+    pub first: usize,
     /// `alpha / r`, or `alpha / sqrt(r)` for rsLoRA.
     pub scale: f64,
     /// Distinguishes this layer's dropout mask from others'.
@@ -36,16 +39,22 @@ pub struct LinearSaved<B: Backend> {
     u_tr: Option<Mat<B>>,
 }
 
+/// An adapter at work in a backward pass: its place and the gradient of its inner activations.
+type Inner<B> = (Lora, Mat<B>);
+
 impl<B: Backend> Linear<B> {
     fn active(&self, ctx: &Context<B>) -> Option<Lora> {
         self.lora.filter(|_| ctx.adapters)
     }
 
+    /// The rows of the adapter's `b` that belong to this layer.
+    fn b_rows(&self, lora: &Lora) -> Range<usize> {
+        lora.first..lora.first + self.outputs
+    }
+
     /// Whether some parameter of this layer is trained.
     pub fn is_trained(&self) -> bool {
-        self.lora.is_some()
-            || matches!(self.weight, Tensor::Trained(_))
-            || self.bias.as_ref().is_some_and(|b| b.trained().is_some())
+        self.lora.is_some() || self.weight.is_trained() || self.bias.as_ref().is_some_and(|b| b.trained().is_some())
     }
 
     /// Runs `work` with the adapter's input: `x`, or `x` with entries dropped.
@@ -73,8 +82,14 @@ impl<B: Backend> Linear<B> {
         if let Some(bias) = &self.bias {
             k.add_bias(bias.view(&ctx.params), y.again().into_acc());
         }
+        self.adapt(ctx, x, y)
+    }
+
+    /// Adds what the adapter gives, if there is one, to a `y` that holds the rest.
+    pub(crate) fn adapt(&self, ctx: &Context<B>, x: View<B, B::Act>, y: Out<B, B::Act>) -> LinearSaved<B> {
+        let k = ctx.backend;
         let u_tr = self.active(ctx).map(|lora| {
-            let (a, b) = (ctx.params.view(lora.a), ctx.params.view(lora.b));
+            let (a, b) = (ctx.params.view(lora.a), ctx.params.view(lora.b).rows(self.b_rows(&lora)));
             let mut u = k.mat(x.rows, a.rows);
             self.with_dropped(ctx, &lora, x, |x| k.linear(1.0, x, Weight::Param(a), u.out()));
             k.linear(lora.scale, u.view(), Weight::Param(b), y.into_acc());
@@ -94,31 +109,60 @@ impl<B: Backend> Linear<B> {
         dx: Option<Dst<'a, B, B::Act>>,
     ) {
         let k = ctx.backend;
-        if let Tensor::Trained(id) = self.weight {
-            k.linear_dw(1.0, dy, x, grads.acc(id));
+        if let Some(dw) = self.weight.grad(grads) {
+            k.linear_dw(1.0, dy, x, dw);
         }
         if let Some(id) = self.bias.as_ref().and_then(Vector::trained) {
             k.bias_back(dy, grads.acc(id));
         }
-        let lora = self.active(ctx).zip(saved.u_tr.as_ref());
-        let du = lora.map(|(lora, u)| {
-            let mut du = k.mat(dy.rows, u.cols());
-            k.linear_dx(lora.scale, dy, Weight::Param(ctx.params.view(lora.b)), du.out());
-            k.linear_dw(lora.scale, dy, u.view(), grads.acc(lora.b));
-            self.with_dropped(ctx, &lora, x, |x| k.linear_dw(1.0, du.view(), x, grads.acc(lora.a)));
-            (lora, du)
-        });
+        let inner = self.adapter_grads(ctx, grads, x, saved, dy);
         let Some(mut dx) = dx else { return };
         k.linear_dx(1.0, dy, self.weight.weight(&ctx.params), dx.again());
-        let Some((lora, du)) = du else { return };
-        let a = Weight::Param(ctx.params.view(lora.a));
+        self.adapter_dx(ctx, inner, dx);
+    }
+
+    /// Adds the gradients of the adapter, if there is one.
+    pub(crate) fn adapter_grads(
+        &self,
+        ctx: &Context<B>,
+        grads: &mut Grads<B>,
+        x: View<B, B::Act>,
+        saved: &LinearSaved<B>,
+        dy: View<B, B::Act>,
+    ) -> Option<Inner<B>> {
+        let k = ctx.backend;
+        let (lora, u) = self.active(ctx).zip(saved.u_tr.as_ref())?;
+        let (rows, mut du) = (self.b_rows(&lora), k.mat(dy.rows, u.cols()));
+        k.linear_dx(lora.scale, dy, Weight::Param(ctx.params.view(lora.b).rows(rows.clone())), du.out());
+        k.linear_dw(lora.scale, dy, u.view(), grads.acc(lora.b).rows(rows));
+        self.with_dropped(ctx, &lora, x, |x| k.linear_dw(1.0, du.view(), x, grads.acc(lora.a)));
+        Some((lora, du))
+    }
+
+    /// Adds the adapter's part of `dx` to the rest.
+    pub(crate) fn adapter_dx(&self, ctx: &Context<B>, inner: Option<Inner<B>>, dx: Dst<B, B::Act>) {
+        let Some((lora, du)) = inner else { return };
+        let (k, a) = (ctx.backend, Weight::Param(ctx.params.view(lora.a)));
         match &ctx.dropout {
             None => k.linear_dx(1.0, du.view(), a, dx.into_acc()),
             Some(d) => {
-                let mut dropped = k.mat(x.rows, x.cols);
+                let mut dropped = k.mat(du.rows(), self.inputs);
                 k.linear_dx(1.0, du.view(), a, dropped.out());
                 k.dropout_add(dropped.view(), d.p, d.key ^ lora.site, dx.into_acc());
             }
+        }
+    }
+
+    /// `y = x W` with the adapter, `x [t, o]`, `y [t, i]`: the layer turned around, without bias and dropout. Latent attention
+    /// brings queries to its cache with it.
+    pub(crate) fn turned(&self, ctx: &Context<B>, x: View<B, B::Act>, mut y: Out<B, B::Act>) {
+        let k = ctx.backend;
+        k.linear_dx(1.0, x, self.weight.weight(&ctx.params), y.again());
+        if let Some(lora) = self.active(ctx) {
+            let (a, b) = (ctx.params.view(lora.a), ctx.params.view(lora.b).rows(self.b_rows(&lora)));
+            let mut u = k.mat(x.rows, a.rows);
+            k.linear_dx(lora.scale, x, Weight::Param(b), u.out());
+            k.linear_dx(1.0, u.view(), Weight::Param(a), y.into_acc());
         }
     }
 }

@@ -9,6 +9,8 @@ pub struct Norm<B: Backend> {
     pub weight: Vector<B>,
     /// Added to the mean square.
     pub eps: f64,
+    /// Whether the weight is stored around zero, and one is to be added.
+    pub one_plus: bool,
 }
 
 /// What backward needs beside the input.
@@ -17,18 +19,30 @@ pub struct NormSaved<B: Backend> {
 }
 
 impl<B: Backend> Norm<B> {
+    /// Runs `work` with the weight as it multiplies.
+    fn with_weight<R>(&self, ctx: &Context<B>, work: impl FnOnce(View<B, B::Real>) -> R) -> R {
+        let w = self.weight.view(&ctx.params);
+        if !self.one_plus {
+            return work(w);
+        }
+        let mut plus = ctx.backend.mat(1, w.cols);
+        ctx.backend.one_plus(w, plus.out());
+        work(plus.view())
+    }
+
     /// Normalises; returns the output and what backward needs.
     pub fn forward(&self, ctx: &Context<B>, x: View<B, B::Act>) -> (Mat<B>, NormSaved<B>) {
-        let w = self.weight.view(&ctx.params);
-        let (mut y, mut rstd) = (ctx.backend.mat(x.rows, x.cols), ctx.backend.mat(x.rows, x.cols / w.cols));
-        ctx.backend.rmsnorm(x, w, self.eps, y.out(), rstd.out());
-        (y, NormSaved { rstd })
+        self.with_weight(ctx, |w| {
+            let (mut y, mut rstd) = (ctx.backend.mat(x.rows, x.cols), ctx.backend.mat(x.rows, x.cols / w.cols));
+            ctx.backend.rmsnorm(x, w, self.eps, y.out(), rstd.out());
+            (y, NormSaved { rstd })
+        })
     }
 
     /// The output once more.
     pub fn again(&self, ctx: &Context<B>, x: View<B, B::Act>, saved: &NormSaved<B>) -> Mat<B> {
         let mut y = ctx.backend.mat(x.rows, x.cols);
-        ctx.backend.rmsnorm_again(x, self.weight.view(&ctx.params), saved.rstd.view(), y.out());
+        self.with_weight(ctx, |w| ctx.backend.rmsnorm_again(x, w, saved.rstd.view(), y.out()));
         y
     }
 
@@ -42,8 +56,9 @@ impl<B: Backend> Norm<B> {
         dy: View<B, B::Act>,
         dx: impl Into<Dst<'a, B, B::Act>>,
     ) {
-        let saved = RmsNormSaved { x, w: self.weight.view(&ctx.params), rstd: saved.rstd.view() };
         let dw = self.weight.trained().map(|id| grads.acc(id));
-        ctx.backend.rmsnorm_back(saved, dy, dx, dw);
+        self.with_weight(ctx, |w| {
+            ctx.backend.rmsnorm_back(RmsNormSaved { x, w, rstd: saved.rstd.view() }, dy, dx, dw);
+        });
     }
 }

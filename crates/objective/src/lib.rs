@@ -6,7 +6,9 @@
 
 pub mod apo_zero;
 pub mod balance;
+pub mod dft;
 mod error;
+pub mod ftx;
 pub mod kto;
 pub mod kto_s;
 mod logistic;

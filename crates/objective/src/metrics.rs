@@ -53,6 +53,10 @@ pub enum Metric {
     Entropy,
     /// Share of target tokens that are the most likely one.
     MeanTokenAccuracy,
+    /// Load-balancing loss of routers, without its coefficient.
+    AuxLoss,
+    /// Rows sent to the busiest expert, over an even share.
+    RouterMaxLoad,
     /// Share of rows whose log-ratio is positive.
     FracRPositive,
     /// Desirable rows in the window.
@@ -70,7 +74,7 @@ pub enum Metric {
 }
 
 /// Name and fold of each metric, in the order of [`Metric`].
-const TABLE: [(Metric, &str, Fold); 23] = [
+const TABLE: [(Metric, &str, Fold); 25] = [
     (Metric::Loss, "loss", Fold::Mean),
     (Metric::GradNorm, "grad_norm", Fold::Last),
     (Metric::LearningRate, "learning_rate", Fold::Last),
@@ -87,6 +91,8 @@ const TABLE: [(Metric, &str, Fold); 23] = [
     (Metric::LogitsRejected, "logits/rejected", Fold::Mean),
     (Metric::Entropy, "entropy", Fold::Mean),
     (Metric::MeanTokenAccuracy, "mean_token_accuracy", Fold::Mean),
+    (Metric::AuxLoss, "aux_loss", Fold::Mean),
+    (Metric::RouterMaxLoad, "router/max_load", Fold::Mean),
     (Metric::FracRPositive, "frac_r_positive", Fold::Mean),
     (Metric::NChosen, "n_chosen", Fold::Sum),
     (Metric::NRejected, "n_rejected", Fold::Sum),

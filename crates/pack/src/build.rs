@@ -55,6 +55,20 @@ pub fn families_of_rows<'a>(rows: impl IntoIterator<Item = (&'a [u32], Answer<'a
 /// All in the caller's order when one pack holds them; else first-fit in descending size. The result depends on the families and the
 /// budget only, never on how a step was cut into micro-batches.
 pub fn plan_packs(families: &[Family], budget: usize) -> Vec<Pack> {
+    plan_packs_with(families, budget, Last::Left)
+}
+
+/// What becomes of the last token of a sequence with gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    /// It predicts nothing that is scored, so it is no row.
+    Left,
+    /// It is a row all the same: a load-balancing loss counts it.
+    Kept,
+}
+
+/// As [`plan_packs`], with a say on last tokens. Rows of kept ones are not counted against the budget.
+pub fn plan_packs_with(families: &[Family], budget: usize, last: Last) -> Vec<Pack> {
     let mut pieces: Vec<Family> = Vec::new();
     for family in families {
         split(family, budget, &mut pieces);
@@ -74,7 +88,7 @@ pub fn plan_packs(families: &[Family], budget: usize) -> Vec<Pack> {
             None => bins.push((rows, vec![i])),
         }
     }
-    bins.into_iter().map(|(_, members)| pack(members.iter().map(|&i| &pieces[i]))).collect()
+    bins.into_iter().map(|(_, members)| pack(members.iter().map(|&i| &pieces[i]), last)).collect()
 }
 
 /// Cuts a family whose answers do not fit together into several that repeat the prompt.
@@ -97,7 +111,7 @@ fn split<'a>(family: &Family<'a>, budget: usize, pieces: &mut Vec<Family<'a>>) {
 ///
 /// The first answer with gradient is merged with its prompt into one segment; further answers continue that segment's
 /// prompt rows. Without any gradient the prompt is a base segment by itself and the answers lie in the tail.
-fn pack<'a>(families: impl Iterator<Item = &'a Family<'a>>) -> Pack {
+fn pack<'a>(families: impl Iterator<Item = &'a Family<'a>>, last: Last) -> Pack {
     let mut out = Pack::default();
     // Targets without gradient, and whether their row counts from the start of the tail.
     let mut ungraded: Vec<(Target, bool)> = Vec::new();
@@ -109,17 +123,22 @@ fn pack<'a>(families: impl Iterator<Item = &'a Family<'a>>) -> Pack {
         joined.clear();
         joined.extend_from_slice(prompt);
         if let Some(main) = main {
-            joined.extend_from_slice(inputs(&family.answers[main]));
+            joined.extend_from_slice(inputs(&family.answers[main], last));
         }
         let rows = out.base.push(&joined, 0..0);
         let context = rows.start..rows.start + prompt.len();
+        let graded = family.answers.iter().filter(|a| a.grad).count() as u32;
+        out.graded.push((context.clone(), graded));
+        out.graded.push((context.end..rows.end, graded.min(1)));
         for (i, answer) in family.answers.iter().enumerate() {
             let (own, in_tail) = if Some(i) == main {
                 (context.end, false)
             } else if answer.grad {
-                (out.base.push(inputs(answer), context.clone()).start, false)
+                let own = out.base.push(inputs(answer, last), context.clone());
+                out.graded.push((own.clone(), 1));
+                (own.start, false)
             } else {
-                (out.tail.push(inputs(answer), context.clone()).start, true)
+                (out.tail.push(inputs(answer, last), context.clone()).start, true)
             };
             for (k, &token) in answer.tokens.iter().enumerate() {
                 let first = k == 0;
@@ -143,9 +162,10 @@ fn pack<'a>(families: impl Iterator<Item = &'a Family<'a>>) -> Pack {
     out
 }
 
-/// The tokens of an answer that are rows: all but the last.
-fn inputs<'a>(answer: &Answer<'a>) -> &'a [u32] {
-    &answer.tokens[..answer.tokens.len().saturating_sub(1)]
+/// The tokens of an answer that are rows: all, or all but the last.
+fn inputs<'a>(answer: &Answer<'a>, last: Last) -> &'a [u32] {
+    let kept = answer.grad && last == Last::Kept;
+    &answer.tokens[..answer.tokens.len().saturating_sub(usize::from(!kept))]
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@
 //! KTO). A [`Segment`] is a run of rows that attend causally to one another and, before that, to all rows of its
 //! *context*, a range of base rows that starts at position 0. So a prompt is computed once however many answers share it.
 //!
-//! The last token of a sequence predicts nothing that is scored, so it is never a row.
+//! The last token of a sequence predicts nothing that is scored, so it is no row, unless it is asked for ([`Last`]).
 #![forbid(unsafe_code)]
 
 mod build;
 
-pub use build::{Answer, Family, families_of_rows, plan_packs};
+pub use build::{Answer, Family, Last, families_of_rows, plan_packs, plan_packs_with};
 
 use std::ops::Range;
 
@@ -80,6 +80,8 @@ pub struct Pack {
     pub targets: Vec<Target>,
     /// How many of the targets may carry gradient.
     pub num_grad_targets: usize,
+    /// Runs of base rows, and how many sequences with gradient go through each; rows that are in none go through none.
+    pub graded: Vec<(Range<usize>, u32)>,
 }
 
 impl Pack {
@@ -95,7 +97,15 @@ impl Pack {
             tail: Rows::default(),
             targets: self.targets[..self.num_grad_targets].to_vec(),
             num_grad_targets: self.num_grad_targets,
+            graded: self.graded.clone(),
         }
+    }
+
+    /// How many sequences with gradient go through each base row.
+    pub fn base_counts(&self) -> Vec<u32> {
+        let mut counts = vec![0; self.base.len()];
+        self.graded.iter().for_each(|(rows, n)| counts[rows.clone()].fill(*n));
+        counts
     }
 
     /// Visible (query, key) pairs of attention, the unit of its cost; `window` limits how far back a row sees.

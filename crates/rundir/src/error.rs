@@ -39,13 +39,20 @@ pub enum Error {
     },
     /// Model or data files differ from those the run began with.
     Changed(Vec<Change>),
+    /// No run has logged a metric.
+    NoMetric {
+        /// As it was asked for.
+        metric: String,
+        /// Those that were logged.
+        known: Vec<String>,
+    },
 }
 
 impl Error {
     /// The process exit code for this error: 2 usage, 3 data, 6 files and disk.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::NotEmpty(_) | Error::NotARun(_) | Error::NoRun(_) => 2,
+            Error::NotEmpty(_) | Error::NotARun(_) | Error::NoRun(_) | Error::NoMetric { .. } => 2,
             Error::Changed(_) => 3,
             Error::Io { .. } | Error::InUse { .. } | Error::Damaged { .. } => 6,
         }
@@ -113,6 +120,9 @@ impl fmt::Display for Error {
                     write!(f, "\n  {change}")?;
                 }
                 f.write_str("\nrestore them, or start a new run with another output_dir")
+            }
+            Error::NoMetric { metric, known } => {
+                write!(f, "no run has logged a metric {metric}; there are: {}", known.join(", "))
             }
         }
     }

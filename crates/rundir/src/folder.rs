@@ -18,8 +18,20 @@ pub const LARGEST_INPUT_COPIED: u64 = 16 << 20;
 
 const LOCK: &str = ".lock";
 /// What a run puts into its folder besides `checkpoint-N` and dot files, `status.json` apart: replaced by `Overwrite`.
-const OWNED: [&str; 9] =
-    ["config.yaml", "inputs", "lock.json", "log.jsonl", "train.log", "plots", "final", "README.md", "tensorboard"];
+const OWNED: [&str; 10] = [
+    "config.yaml",
+    "inputs",
+    "lock.json",
+    "log.jsonl",
+    "train.log",
+    "plots",
+    "final",
+    "README.md",
+    "tensorboard",
+    "prospect.schema.json",
+];
+/// Begins the names of the folders of a run in stages: `stage-1`.
+const STAGE: &str = "stage-";
 
 /// How a run folder is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,7 +198,8 @@ impl RunFolder {
     /// leaves a run folder.
     fn clear(&self) -> Result<(), Error> {
         for name in names(&self.root)? {
-            if OWNED.contains(&name.as_str()) || crate::checkpoint::step_of(&name).is_some() {
+            let stage = name.strip_prefix(STAGE).is_some_and(|n| n.parse::<u32>().is_ok());
+            if OWNED.contains(&name.as_str()) || stage || crate::checkpoint::step_of(&name).is_some() {
                 self.discard(&self.root.join(name))?;
             }
         }

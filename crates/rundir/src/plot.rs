@@ -88,7 +88,8 @@ const PANELS: [PanelOfLog; 7] = [
     ("Learning rate", "rate", &["learning_rate"]),
 ];
 
-fn points(records: &[Record], metric: &str) -> Vec<(f64, f64)> {
+/// Steps and values of a metric in the records of its kind, training or evaluation; not a number where one lacks it.
+pub(crate) fn points(records: &[Record], metric: &str) -> Vec<(f64, f64)> {
     let is_eval = |key: &str| key.starts_with("eval_");
     let of_its_kind = |record: &&Record| match is_eval(metric) {
         true => record.keys().any(|key| is_eval(key)),

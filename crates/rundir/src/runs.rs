@@ -1,4 +1,4 @@
-//! What `runs ls`, `runs show` and `runs diff` say, as plain data.
+//! What `runs ls`, `runs show`, `runs diff` and `runs plot` say, as plain data.
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use crate::checkpoint;
 use crate::error::{At, Error};
 use crate::folder::{is_held, names};
 use crate::log::{self, Record};
+use crate::plot::{self, Panel, Series};
 use crate::status::{self, Status};
 
 /// How deep below the folder given runs are looked for.
@@ -135,6 +136,35 @@ pub fn diff(left: &Path, right: &Path) -> Result<Diff, Error> {
     let mut config = pair(configs.0, configs.1);
     config.retain(|entry| entry.left != entry.right);
     Ok(Diff { config, metrics: pair(numbers(left), numbers(right)) })
+}
+
+/// A panel for each metric, with a line for each run: its values in `log.jsonl` over its steps.
+///
+/// Errors: a folder is no run folder, or no run has logged a metric.
+pub fn compare(roots: &[PathBuf], metrics: &[String]) -> Result<Vec<Panel>, Error> {
+    let mut logs = Vec::with_capacity(roots.len());
+    for root in roots {
+        if !root.join(status::FILE).exists() {
+            return Err(if root.exists() { Error::NotARun(root.clone()) } else { Error::NoRun(root.clone()) });
+        }
+        logs.push((root.display().to_string(), log::read(&root.join("log.jsonl"))?));
+    }
+    let panel = |metric: &String| {
+        let line = |(name, records): &(String, Vec<Record>)| Series {
+            name: name.trim_end_matches('/').rsplit('/').next().unwrap_or(name).to_owned(),
+            points: plot::points(records, metric),
+        };
+        let drawn = |series: &Series| series.points.iter().any(|(_, y)| y.is_finite());
+        let series: Vec<Series> = logs.iter().map(line).filter(drawn).collect();
+        if series.is_empty() {
+            let known: BTreeSet<&String> =
+                logs.iter().flat_map(|(_, records)| records.iter().flat_map(Record::keys)).collect();
+            return Err(Error::NoMetric { metric: metric.clone(), known: known.into_iter().cloned().collect() });
+        }
+        let (title, y_label) = (metric.clone(), metric.clone());
+        Ok(Panel { title, x_label: "step".into(), y_label, log_y: false, series })
+    };
+    metrics.iter().map(panel).collect()
 }
 
 /// Puts the values of equal keys side by side: keys in the order of `left`, then those only `right` has.
@@ -278,6 +308,21 @@ mod tests {
             entries(&config_of("lora_target_modules")),
             [("lora_target_modules".into(), "- q_proj - v_proj".into())]
         );
+    }
+
+    #[test]
+    fn runs_are_drawn_side_by_side_and_an_unknown_metric_is_named() {
+        let scratch = Scratch::new();
+        let roots = ["left", "right"].map(|name| scratch.join(name));
+        drop(make(&roots[0], "5e-6", 0.25));
+        drop(make(&roots[1], "1e-6", 0.125));
+        let panels = compare(&roots, &["loss".to_owned()]).unwrap();
+        let lines: Vec<_> = panels[0].series.iter().map(|s| (s.name.as_str(), s.points.last().unwrap().1)).collect();
+        assert_eq!(lines, [("left", 0.25), ("right", 0.125)]);
+        let error = compare(&roots, &["los".to_owned()]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("los") && error.to_string().contains("eval_loss"), "{error}");
+        assert_eq!(compare(&[scratch.join("none")], &["loss".to_owned()]).unwrap_err().exit_code(), 2);
     }
 
     fn config_of(key: &str) -> String {

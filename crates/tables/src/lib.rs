@@ -16,5 +16,5 @@ mod write;
 
 pub use error::{Error, Result};
 pub use kind::Kind;
-pub use read::{Format, Rows};
+pub use read::{Format, Rows, is_decoding};
 pub use write::{ArrowStream, Parquet, dataset_info, dataset_state};

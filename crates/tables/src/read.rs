@@ -1,5 +1,6 @@
 //! Rows of a Parquet or Arrow file, streamed.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -156,12 +157,30 @@ fn batches<T: parquet::file::reader::ChunkReader + 'static>(
     Ok(Box::new(reader.map(|batch| batch.map_err(|e| e.to_string()))))
 }
 
+thread_local! {
+    /// Whether this thread is in [`guarded`]: a panic hook, which cannot be told by the caller, has to know.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread decodes a file, so that a panic is caught and becomes the file's error. A panic hook says nothing then.
+pub fn is_decoding() -> bool {
+    GUARDED.get()
+}
+
+/// What an engine says, without its own name before it.
+fn said(e: &str) -> &str {
+    ["Parquet error: ", "Parser error: ", "External: "].iter().fold(e, |e, name| e.strip_prefix(name).unwrap_or(e))
+}
+
 /// Runs a decoder of outside bytes: where it panics on a damaged file, that is the file's error and not ours.
 fn guarded<T>(decode: impl FnOnce() -> std::result::Result<T, String>) -> std::result::Result<T, String> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode))
-        .unwrap_or_else(|_| Err("the file is damaged (its decoder gave up)".into()))
-        .map_err(|e| match e.contains("Disabled feature") {
+    GUARDED.set(true);
+    let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode));
+    GUARDED.set(false);
+    decoded.unwrap_or_else(|_| Err("the file is damaged (its decoder gave up)".into())).map_err(|e| {
+        match e.contains("Disabled feature") {
             true => format!("its compression is not read ({e}); write it with snappy, gzip, zstd or none"),
-            false => e,
-        })
+            false => format!("{}; the file is damaged or cut off: get it again", said(&e)),
+        }
+    })
 }

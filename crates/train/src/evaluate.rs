@@ -13,7 +13,7 @@ pub(crate) fn preference<'a>(job: &Job, rows: &'a Rows) -> Option<Preference<'a>
     let kto = job.kto()?;
     let (desirable_weight, undesirable_weight) = job.weights;
     let settings = Settings { beta: kto.beta, desirable_weight, undesirable_weight };
-    Some(Preference { loss: loss_of(kto), settings, partners: &rows.partners })
+    Some(Preference { loss: loss_of(kto), settings, partners: &rows.partners, ftx: kto.ftx })
 }
 
 /// Evaluates `rows`; the keys of the result begin with `eval_`.

@@ -103,6 +103,14 @@ fn notes(report: &MergeReport, difference: f32, effect: f32) -> Vec<String> {
     notes
 }
 
+/// Logits, `[positions, v]`, of a model on a few sequences that depend on its vocabulary only: what two forms of one model are
+/// compared on.
+///
+/// Errors: tensors that are missing or have another shape or type.
+pub fn probe_logits(folder: &ModelFolder, threads: usize) -> Result<Vec<f32>, Error> {
+    Ok(logits(&folder.load(TOKENS, threads)?, &sequences(folder.blueprint.vocab), true))
+}
+
 /// Token sequences spread over the vocabulary.
 fn sequences(vocab: usize) -> Vec<Vec<u32>> {
     // Weyl's sequence with the golden ratio.

@@ -79,7 +79,7 @@ impl Plan {
     fn with(job: &Job, load: Load, execution: Execution, available: u64) -> Plan {
         let b = &job.blueprint;
         let trainable = match &job.adapter {
-            None => b.num_parameters(),
+            None => trained_parameters(job),
             Some(a) => (0..b.layers.len())
                 .flat_map(|i| b.projections(i))
                 .filter(|p| a.adapters.modules.contains(&p.path))
@@ -87,7 +87,11 @@ impl Plan {
                 .sum(),
         };
         let stored: u64 = job.checkpoint.infos().map(|t| t.byte_len() as u64).sum();
-        let frozen = if job.adapter.is_some() { stored } else { 0 };
+        let frozen = match job.config.tuning {
+            config::Tuning::Full => 0,
+            config::Tuning::Blocks(_) => stored - stored / b.num_parameters().max(1) as u64 * trainable as u64,
+            _ => stored,
+        };
         let scale = |rows: usize, cap: usize| rows.min(cap);
         let pack_base = scale(load.base, execution.budget_rows);
         let held = if execution.z0_first || job.kto().is_none() { pack_base } else { load.base };
@@ -139,17 +143,33 @@ impl Plan {
     }
 }
 
+/// Weights that are trained themselves.
+fn trained_parameters(job: &Job) -> usize {
+    let model::Tuning::Blocks { first, past } = job.tuning() else { return job.blueprint.num_parameters() };
+    let block = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
+    let trained = job.checkpoint.infos().filter(|t| block(&t.name).is_some_and(|b| (first..past).contains(&b)));
+    trained.map(|t| t.shape.iter().product::<usize>()).sum()
+}
+
 /// Floats kept per row and block when nothing is recomputed.
 fn kept_floats(b: &Blueprint) -> usize {
     let (q, kv) = (b.heads * b.head_width, b.kv_heads * b.head_width);
     let raw = if b.qk_norm { q + kv + b.heads + b.kv_heads } else { 0 };
-    2 * b.hidden + 2 * q + 2 * kv + b.heads + 2 * b.feed_forward + 2 + raw
+    2 * b.hidden + 2 * q + 2 * kv + b.heads + 2 * feed_forward_rows(b) + 2 + raw
 }
 
 /// Floats in flight per row while a block is computed or differentiated.
 fn working_floats(b: &Blueprint) -> usize {
     let (q, kv) = (b.heads * b.head_width, b.kv_heads * b.head_width);
-    4 * b.hidden + (2 * q + 2 * kv + b.heads).max(4 * b.feed_forward)
+    4 * b.hidden + (2 * q + 2 * kv + b.heads).max(4 * feed_forward_rows(b))
+}
+
+/// Feed-forward width of a row: of a dense layer, or of the experts that a row goes through.
+fn feed_forward_rows(b: &Blueprint) -> usize {
+    b.experts.as_ref().map_or(b.feed_forward, |e| {
+        let experts = e.route.chosen * e.width + e.shared.map_or(0, |s| s.width) + b.hidden;
+        if b.layers.iter().all(|l| l.experts) { experts } else { experts.max(b.feed_forward) }
+    })
 }
 
 /// The heaviest step of the first epoch.

@@ -47,7 +47,7 @@ impl AdapterPlan {
     /// Resolves what the configuration asks for; `None` for full fine-tuning.
     pub fn new(tuning: &Tuning, blueprint: &Blueprint) -> Result<Option<AdapterPlan>, Error> {
         match tuning {
-            Tuning::Full => Ok(None),
+            Tuning::Full | Tuning::Blocks(_) => Ok(None),
             Tuning::Lora(lora) => fresh(lora, blueprint).map(Some),
             Tuning::Adapter { path, claims } => given(path, claims, blueprint).map(Some),
         }
@@ -74,11 +74,14 @@ impl AdapterPlan {
     }
 }
 
-/// PEFT's own targets for the architectures there are.
+/// PEFT's own targets, where a model has such layers.
 const DEFAULT_TARGETS: [&str; 2] = ["q_proj", "v_proj"];
 
-fn peft_targets(targets: &Targets) -> weights::Targets {
+fn peft_targets(targets: &Targets, blueprint: &Blueprint) -> weights::Targets {
+    let attention = || leaves(&blueprint.attention_projections(0).into_iter().map(|p| p.path).collect::<Vec<_>>());
     match targets {
+        // Where attention has no such layers PEFT has no choice either: all of its layers are taken.
+        Targets::Default if blueprint.fused || blueprint.latent.is_some() => weights::Targets::Names(attention()),
         Targets::Default => weights::Targets::Names(DEFAULT_TARGETS.map(str::to_owned).to_vec()),
         Targets::AllLinear => weights::Targets::Pattern("all-linear".to_owned()),
         Targets::Names(names) => weights::Targets::Names(names.clone()),
@@ -91,13 +94,26 @@ fn modules_of(
     exclude: Option<&weights::Targets>,
     blueprint: &Blueprint,
 ) -> Result<Vec<String>, Error> {
-    let all = blueprint.linear_modules();
+    let mut all = blueprint.linear_modules();
+    if speaks_of_experts(targets) {
+        all.extend(blueprint.expert_modules());
+    }
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
     Ok(weights::resolve(targets, exclude, &all)?.into_iter().map(str::to_owned).collect())
 }
 
+/// Whether experts are asked for. `gate_proj` alone, or `all-linear`, means the layers that every row goes through:
+/// transformers holds experts as stacked tensors, on which PEFT puts no adapter unless told to.
+fn speaks_of_experts(targets: &weights::Targets) -> bool {
+    let routed = |word: &str| word.replace("shared_experts", "").contains("experts");
+    match targets {
+        weights::Targets::Pattern(pattern) => routed(pattern),
+        weights::Targets::Names(names) => names.iter().any(|name| routed(name)),
+    }
+}
+
 fn fresh(lora: &Lora, blueprint: &Blueprint) -> Result<AdapterPlan, Error> {
-    let targets = peft_targets(&lora.targets);
+    let targets = peft_targets(&lora.targets, blueprint);
     let modules = modules_of(&targets, None, blueprint)?;
     // PEFT writes the names that `all-linear` stands for; loaders without that word then find them too.
     let written = match &targets {
@@ -135,7 +151,7 @@ fn given(path: &Path, claims: &LoraClaims, blueprint: &Blueprint) -> Result<Adap
     }
     let modules: Vec<String> = adapter.pairs.iter().map(|p| p.module.clone()).collect();
     if let Some(targets) = &claims.targets {
-        let mut said = modules_of(&peft_targets(targets), None, blueprint)?;
+        let mut said = modules_of(&peft_targets(targets, blueprint), None, blueprint)?;
         said.sort();
         if said != modules {
             return disagree("lora_target_modules", leaves(&said).join(", "), leaves(&modules).join(", "));

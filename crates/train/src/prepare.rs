@@ -1,11 +1,12 @@
 //! Everything a run reads before its first step: model files, tokenizer, rows, pairs, order.
 
 use crate::policy::AdapterPlan;
+use crate::sets::datasets;
 use crate::step::TextRow;
 use crate::{Error, Event};
 use config::{Config, Kto, KtoLoss, Objective, Packing, Pairing, Sft};
 use data::packing::{Bins, Piece};
-use data::{Clock, Dataset, Options, Order, Shuffle, Task, Tokenizer};
+use data::{Clock, Dataset, Order, Shuffle, Tokenizer};
 use model::Blueprint;
 use objective::Loss;
 use std::path::{Path, PathBuf};
@@ -19,8 +20,9 @@ pub struct Job {
     pub checkpoint: Checkpoint,
     /// The model's shapes.
     pub blueprint: Blueprint,
-    /// The model's tokenizer.
-    pub tokenizer: Tokenizer,
+    /// The chat template that was given in place of the tokenizer's, for the result. The tokenizer itself is let go: it
+    /// takes more memory than the rows.
+    pub given_template: Option<String>,
     /// The adapter, unless everything is trained.
     pub adapter: Option<AdapterPlan>,
     /// Rows to train on.
@@ -33,6 +35,8 @@ pub struct Job {
     pub total_steps: usize,
     /// Class weights, resolved.
     pub weights: (f64, f64),
+    /// Weight of the routers' load-balancing loss; `None`: the model has no routers.
+    pub balance: Option<f64>,
     /// Longest sequence that can occur, tokens.
     pub positions: usize,
     /// Things worth saying.
@@ -122,6 +126,7 @@ impl Job {
             );
             return Err(Error::Mismatch { what });
         }
+        let balance = balance(&config, &blueprint)?;
         let adapter = AdapterPlan::new(&config.tuning, &blueprint)?;
         let mut notes = Vec::new();
         let (train, eval) = datasets(&config, &tokenizer, &mut notes, observe)?;
@@ -145,13 +150,14 @@ impl Job {
             config,
             checkpoint,
             blueprint,
-            tokenizer,
+            given_template: tokenizer.given_template().map(str::to_owned),
             adapter,
             train,
             eval,
             order,
             total_steps,
             weights,
+            balance,
             positions,
             notes,
         })
@@ -162,6 +168,18 @@ impl Job {
         match &self.config.objective {
             Objective::Kto(kto) => Some(kto),
             Objective::Sft(_) => None,
+        }
+    }
+
+    /// What of the model is trained.
+    pub fn tuning(&self) -> model::Tuning<'_> {
+        match (&self.adapter, &self.config.tuning) {
+            (Some(adapter), _) => model::Tuning::Lora(&adapter.adapters),
+            (None, config::Tuning::Blocks(n)) => {
+                let blocks = trained_blocks(*n, self.blueprint.layers.len());
+                model::Tuning::Blocks { first: blocks.start, past: blocks.end }
+            }
+            (None, _) => model::Tuning::Full,
         }
     }
 
@@ -189,7 +207,13 @@ impl Job {
     }
 }
 
-fn tokenizer(config: &Config, clock: Clock) -> Result<Tokenizer, Error> {
+/// The last `n` of `all` blocks, or the first when it is negative; never more than there are.
+pub(crate) fn trained_blocks(n: i64, all: usize) -> std::ops::Range<usize> {
+    let count = (n.unsigned_abs() as usize).min(all);
+    if n < 0 { 0..count } else { all - count..all }
+}
+
+pub(crate) fn tokenizer(config: &Config, clock: Clock) -> Result<Tokenizer, Error> {
     let tokenizer = Tokenizer::load(&config.model.path, clock)?;
     match &config.data.chat_template {
         None => Ok(tokenizer),
@@ -204,85 +228,6 @@ pub fn loss_of(kto: &Kto) -> Loss {
         KtoLoss::KtoS => Loss::KtoS,
         KtoLoss::ApoZeroUnpaired => Loss::ApoZero,
     }
-}
-
-fn datasets(
-    config: &Config,
-    tokenizer: &Tokenizer,
-    notes: &mut Vec<String>,
-    observe: &mut dyn FnMut(Event),
-) -> Result<(Dataset, Option<Dataset>), Error> {
-    let train_files = files(&config.data.train, &config.data.train_split)?;
-    let mut options = Options::new(if matches!(config.objective, Objective::Kto(_)) { Task::Kto } else { Task::Sft });
-    options.max_length = config.data.max_length;
-    options.truncation = match config.data.truncation {
-        config::Truncation::KeepStart => data::Truncation::KeepStart,
-        config::Truncation::Drop => data::Truncation::Drop,
-    };
-    options.on_bad_row = match config.data.bad_rows {
-        config::BadRows::Error => data::OnBadRow::Error,
-        config::BadRows::Skip => data::OnBadRow::Skip,
-    };
-    options.text_field.clone_from(&config.data.text_field);
-    if let Objective::Sft(sft) = &config.objective {
-        options.completion_only_loss = sft.completion_only_loss;
-        options.assistant_only_loss = sft.assistant_only_loss;
-        if matches!(sft.packing, Some(Packing::BfdSplit | Packing::Wrapped)) {
-            options.max_length = None;
-        }
-    }
-    let mut load = |what: &str, files: &[PathBuf]| {
-        let mut progress = |done, total| observe(Event::Progress { what: format!("tokenising {what}"), done, total });
-        let loaded = data::load(files, tokenizer, &options, &mut progress);
-        if let Ok(set) = &loaded {
-            describe(what, &set.report, notes);
-        }
-        loaded
-    };
-    let train = load("training rows", &train_files)?;
-    if let Some(size) = config.data.val_size {
-        let size = match size {
-            config::ValSize::Fraction(f) => data::split::ValSize::Fraction(f),
-            config::ValSize::Rows(n) => data::split::ValSize::Rows(n),
-        };
-        let (train, eval) = data::split::split(&train, size)?;
-        return Ok((train, Some(eval)));
-    }
-    if config.data.eval.is_empty() {
-        return Ok((train, None));
-    }
-    let eval = load("evaluation rows", &files(&config.data.eval, &config.data.test_split)?)?;
-    Ok((train, Some(eval)))
-}
-
-fn files(names: &[PathBuf], split: &str) -> Result<Vec<PathBuf>, Error> {
-    let mut all = Vec::new();
-    for name in names {
-        all.extend(data::source::resolve(name, split)?);
-    }
-    Ok(all)
-}
-
-/// What became of the rows, where something did.
-fn describe(what: &str, report: &data::Report, notes: &mut Vec<String>) {
-    let mut say = |n: usize, text: String| {
-        if n > 0 {
-            notes.push(format!("{what}: {n} {text}"))
-        }
-    };
-    say(report.bad, format!("bad rows skipped, the first: {}", report.bad_examples.first().map_or("", String::as_str)));
-    say(report.truncated, "rows cut to max_length; their completions lost their end".to_owned());
-    say(report.dropped_too_long, "rows longer than max_length dropped".to_owned());
-    say(report.dropped_prompt_only, "rows dropped because the prompt alone fills max_length".to_owned());
-    let example = report.unstable_example.as_deref().unwrap_or_default();
-    say(
-        report.unstable_prefix,
-        format!(
-            "rows whose prompt's tokens are no prefix of the whole row's; the end of the prompt ({example:?}) is left out of it"
-        ),
-    );
-    say(report.ignored_labels, "rows have a label, which SFT does not use".to_owned());
-    say(report.ignored_loss_weights, "rows have a loss_weight, which is not used".to_owned());
 }
 
 fn unit_count(config: &Config, data: &Dataset) -> usize {
@@ -359,6 +304,20 @@ fn class_weights(config: &Config, data: &Dataset, notes: &mut Vec<String>) -> (f
         ));
     }
     weights
+}
+
+/// The coefficient of the load-balancing loss, as TRL finds it: the run's own, else the model's.
+fn balance(config: &Config, blueprint: &Blueprint) -> Result<Option<f64>, Error> {
+    let Some(experts) = &blueprint.experts else { return Ok(None) };
+    match (config.model.router_aux_loss_coef, experts.balance) {
+        (Some(c), None) if c > 0.0 => Err(Error::Mismatch {
+            what: format!(
+                "router_aux_loss_coef: {c}, but {} models have no load-balancing loss; remove the key",
+                blueprint.model_type
+            ),
+        }),
+        (given, own) => Ok(Some(given.or(own).unwrap_or(0.0))),
+    }
 }
 
 /// Most tokens of a sequence, the mismatched ones included.

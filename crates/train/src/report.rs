@@ -64,7 +64,9 @@ pub fn opening(job: &Job, plan: &Plan) -> Vec<String> {
 pub(crate) fn reference_name(job: &Job) -> &'static str {
     let precompute = job.kto().is_some_and(|k| k.precompute_ref_log_probs);
     match (&job.config.tuning, &job.adapter) {
-        (Tuning::Full, _) | (_, None) => "log-probabilities of the initial weights, taken before the first step",
+        (Tuning::Full | Tuning::Blocks(_), _) | (_, None) => {
+            "log-probabilities of the initial weights, taken before the first step"
+        }
         _ if precompute => "log-probabilities of the initial state, taken before the first step",
         (_, Some(a)) if a.starts_at_zero() => "the same model with the adapter off",
         _ => "the adapter as it was given (a frozen copy)",
@@ -73,7 +75,7 @@ pub(crate) fn reference_name(job: &Job) -> &'static str {
 
 /// Draws the plots of a run's log.
 pub(crate) fn plots(run: &RunFolder) -> Result<Vec<String>, Error> {
-    let records = rundir::log::read_tail(&run.path().join("log.jsonl"))?;
+    let records = rundir::log::read(&run.path().join("log.jsonl"))?;
     let panels = rundir::plot::panels_of_log(&records);
     if panels.is_empty() {
         return Ok(Vec::new());

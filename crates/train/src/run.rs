@@ -11,11 +11,12 @@ use crate::policy::Policy;
 use crate::step::{
     Execution, Interrupted, RowGroup, StepContext, StepReport, TextRow, preference_step, score_preference, text_step,
 };
+use crate::text::{TextLoss, shaped_text_step};
 use crate::{Error, Job, Plan, Rows, report};
 use config::{Config, HomogeneousBatch, Loaded, Normalisation, Resume, Z0Scope};
 use data::Clock;
 use kernels::{Backend, Cpu, Mat};
-use model::{Built, Keep, Tuning};
+use model::{Built, Keep};
 use nn::Dropout;
 use objective::metrics::{Metric, Window};
 use optim::adamw::{AdamW, Settings, clip, groups};
@@ -95,13 +96,11 @@ pub fn run(
     control: &Control,
     observe: &mut dyn FnMut(Event),
 ) -> Result<Ended, Error> {
+    if !loaded.stages.is_empty() {
+        return crate::stages::run(loaded, inputs, control, observe);
+    }
     let config = &loaded.config;
-    let opening = match (&config.saving.resume, config.saving.overwrite) {
-        (Resume::No, false) => Opening::Create,
-        (Resume::No, true) => Opening::Overwrite,
-        _ if !config.saving.output_dir.join(rundir::status::FILE).exists() => Opening::Create,
-        _ => Opening::Resume,
-    };
+    let opening = opening_of(config);
     save::check_origin(&config.saving.resume, &config.saving.output_dir)?;
     let resume = opening == Opening::Resume;
     let folder = RunFolder::open(&config.saving.output_dir, opening)?;
@@ -115,6 +114,16 @@ pub fn run(
     let ended = result?;
     recorded?;
     Ok(ended)
+}
+
+/// How the run folder is opened.
+pub(crate) fn opening_of(config: &Config) -> Opening {
+    match (&config.saving.resume, config.saving.overwrite) {
+        (Resume::No, false) => Opening::Create,
+        (Resume::No, true) => Opening::Overwrite,
+        _ if !config.saving.output_dir.join(rundir::status::FILE).exists() => Opening::Create,
+        _ => Opening::Resume,
+    }
 }
 
 /// What a resumed run takes over from the one before: it decides bits.
@@ -151,6 +160,7 @@ fn in_folder(
         }
         None => {
             folder.write("config.yaml", loaded.resolved_yaml.as_bytes())?;
+            folder.write(config::SCHEMA_FILE, config::schema().to_string().as_bytes())?;
             folder.keep_inputs(inputs)?;
             folder.write(rundir::lock::FILE, &now.to_json())?;
         }
@@ -241,9 +251,14 @@ impl<'a, B: Backend> Run<'a, B> {
         found: Option<&Checkpoint>,
         observe: &mut dyn FnMut(Event),
     ) -> Result<Run<'a, B>, Error> {
-        let tuning = job.adapter.as_ref().map_or(Tuning::Full, |a| Tuning::Lora(&a.adapters));
-        let Built { decoder, table, mut values, notes } =
-            Built::stored_as(storage_of(job), backend, &job.checkpoint, job.blueprint.clone(), tuning, job.positions)?;
+        let Built { decoder, table, mut values, notes } = Built::stored_as(
+            storage_of(job),
+            backend,
+            &job.checkpoint,
+            job.blueprint.clone(),
+            job.tuning(),
+            job.positions,
+        )?;
         notes.into_iter().for_each(|n| observe(Event::Note(n)));
         if let Some(adapter) = &job.adapter {
             adapter.initialise(backend, &table, &mut values, job.config.engine.seed)?;
@@ -327,6 +342,7 @@ impl<'a, B: Backend> Run<'a, B> {
             cached: &self.cached[which],
             execution: self.execution,
             extra: self.job.config.logging.extra_metrics,
+            balance: self.job.balance,
             dropout: (dropout && self.dropout > 0.0).then_some(Dropout { p: self.dropout, key }),
             interrupted,
         }
@@ -450,7 +466,11 @@ impl<'a, B: Backend> Run<'a, B> {
                 vec![units.iter().map(Vec::len).sum()]
             };
             let texts: Vec<TextRow> = units.into_iter().flatten().collect();
-            return text_step(&cx, &texts, &sizes, grads);
+            let shape = TextLoss::of(job, mix(mix(job.config.engine.seed) ^ self.step));
+            return match shape.is_plain() {
+                true => text_step(&cx, &texts, &sizes, grads),
+                false => shaped_text_step(&cx, &texts, &sizes, shape, grads),
+            };
         };
         let groups = self.groups(step);
         let mut report = preference_step(&cx, &preference, &groups, grads)?;
@@ -537,7 +557,7 @@ impl<'a, B: Backend> Run<'a, B> {
 }
 
 /// How frozen weights are held, when not as they are.
-fn storage_of(job: &Job) -> Option<kernels::StoredDtype> {
+pub(crate) fn storage_of(job: &Job) -> Option<kernels::StoredDtype> {
     match job.config.model.dtype {
         config::Dtype::Bfloat16 => Some(kernels::StoredDtype::Bf16),
         config::Dtype::Float32 | config::Dtype::Auto => None,
@@ -545,7 +565,7 @@ fn storage_of(job: &Job) -> Option<kernels::StoredDtype> {
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
-fn mix(x: u64) -> u64 {
+pub(crate) fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

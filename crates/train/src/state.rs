@@ -74,15 +74,42 @@ fn write_model<B: Backend>(
     dir: &Path,
 ) -> Result<(), Error> {
     let dtype = export_dtype(job);
-    let infos: Vec<TensorInfo> =
-        table.params().iter().map(|p| TensorInfo::new(p.name.clone(), dtype, shape_of(p))).collect();
+    let trained = |name: &str| table.params().iter().find(|p| p.name == name);
+    // Tensors that are never trained, but belong to the model.
+    let fixed = |t: &&TensorInfo| t.name.ends_with(".e_score_correction_bias");
+    let infos: Vec<TensorInfo> = match job.config.tuning {
+        // Frozen blocks belong to the model as well.
+        config::Tuning::Blocks(_) => {
+            let stored = |t: &TensorInfo| if fixed(&t) { t.dtype } else { dtype };
+            job.checkpoint.infos().map(|t| TensorInfo::new(t.name.clone(), stored(t), t.shape.clone())).collect()
+        }
+        _ => {
+            let own = table.params().iter().map(|p| TensorInfo::new(p.name.clone(), dtype, p.shape.clone()));
+            own.chain(job.checkpoint.infos().filter(fixed).cloned()).collect()
+        }
+    };
     weights::write_model(dir, &infos, 5 << 30, |info, sink| -> Result<(), Error> {
-        let p = table.params().iter().find(|p| p.name == info.name).expect("one of the parameters");
-        put(backend, values, p, sink)
+        match trained(&info.name) {
+            Some(p) => put(backend, values, p, sink),
+            None => {
+                let frozen = job.checkpoint.get(&info.name)?.to_f32()?;
+                frozen.chunks(CHUNK).try_for_each(|piece| sink.put(piece))?;
+                Ok(())
+            }
+        }
     })?;
     let changes = ConfigChanges { dtype: Some(dtype), ..ConfigChanges::default() };
     weights::write_config(&job.config.model.path, dir, &changes)?;
+    write_companions(job, dir)
+}
+
+/// Tokenizer, chat template and generation defaults beside the weights; the template is the one that rows were written with.
+pub(crate) fn write_companions(job: &Job, dir: &Path) -> Result<(), Error> {
     weights::copy_companions(&job.config.model.path, dir)?;
+    if let Some(template) = &job.given_template {
+        let path = dir.join("chat_template.jinja");
+        std::fs::write(&path, template).map_err(|source| Error::Io { doing: "write", path, source })?;
+    }
     Ok(())
 }
 
@@ -168,15 +195,10 @@ pub(crate) fn read_weights<B: Backend>(
     let checkpoint = weights::Checkpoint::open(dir)?;
     for p in table.params() {
         let tensor = checkpoint.get(&p.name)?;
-        tensor.expect_shape(&shape_of(p))?;
+        tensor.expect_shape(&p.shape)?;
         upload(backend, values, p, &tensor.to_f32()?);
     }
     Ok(())
-}
-
-/// As in the checkpoint: norms and biases have one axis.
-fn shape_of(p: &Param) -> Vec<usize> {
-    if p.rows == 1 { vec![p.cols] } else { vec![p.rows, p.cols] }
 }
 
 fn upload<B: Backend>(backend: &B, into: &mut Mat<B, B::Real>, p: &Param, values: &[f32]) {

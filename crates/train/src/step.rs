@@ -7,14 +7,17 @@
 //! * *one sweep*: `[x | y | y']` of every pack of the group, kept; then `z0`; then backward.
 //! * *z0 first*: the same sweep without keeping anything, then forward again over `[x | y]` and backward, pack by pack.
 
+mod balance;
+
 use crate::policy::{Policy, Reference};
+use balance::{Balanced, balanced_text};
 use data::Dataset;
 use kernels::{Backend, Mat, Real};
 use model::{Forward, Keep, Parts, Scores};
-use nn::{Context, Dropout, Grads, Params};
+use nn::{Context, Dropout, Grads, Params, RouterLoad};
 use objective::metrics::{Group, Metric, TokenSums, preference_values, sft_values};
 use objective::{Kl, Loss, Outcome, RowLoss, Settings};
-use pack::{Answer, Family, Pack, families_of_rows, plan_packs};
+use pack::{Answer, Family, Pack, families_of_rows, plan_packs_with};
 
 /// How a step is computed; the memory plan decides. Only `budget_rows` can change a result, and only in its last bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub struct Preference<'a> {
     pub settings: Settings,
     /// Whose completion scores a row's prompt for `z0`.
     pub partners: &'a [u32],
+    /// Weight of the likelihood of desirable rows.
+    pub ftx: f64,
 }
 
 /// Everything a step reads.
@@ -54,6 +59,8 @@ pub struct StepContext<'a, B: Backend> {
     pub execution: Execution,
     /// Entropies and logits in the report.
     pub extra: bool,
+    /// Weight of the routers' load-balancing loss; 0: loads are reported only; `None`: there are no routers.
+    pub balance: Option<f64>,
     /// Adapter dropout, with the step's key.
     pub dropout: Option<Dropout>,
     /// Asked between packs; `true` abandons the step.
@@ -98,7 +105,7 @@ pub struct Sequence {
 }
 
 /// Adds a pack's scores to its sequences.
-fn accumulate<B: Backend>(pack: &Pack, scores: &Scores<B>, sequences: &mut [Sequence]) {
+pub(crate) fn accumulate<B: Backend>(pack: &Pack, scores: &Scores<B>, sequences: &mut [Sequence]) {
     for (i, (target, logp)) in pack.targets.iter().zip(&scores.logp).enumerate() {
         let s = &mut sequences[target.sequence as usize];
         s.logp += logp.f64();
@@ -113,13 +120,13 @@ fn accumulate<B: Backend>(pack: &Pack, scores: &Scores<B>, sequences: &mut [Sequ
 
 /// Which weights a sweep uses.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Who {
+pub(crate) enum Who {
     Policy,
     Reference,
 }
 
 impl<'a, B: Backend> StepContext<'a, B> {
-    fn context(&self, who: Who, pack: usize) -> Context<'a, B> {
+    pub(crate) fn context(&self, who: Who, pack: usize) -> Context<'a, B> {
         let policy = self.policy;
         let initial = match (&policy.reference, who) {
             (Reference::Initial(values), Who::Reference) => values,
@@ -137,22 +144,42 @@ impl<'a, B: Backend> StepContext<'a, B> {
 
     /// Sums of every sequence of some packs, without gradient.
     fn sweep(&self, packs: &[Pack], who: Who, extra: bool, sequences: usize) -> Result<Vec<Sequence>, Interrupted> {
+        Ok(self.loaded_sweep(packs, who, extra, sequences)?.0)
+    }
+
+    /// As [`StepContext::sweep`], with what the policy's routers did.
+    fn loaded_sweep(
+        &self,
+        packs: &[Pack],
+        who: Who,
+        extra: bool,
+        sequences: usize,
+    ) -> Result<(Vec<Sequence>, RouterLoad), Interrupted> {
+        let mut load = RouterLoad::default();
         let mut sums = vec![Sequence::default(); sequences];
         for (i, pack) in packs.iter().enumerate() {
             if (self.interrupted)() {
                 return Err(Interrupted);
             }
             let ctx = self.context(who, i);
-            let forward = self.policy.decoder.forward(&ctx, pack, &Parts::new(self.backend, pack), Keep::Nothing);
+            let forward = self.policy.decoder.forward(&ctx, pack, &self.parts(pack, who), Keep::Nothing);
             accumulate(pack, &self.policy.decoder.score(&ctx, pack, &forward, extra, false), &mut sums);
+            load.add(&forward.load);
         }
-        Ok(sums)
+        Ok((sums, load))
+    }
+
+    fn parts(&self, pack: &Pack, who: Who) -> Parts<B> {
+        match self.balance {
+            Some(_) if who == Who::Policy => Parts::balanced(self.backend, pack),
+            _ => Parts::new(self.backend, pack),
+        }
     }
 
     /// Forward over one pack for backward to follow.
     fn kept(&self, i: usize, pack: &Pack) -> (Parts<B>, Forward<B>, Scores<B>) {
         let ctx = self.context(Who::Policy, i);
-        let parts = Parts::new(self.backend, pack);
+        let parts = self.parts(pack, Who::Policy);
         let forward = self.policy.decoder.forward(&ctx, pack, &parts, self.execution.keep);
         let scores = self.policy.decoder.score(&ctx, pack, &forward, self.extra, true);
         (parts, forward, scores)
@@ -199,9 +226,10 @@ impl<'a, B: Backend> StepContext<'a, B> {
                 },
             )
         });
-        plan_packs(
+        plan_packs_with(
             &families_of_rows(matched.chain(mismatched), self.execution.share_prompts),
             self.execution.budget_rows,
+            self.last(),
         )
     }
 
@@ -314,14 +342,17 @@ pub fn preference_step<B: Backend>(
     for RowGroup { rows, normaliser } in groups {
         let packs = cx.preference_packs(rows, preference);
         let reference = cx.reference(rows, &packs, preference.loss)?;
-        let (policy, mut kept) = policy_sweep(cx, &packs, 2 * rows.len())?;
+        let (policy, load, mut kept) = policy_sweep(cx, &packs, 2 * rows.len())?;
+        let balanced = Balanced::new(cx.balance, &load, 1.0 / groups.len() as f64);
         let scored = Scored::new(cx.data, rows, &policy, &reference, preference.loss);
-        let losses = objective::evaluate(preference.loss, &preference.settings, &scored.outcomes, scored.kl.z0, 1.0);
+        let mut losses =
+            objective::evaluate(preference.loss, &preference.settings, &scored.outcomes, scored.kl.z0, 1.0);
         if report.off_reference.is_none() {
             report.off_reference = scored.off_reference(&preference.settings, &losses);
         }
-        report.loss += losses.iter().zip(normaliser).map(|(l, n)| l.loss * n).sum::<f64>();
-        report.groups.push(scored.metrics(preference.settings.beta, cx.extra));
+        objective::ftx::add(preference.ftx, &scored.outcomes, &scored.sums, &mut losses);
+        report.loss += losses.iter().zip(normaliser).map(|(l, n)| l.loss * n).sum::<f64>() + balanced.loss;
+        report.groups.push([scored.metrics(preference.settings.beta, cx.extra), balanced.values.clone()].concat());
         report.tokens += rows.iter().map(|&r| cx.data.tokens(r as usize).len() as u64).sum::<u64>();
         report.not_finite.extend(scored.not_finite().map(|i| rows[i]));
         if !report.not_finite.is_empty() {
@@ -334,10 +365,15 @@ pub fn preference_step<B: Backend>(
                 return Err(Interrupted);
             }
             match kept.get_mut(i).and_then(Option::take) {
-                Some(pass) => cx.backward(i, pack, pass, dlogp, grads),
+                Some(mut pass) => {
+                    balanced.prepare(&mut pass);
+                    cx.backward(i, pack, pass, dlogp, grads);
+                }
                 None => {
                     let pack = pack.base_only();
-                    cx.backward(i, &pack, cx.kept(i, &pack), dlogp, grads);
+                    let mut pass = cx.kept(i, &pack);
+                    balanced.prepare(&mut pass);
+                    cx.backward(i, &pack, pass, dlogp, grads);
                 }
             }
         }
@@ -356,10 +392,12 @@ fn policy_sweep<B: Backend>(
     cx: &StepContext<B>,
     packs: &[Pack],
     sequences: usize,
-) -> Result<(Vec<Sequence>, Passes<B>), Interrupted> {
+) -> Result<(Vec<Sequence>, RouterLoad, Passes<B>), Interrupted> {
     if cx.execution.z0_first {
-        return Ok((cx.sweep(packs, Who::Policy, cx.extra, sequences)?, Vec::new()));
+        let (sums, load) = cx.loaded_sweep(packs, Who::Policy, cx.extra, sequences)?;
+        return Ok((sums, load, Vec::new()));
     }
+    let mut load = RouterLoad::default();
     let mut sums = vec![Sequence::default(); sequences];
     let mut kept = Vec::with_capacity(packs.len());
     for (i, pack) in packs.iter().enumerate() {
@@ -368,9 +406,10 @@ fn policy_sweep<B: Backend>(
         }
         let pass = cx.kept(i, pack);
         accumulate(pack, &pass.2, &mut sums);
+        load.add(&pass.1.load);
         kept.push(Some(pass));
     }
-    Ok((sums, kept))
+    Ok((sums, load, kept))
 }
 
 /// The scored rows of an SFT step: one sequence per row, or per piece of a packed bin.
@@ -394,18 +433,37 @@ impl TextRow {
     }
 }
 
-fn text_packs(cx: &StepContext<impl Backend>, rows: &[TextRow]) -> Vec<Pack> {
+pub(crate) fn text_packs(cx: &StepContext<impl Backend>, rows: &[TextRow]) -> Vec<Pack> {
     let answers = rows.iter().zip(0u32..).map(|(r, s)| {
         let answer = Answer { tokens: &r.tokens, scored: Some(&r.scored), sequence: s, grad: true };
         (&r.prompt[..], answer)
     });
     let families: Vec<Family> = families_of_rows(answers, cx.execution.share_prompts);
-    plan_packs(&families, cx.execution.budget_rows)
+    plan_packs_with(&families, cx.execution.budget_rows, cx.last())
 }
 
 /// Sums of text rows without any gradient.
 pub fn score_text<B: Backend>(cx: &StepContext<B>, rows: &[TextRow]) -> Result<Vec<Sequence>, Interrupted> {
     cx.sweep(&text_packs(cx, rows), Who::Policy, cx.extra, rows.len())
+}
+
+/// The gradient of SFT rows, pack by pack.
+fn plain_text<B: Backend>(
+    cx: &StepContext<B>,
+    rows: &[TextRow],
+    coefficient: f64,
+    grads: &mut Mat<B, B::Real>,
+) -> Result<Vec<Sequence>, Interrupted> {
+    let mut sums = vec![Sequence::default(); rows.len()];
+    for (i, pack) in text_packs(cx, rows).iter().enumerate() {
+        if (cx.interrupted)() {
+            return Err(Interrupted);
+        }
+        let pass = cx.kept(i, pack);
+        accumulate(pack, &pass.2, &mut sums);
+        cx.backward(i, pack, pass, |_| coefficient, grads);
+    }
+    Ok(sums)
 }
 
 /// Adds the gradient of one SFT step: the mean negative log-likelihood over all its targets. `micro_batches` are the numbers
@@ -418,21 +476,15 @@ pub fn text_step<B: Backend>(
 ) -> Result<StepReport, Interrupted> {
     let targets: usize = rows.iter().map(TextRow::num_targets).sum();
     let coefficient = objective::sft::coefficient(targets);
-    let mut sums = vec![Sequence::default(); rows.len()];
-    for (i, pack) in text_packs(cx, rows).iter().enumerate() {
-        if (cx.interrupted)() {
-            return Err(Interrupted);
-        }
-        let pass = cx.kept(i, pack);
-        accumulate(pack, &pass.2, &mut sums);
-        cx.backward(i, pack, pass, |_| coefficient, grads);
-    }
-    let mut report = StepReport {
-        loss: objective::sft::loss(sums.iter().map(|s| s.logp).sum(), targets),
-        tokens: rows.iter().map(|r| (r.prompt.len() + r.tokens.len()) as u64).sum(),
-        not_finite: rows.iter().zip(&sums).filter(|(_, s)| !s.logp.is_finite()).map(|(r, _)| r.row).collect(),
-        ..StepReport::default()
+    let mut report = StepReport::default();
+    let sums = if cx.balance.is_some() {
+        balanced_text(cx, rows, micro_batches, coefficient, grads, &mut report)?
+    } else {
+        plain_text(cx, rows, coefficient, grads)?
     };
+    report.loss += objective::sft::loss(sums.iter().map(|s| s.logp).sum(), targets);
+    report.tokens = rows.iter().map(|r| (r.prompt.len() + r.tokens.len()) as u64).sum();
+    report.not_finite = rows.iter().zip(&sums).filter(|(_, s)| !s.logp.is_finite()).map(|(r, _)| r.row).collect();
     let mut first = 0;
     for &n in micro_batches {
         let tokens: Vec<TokenSums> = sums[first..first + n].iter().map(|s| s.sums).collect();

@@ -1,9 +1,20 @@
 //! The binary as a user sees it: commands, their output, their exit codes.
 
 mod asking;
+mod broken;
+mod data;
+#[allow(dead_code)]
+#[path = "../../../hub/tests/hub/fake_hub.rs"]
+mod fake_hub;
+mod pulling;
 mod running;
+#[allow(dead_code)]
+#[path = "../../../hub/tests/hub/server.rs"]
+mod server;
 #[cfg(unix)]
 mod signals;
+#[cfg(unix)]
+mod templates;
 mod training;
 
 use serde_json::Value;
@@ -59,7 +70,7 @@ impl Scratch {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_prospect"));
-        command.current_dir(&self.0).args(args).env_remove("NO_COLOR");
+        command.current_dir(&self.0).args(args).env_remove("NO_COLOR").env("XDG_CACHE_HOME", self.join("cache"));
         command
     }
 

@@ -7,7 +7,7 @@ use std::process::Stdio;
 fn help_names_every_command_and_each_command_has_an_example() {
     let scratch = Scratch::new();
     let help = scratch.succeeds(&["--help"]);
-    for command in ["train", "plan", "resume", "runs", "score", "generate", "merge", "demo"] {
+    for command in ["train", "plan", "resume", "runs", "score", "generate", "merge", "demo", "data", "pull"] {
         assert!(help.contains(&format!("\n  {command} ")), "{command} in {help}");
         let own = scratch.succeeds(&[command, "--help"]);
         assert!(own.contains("Example") && own.contains(&format!("  prospect {command}")), "{own}");

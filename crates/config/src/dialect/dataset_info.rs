@@ -2,7 +2,7 @@
 
 use super::{Outcome, Row, To};
 use crate::yaml::{Content, Node};
-use To::{By, NoEffect, OneOf, Unless};
+use To::{By, NoEffect, Unless};
 
 const PLACES: &[&str] = &["file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"];
 
@@ -11,60 +11,50 @@ pub(super) fn is_entry(node: &Node) -> bool {
     matches!(&node.content, Content::Map(pairs) if pairs.iter().any(|pair| PLACES.contains(&pair.key.as_str())))
 }
 
-fn file(text: &str) -> Outcome {
-    let lower = text.to_lowercase();
-    if [".json", ".jsonl"].iter().any(|end| lower.ends_with(end)) {
-        let value = crate::settings::written(&crate::value::Value::Text(text.into()));
-        return Outcome::Works { key: "dataset_name".into(), value, remark: "relative to the current directory" };
-    }
-    Outcome::Refused("JSON and JSONL files are read; convert this one, one row per line".into())
-}
-
 fn formatting(text: &str) -> Outcome {
     match text {
-        "sharegpt" | "openai" => Outcome::NoEffect("the shape of a row is recognised from its fields".into()),
-        _ => Outcome::Refused(
-            "rows with instruction and output are not read yet: name the fields prompt and completion".into(),
-        ),
+        "alpaca" | "sharegpt" | "openai" => Outcome::NoEffect(REGISTERED.into()),
+        _ => Outcome::Refused("expected alpaca, sharegpt or openai".into()),
     }
 }
 
-const HUB: &str = "data are local files: fetch it and name the file";
+const REGISTERED: &str = "read where the name is used: `dataset: NAME` with `dataset_dir: FOLDER`";
+const ELSEWHERE: &str = "only the Hugging Face Hub is asked: fetch it and name the file as `file_name`";
 const MEDIA: &str = "rows are text";
 
 #[rustfmt::skip] // a table: one row, one line
 pub(super) const ROWS: &[Row] = &[
-    ("file_name", By(file)),
-    ("hf_hub_url", Unless(&[], HUB)),
-    ("ms_hub_url", Unless(&[], HUB)),
-    ("om_hub_url", Unless(&[], HUB)),
+    ("file_name", NoEffect(REGISTERED)),
+    ("hf_hub_url", NoEffect("a local path is read; a name on the Hub is pulled on first use")),
+    ("ms_hub_url", Unless(&[], ELSEWHERE)),
+    ("om_hub_url", Unless(&[], ELSEWHERE)),
     ("script_url", Unless(&[], "nothing from a data set is ever executed")),
-    ("cloud_file_name", Unless(&[], HUB)),
+    ("cloud_file_name", Unless(&[], ELSEWHERE)),
     ("formatting", By(formatting)),
-    ("ranking", Unless(&["false"], "pairs of chosen and rejected answers are not read yet: write them as two rows with a label")),
-    ("subset", Unless(&[], HUB)),
-    ("split", NoEffect("a file is read whole; a folder's split is `dataset_train_split`")),
-    ("folder", Unless(&[], HUB)),
-    ("num_samples", Unless(&[], "rows are not counted off: cut the file to as many rows")),
-    ("load_from", Unless(&["file"], HUB)),
-    ("columns.messages", OneOf(&["messages", "conversations"])),
-    ("columns.prompt", OneOf(&["prompt"])),
-    ("columns.query", Unless(&[], "write it into the prompt")),
-    ("columns.response", OneOf(&["completion"])),
-    ("columns.history", Unless(&[], "write the turns as `messages`")),
-    ("columns.system", Unless(&[], "write it as the first of the `messages`")),
-    ("columns.tools", OneOf(&["tools"])),
-    ("columns.kto_tag", OneOf(&["label"])),
-    ("columns.chosen", Unless(&[], "write pairs as two rows with a label")),
-    ("columns.rejected", Unless(&[], "write pairs as two rows with a label")),
+    ("ranking", NoEffect(REGISTERED)),
+    ("subset", Unless(&[], "name the files that are meant as `file_name`")),
+    ("split", NoEffect(REGISTERED)),
+    ("folder", Unless(&[], "name the files that are meant as `file_name`")),
+    ("num_samples", NoEffect(REGISTERED)),
+    ("load_from", Unless(&["file", "hf_hub"], ELSEWHERE)),
     ("columns.images", Unless(&[], MEDIA)),
     ("columns.videos", Unless(&[], MEDIA)),
     ("columns.audios", Unless(&[], MEDIA)),
-    ("tags.role_tag", OneOf(&["from", "role"])),
-    ("tags.content_tag", OneOf(&["value", "content"])),
-    ("tags.user_tag", OneOf(&["human", "user"])),
-    ("tags.assistant_tag", OneOf(&["gpt", "assistant"])),
-    ("tags.system_tag", OneOf(&["system"])),
-    ("tags.observation_tag", OneOf(&["observation", "tool"])),
-    ("tags.function_tag", OneOf(&["function_call"])),
+    ("columns.messages", NoEffect(REGISTERED)),
+    ("columns.prompt", NoEffect(REGISTERED)),
+    ("columns.query", NoEffect(REGISTERED)),
+    ("columns.response", NoEffect(REGISTERED)),
+    ("columns.history", NoEffect(REGISTERED)),
+    ("columns.system", NoEffect(REGISTERED)),
+    ("columns.tools", NoEffect(REGISTERED)),
+    ("columns.kto_tag", NoEffect(REGISTERED)),
+    ("columns.chosen", NoEffect(REGISTERED)),
+    ("columns.rejected", NoEffect(REGISTERED)),
+    ("tags.role_tag", NoEffect(REGISTERED)),
+    ("tags.content_tag", NoEffect(REGISTERED)),
+    ("tags.user_tag", NoEffect(REGISTERED)),
+    ("tags.assistant_tag", NoEffect(REGISTERED)),
+    ("tags.system_tag", NoEffect(REGISTERED)),
+    ("tags.observation_tag", NoEffect(REGISTERED)),
+    ("tags.function_tag", NoEffect(REGISTERED)),
 ];

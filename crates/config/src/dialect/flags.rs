@@ -120,7 +120,7 @@ fn one(command: &str, flag: &str, value: String, place: Place, rows: &[Row]) -> 
         Some(to) => apply(to, &node),
         None => Outcome::Unknown(table::nearest(flag, rows.iter().map(|(name, _)| *name))),
     };
-    Accounted { key: shown, value, place, outcome }
+    Accounted { key: shown, value, value_place: place.clone(), place, outcome }
 }
 
 /// The line with the values of secret flags as `***`.

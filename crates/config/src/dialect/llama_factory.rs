@@ -8,16 +8,24 @@ use To::{Key, KeyBut, NoEffect, Respelled, Secret, Unless, Values};
 pub(super) const MARKS: &[&str] =
     &["stage", "finetuning_type", "cutoff_len", "template", "dataset", "dataset_dir", "tokenized_path", "neat_packing"];
 
+/// Those of them that are no keys of ours.
+pub(super) const OWN: &[&str] = &["stage", "finetuning_type", "cutoff_len", "neat_packing"];
+
 const STAGES: &[(&str, Line)] = &[("sft", Is("trainer", "sft")), ("kto", Is("trainer", "kto"))];
-const TUNINGS: &[(&str, Line)] = &[("full", Is("use_peft", "false")), ("lora", Is("use_peft", "true"))];
+const TUNINGS: &[(&str, Line)] =
+    &[("full", Is("use_peft", "false")), ("lora", Is("use_peft", "true")), ("freeze", Anyway)];
 const NEAT: &[(&str, Line)] = &[("true", Is("packing", "true")), ("false", Anyway)];
-const ON_PROMPT: &[(&str, Line)] = &[("true", Is("completion_only_loss", "false")), ("false", Anyway)];
+const MIXES: &[(&str, Line)] = &[
+    ("concat", Anyway),
+    ("interleave_under", Is("mix_until", "first_exhausted")),
+    ("interleave_over", Is("mix_until", "all_exhausted")),
+];
+const DFT: &[(&str, Line)] = &[("true", Is("loss_type", "dft")), ("false", Anyway)];
 const NO_RECOMPUTE: &[(&str, Line)] = &[("true", Is("gradient_checkpointing", "false")), ("false", Anyway)];
 const PURE_BF16: &[(&str, Line)] = &[("true", Is("dtype", "bfloat16")), ("false", Anyway)];
 
-const NAMED: &str = "a name of dataset_info.json there; here the file it stands for";
 const TURNS: &str = "a row's end is cut; LLaMA-Factory cuts each turn in proportion";
-const TOKENISED: &str = "rows are tokenised at the start of a run, from the files that are named";
+const TOKENISED: &str = "entries are found by what made them: none is ever stale";
 const KERNELS: &str = "it chooses among torch's kernels; the engine here has its own";
 const QUANT: &str = "quantised bases are not offered yet; `dtype: bfloat16` halves the base";
 const OTHER: &str = "this way of training is not offered";
@@ -30,23 +38,23 @@ pub(super) const ROWS: &[Row] = &[
     ("enable_liger_kernel", Key("use_liger_kernel")),
     ("packing", KeyBut("packing", "best fit instead of a greedy knapsack; over-long rows are cut instead of dropped")),
     ("neat_packing", Values(NEAT, "expected true or false")),
-    ("dataset", KeyBut("dataset_name", NAMED)),
-    ("eval_dataset", KeyBut("eval_dataset_name", NAMED)),
-    ("dataset_dir", NoEffect("dataset_name holds whole paths")),
+    ("dataset", Key("dataset")),
+    ("eval_dataset", Key("eval_dataset")),
+    ("dataset_dir", Key("dataset_dir")),
     ("media_dir", NoEffect("rows are text")),
-    ("tokenized_path", NoEffect(TOKENISED)),
-    ("template", Unless(&[], "templates are not known by name: the tokenizer's own is used, or the Jinja file in `chat_template_path`")),
+    ("tokenized_path", KeyBut("tokenized_path", "the folder of a cache: rows tokenised otherwise are never taken for these")),
+    ("template", Key("template")),
     ("cutoff_len", KeyBut("max_length", TURNS)),
     ("overwrite_cache", NoEffect(TOKENISED)),
     ("preprocessing_num_workers", NoEffect("tokenising uses `threads`")),
     ("preprocessing_batch_size", NoEffect("rows are tokenised one by one")),
     ("plot_loss", NoEffect("plots are always drawn")),
-    ("max_samples", Unless(&["null"], "rows are not counted off: cut the file to as many rows")),
-    ("mix_strategy", Unless(&["concat"], "files are read one after the other")),
-    ("interleave_probs", Unless(&[], "files are read one after the other")),
+    ("max_samples", Key("max_samples")),
+    ("mix_strategy", Values(MIXES, "concat, interleave_under and interleave_over are offered")),
+    ("interleave_probs", KeyBut("mix_weights", "met exactly in every thousand rows instead of drawn")),
     ("buffer_size", NoEffect("whole files are shuffled")),
-    ("train_on_prompt", Values(ON_PROMPT, "expected true or false")),
-    ("mask_history", Unless(&["false"], "every assistant turn is a target, or the completion alone")),
+    ("train_on_prompt", Key("train_on_prompt")),
+    ("mask_history", Key("mask_history")),
     ("ignore_pad_token_for_loss", NoEffect("rows are packed: there is no padding anywhere")),
     ("eval_on_each_dataset", Unless(&["false"], "evaluation rows are one set")),
     ("default_system", Unless(&[], "write the system message in the rows or in the chat template")),
@@ -58,17 +66,18 @@ pub(super) const ROWS: &[Row] = &[
     ("create_new_adapter", Unless(&["false"], "an adapter that is given is trained on")),
     ("loraplus_lr_ratio", Unless(&[], "one learning rate for A and B")),
     ("pissa_init", Unless(&["false"], "A is Kaiming-uniform and B zero")),
-    ("freeze_trainable_layers", Unless(&[], OTHER)),
-    ("freeze_trainable_modules", Unless(&[], OTHER)),
+    ("freeze_trainable_layers", Key("freeze_trainable_layers")),
+    ("freeze_trainable_modules", Unless(&["all"], OTHER)),
+    ("freeze_extra_modules", Unless(&["null"], OTHER)),
     ("use_galore", Unless(&["false"], OTHER)),
     ("use_apollo", Unless(&["false"], OTHER)),
     ("use_badam", Unless(&["false"], OTHER)),
     ("use_adam_mini", Unless(&["false"], OTHER)),
     ("use_muon", Unless(&["false"], OTHER)),
     ("use_llama_pro", Unless(&["false"], OTHER)),
-    ("use_dft_loss", Unless(&["false"], "dynamic fine-tuning is not offered yet")),
+    ("use_dft_loss", Values(DFT, "expected true or false")),
     ("pref_beta", Key("beta")),
-    ("pref_ftx", Unless(&["0", "0.0"], "a likelihood term beside KTO is not offered")),
+    ("pref_ftx", Key("pref_ftx")),
     ("kto_chosen_weight", Key("desirable_weight")),
     ("kto_rejected_weight", Key("undesirable_weight")),
     ("ref_model", Unless(&[], "the reference is the model before training, without a second copy")),
@@ -89,7 +98,7 @@ pub(super) const ROWS: &[Row] = &[
     ("double_quantization", NoEffect("it only matters with `quantization_bit`")),
     ("resize_vocab", Unless(&["false"], "the vocabulary stays as it is")),
     ("add_tokens", Unless(&[], "the vocabulary stays as it is")),
-    ("cache_dir", NoEffect("models are local folders")),
+    ("cache_dir", NoEffect("what is pulled lies in the Hub's own cache: HF_HOME")),
     ("use_fast_tokenizer", NoEffect("tokenizer.json is the tokenizer")),
     ("print_param_status", NoEffect("`prospect plan` shows what is trained")),
     ("compute_accuracy", NoEffect("the log has its metrics always")),

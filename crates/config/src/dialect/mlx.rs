@@ -1,7 +1,7 @@
 //! The MLX trainer's nested sections.
 
 use super::{Line, Row, To};
-use To::{Key, KeyBut, NoEffect, Unless, Values};
+use To::{Key, KeyBut, NoEffect, Values};
 
 /// Top-level mappings of which two make a file one of these.
 pub(super) const SECTIONS: &[&str] = &["model", "lora", "training", "kto", "data", "logging", "checkpoint", "output"];
@@ -11,7 +11,7 @@ const TRAINER: &[(&str, Line)] = &[("true", Line::Is("trainer", "kto")), ("false
 
 #[rustfmt::skip] // a table: one row, one line
 pub(super) const ROWS: &[Row] = &[
-    ("model.name", KeyBut("model_name_or_path", "a folder; models are not fetched by name")),
+    ("model.name", Key("model_name_or_path")),
     ("model.max_seq_length", Key("max_length")),
     ("lora.rank", Key("lora_r")),
     ("lora.alpha", Key("lora_alpha")),
@@ -35,7 +35,12 @@ pub(super) const ROWS: &[Row] = &[
     ("kto.beta", KeyBut("beta", MEANS)),
     ("kto.lambda_d", Key("desirable_weight")),
     ("kto.lambda_u", Key("undesirable_weight")),
-    ("data.max_examples", Unless(&["null"], "rows are not counted off: cut the file to as many rows")),
+    ("data.max_examples", Key("max_samples")),
+    ("data.path", Key("dataset_name")),
+    ("data.train_path", Key("dataset_name")),
+    ("data.train_file", Key("dataset_name")),
+    ("data.val_path", Key("eval_dataset_name")),
+    ("data.val_file", Key("eval_dataset_name")),
     ("logging.log_dir", NoEffect("logs are in the run folder")),
     ("checkpoint.dir", NoEffect("checkpoints are in the run folder")),
     ("output.dir", Key("output_dir")),

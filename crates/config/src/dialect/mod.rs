@@ -1,12 +1,17 @@
 //! Files of other tools: recognising them, and saying of every key what becomes of it here.
 
 mod accelerate;
+mod axolotl;
+mod convert;
 mod dataset_info;
 mod flags;
 mod llama_factory;
 mod mlx;
 
-use crate::problem::{Code, Errors, Place, Problem, Source};
+pub(crate) use convert::converted;
+pub use convert::{as_yaml, import};
+
+use crate::problem::{Errors, Place, Source};
 use crate::settings::{Settings, is_secret, written};
 use crate::table::{self, Status};
 use crate::value::Kind;
@@ -24,6 +29,8 @@ pub enum Dialect {
     Mlx,
     /// LLaMA-Factory's training YAML.
     LlamaFactory,
+    /// Axolotl's YAML.
+    Axolotl,
     /// LLaMA-Factory's `dataset_info.json`.
     DatasetInfo,
     /// Command lines of the RTX 3090 trainer, one per line.
@@ -37,6 +44,7 @@ impl fmt::Display for Dialect {
             Dialect::Accelerate => "an accelerate launch file",
             Dialect::Mlx => "a nested MLX-style configuration",
             Dialect::LlamaFactory => "a LLaMA-Factory configuration",
+            Dialect::Axolotl => "an Axolotl configuration",
             Dialect::DatasetInfo => "a LLaMA-Factory dataset_info.json",
             Dialect::Flags => "a list of command lines",
         })
@@ -52,6 +60,8 @@ pub struct Accounted {
     pub value: String,
     /// Where the key stands.
     pub place: Place,
+    /// Where its value stands.
+    pub(crate) value_place: Place,
     /// What becomes of it.
     pub outcome: Outcome,
 }
@@ -91,8 +101,6 @@ pub(crate) enum To {
     NoEffect(&'static str),
     /// Refused unless it has one of these values, and why.
     Unless(&'static [&'static str], &'static str),
-    /// Found by the reader under these names only.
-    OneOf(&'static [&'static str]),
     /// Never to be printed; refused.
     Secret,
     /// Decided by looking at the value.
@@ -130,47 +138,23 @@ pub fn account(path: &str, text: &str) -> Result<Vec<Accounted>, Errors> {
     if dialect == Dialect::Flags {
         return Ok(flags::account(&source, text));
     }
-    let pairs = crate::top_level(&source, text)?;
+    Ok(account_pairs(dialect, &crate::top_level(&source, text)?))
+}
+
+/// [`account`] of pairs that were read.
+fn account_pairs(dialect: Dialect, pairs: &[Pair]) -> Vec<Accounted> {
     let mut out = Vec::new();
     match dialect {
         Dialect::DatasetInfo => {
-            for entry in &pairs {
+            for entry in pairs {
                 walk(&entry.key, "", &entry.value, &entry.key_place, dataset_info::ROWS, &mut out);
             }
         }
-        Dialect::Accelerate => each(&pairs, accelerate::ROWS, &mut out),
-        Dialect::Mlx => each(&pairs, mlx::ROWS, &mut out),
-        Dialect::LlamaFactory => each(&pairs, llama_factory::ROWS, &mut out),
-        Dialect::Flat | Dialect::Flags => each(&pairs, &[], &mut out),
-    }
-    Ok(out)
-}
-
-/// Our YAML of what [`account`] found, with what was refused or unknown as comments. A key that two foreign keys name is
-/// written once.
-pub fn as_yaml(dialect: Dialect, accounted: &[Accounted]) -> String {
-    let mut lines: Vec<(String, String)> = Vec::new();
-    let always: &[(&str, &str)] = match dialect {
-        Dialect::Mlx => &[("use_peft", "true")],
-        Dialect::Flags => &[("trainer", "kto"), ("use_peft", "true")],
-        _ => &[],
-    };
-    let works = accounted.iter().filter_map(|a| match &a.outcome {
-        Outcome::Works { key, value, .. } => Some((key.as_str(), value.as_str())),
-        _ => None,
-    });
-    for (key, value) in always.iter().copied().chain(works) {
-        if !lines.iter().any(|(k, _)| k == key) {
-            lines.push((key.into(), value.into()));
-        }
-    }
-    let mut out: String = lines.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
-    for a in accounted {
-        match &a.outcome {
-            Outcome::Refused(reason) => out += &format!("# not taken: {}: {} ({reason})\n", a.key, a.value),
-            Outcome::Unknown(_) => out += &format!("# unknown: {}: {}\n", a.key, a.value),
-            Outcome::Works { .. } | Outcome::NoEffect(_) => {}
-        }
+        Dialect::Accelerate => each(pairs, accelerate::ROWS, &mut out),
+        Dialect::Mlx => each(pairs, mlx::ROWS, &mut out),
+        Dialect::LlamaFactory => each(pairs, llama_factory::ROWS, &mut out),
+        Dialect::Axolotl => each(pairs, axolotl::ROWS, &mut out),
+        Dialect::Flat | Dialect::Flags => each(pairs, &[], &mut out),
     }
     out
 }
@@ -186,23 +170,12 @@ pub(crate) fn of_pairs(pairs: &[Pair]) -> Option<Dialect> {
         Some(Dialect::DatasetInfo)
     } else if pairs.iter().filter(|p| is_map(p) && mlx::SECTIONS.contains(&p.key.as_str())).count() >= 2 {
         Some(Dialect::Mlx)
-    } else if count(llama_factory::MARKS) >= 2 {
+    } else if count(axolotl::MARKS) >= 2 {
+        Some(Dialect::Axolotl)
+    } else if count(llama_factory::MARKS) >= 2 && count(llama_factory::OWN) >= 1 {
         Some(Dialect::LlamaFactory)
     } else {
         None
-    }
-}
-
-/// The error of loading another tool's file as ours: its keys in ours.
-pub(crate) fn not_ours(dialect: Dialect, path: &str, text: &str) -> Problem {
-    let whole = Place::whole(Source::File(path.into()));
-    let problem = Problem::new(Code::Dialect, &whole, format!("this is {dialect}, not a flat configuration"));
-    let Ok(accounted) = account(path, text) else { return problem };
-    let works: Vec<String> =
-        as_yaml(dialect, &accounted).lines().filter(|l| !l.starts_with('#')).map(String::from).collect();
-    match works.as_slice() {
-        [] => problem.help("nothing in it is a setting of a run here: give the run's own file"),
-        lines => problem.help(format!("write it with flat keys: {}", lines.join(" | "))),
     }
 }
 
@@ -217,6 +190,15 @@ fn each(pairs: &[Pair], rows: &[Row], out: &mut Vec<Accounted>) {
 fn walk(shown: &str, key: &str, node: &Node, place: &Place, rows: &[Row], out: &mut Vec<Accounted>) {
     let known =
         rows.iter().any(|(name, _)| *name == key) || matches!(table::find(key).map(|e| e.kind), Some(Kind::Anything));
+    let listed = format!("{key}[]");
+    if let Content::List(items) = &node.content
+        && rows.iter().any(|(name, _)| name.starts_with(&listed))
+    {
+        for item in items {
+            walk(shown, &listed, item, place, rows, out);
+        }
+        return;
+    }
     if let Content::Map(pairs) = &node.content
         && !known
     {
@@ -236,12 +218,13 @@ fn walk(shown: &str, key: &str, node: &Node, place: &Place, rows: &[Row], out: &
             Outcome::Unknown(table::nearest(key, names))
         }
     };
-    let (mut place, mut value) = (place.clone(), node.flow());
+    let (mut place, mut value_place, mut value) = (place.clone(), node.place.clone(), node.flow());
     if matches!(to, Some(To::Secret)) || is_secret(key) {
         place.text = place.text.replace(&value, "***");
+        value_place.text.clone_from(&place.text);
         value = "***".into();
     }
-    out.push(Accounted { key: name, value, place, outcome });
+    out.push(Accounted { key: name, value, place, value_place, outcome });
 }
 
 /// What a foreign key with this value is.
@@ -269,10 +252,6 @@ pub(crate) fn apply(to: To, node: &Node) -> Outcome {
             Outcome::NoEffect(ANYWAY.into())
         }
         To::Unless(_, reason) => Outcome::Refused(reason.into()),
-        To::OneOf(names) if names.contains(&text.as_str()) => {
-            Outcome::NoEffect("the reader finds it under this name".into())
-        }
-        To::OneOf(names) => Outcome::Refused(format!("the reader knows it as `{}`", names.join("` or `"))),
         To::Secret => Outcome::Refused(SECRET.into()),
         To::By(look) => look(&text),
     }

@@ -4,7 +4,7 @@ use super::{Entry, Scope, Section, spelling, works};
 use crate::value::{Choice, Kind, Range};
 
 use Choice::{Is, Means, Not};
-use Kind::{Bool, BoolOr, Bytes, FloatOr, Int, Text, Texts};
+use Kind::{Bool, BoolOr, Bytes, FloatOr, Int, Names, Numbers, Text, Texts};
 
 const TRAINERS: &[Choice] = &[
     Is("kto"),
@@ -30,9 +30,12 @@ const HOMOGENEOUS: &[Choice] = &[
     ),
 ];
 const BAD_ROWS: &[Choice] = &[Is("error"), Is("skip")];
+const TURN_LOSS: &[Choice] = &[Is("whole"), Is("assistant"), Is("last_assistant")];
+const MIX_UNTIL: &[Choice] = &[Is("first_exhausted"), Is("all_exhausted")];
 
 const RUN: (Section, Scope) = (Section::Run, Scope::Both);
 const DATA: (Section, Scope) = (Section::Data, Scope::Both);
+const SFT_DATA: (Section, Scope) = (Section::Data, Scope::Sft);
 const KTO: (Section, Scope) = (Section::Objective, Scope::Kto);
 const EVAL: (Section, Scope) = (Section::Evaluation, Scope::Both);
 const ENGINE: (Section, Scope) = (Section::Engine, Scope::Both);
@@ -45,14 +48,28 @@ pub(super) const ENTRIES: &[Entry] = &[
     works((Section::Model, Scope::Both), "adapter_name_or_path", Text, "", "a PEFT adapter folder to go on training; its initial state is the KTO reference"),
     works(DATA, "eval_dataset_name", Texts, "", "files or folders with evaluation rows"),
     works(DATA, "val_size", Kind::Float(Range::ROWS), "", "evaluation rows split off the training rows by hash: a fraction, or a number of rows"),
+    works(DATA, "dataset_dir", Text, "", "the folder of LLaMA-Factory's dataset_info.json, whose names dataset_name may use"),
+    spelling("dataset", Names, "dataset_name", "names or files with training rows"),
+    spelling("eval_dataset", Names, "eval_dataset_name", "names or files with evaluation rows"),
+    works(DATA, "mix_weights", Numbers(Range::POSITIVE), "", "mix the sets of dataset_name by these weights, one each, instead of reading them one after the other"),
+    works(DATA, "mix_until", Kind::Choice(MIX_UNTIL), "", "a mixture ends when the first set runs out, or (when unset) when all were read, shorter ones repeated"),
+    works(DATA, "max_samples", Int(1), "", "rows taken of each set of dataset_name, the first ones"),
+    works(DATA, "alternatives", Bool, "false", "a list in `completion` is several answers to one prompt, not several turns of one answer"),
+    spelling("template", Text, "chat_template_path", "a chat template by name: chatml, qwen, llama3, mistral, deepseek, gpt-oss, AM-thinking"),
+    works(DATA, "tokenized_path", Text, "", "the folder of tokenised rows, shared by runs and never stale; in the user's cache folder when unset"),
+    works(SFT_DATA, "turn_loss", Kind::Choice(TURN_LOSS), "whole", "conversations: loss on the whole, on every assistant turn, or on the last"),
+    spelling("mask_history", Bool, "turn_loss", "true means `turn_loss: last_assistant`"),
+    spelling("train_on_prompt", Bool, "completion_only_loss", "true means `completion_only_loss: false`"),
     works(DATA, "truncation", Kind::Choice(TRUNCATION), "keep_start", "rows over max_length: cut their end, or drop them"),
     works(DATA, "bad_rows", Kind::Choice(BAD_ROWS), "error", "a row that cannot be read: stop and say where, or skip and count"),
     works(DATA, "shuffle", Bool, "true", "a new order every epoch; KTO shuffles whole pairing groups"),
     works(KTO, "z0_scope", Kind::Choice(Z0_SCOPE), "step", "the KL estimate is shared by all rows of the step, or of each micro-batch as in TRL"),
     works(KTO, "pairing", Kind::Choice(PAIRING), "group", "mismatched completions: a fixed derangement whose partners have other prompts, or TRL's rotation"),
     works(KTO, "homogeneous_batch", Kind::Choice(HOMOGENEOUS), "exact", "a step whose rows are all of one class: its exact KTO loss, or skip it"),
+    works(KTO, "pref_ftx", Kind::Float(Range::NON_NEGATIVE), "0.0", "LLaMA-Factory's likelihood term: this times the mean token loss of desirable rows, times rows by desirable rows"),
     works(KTO, "kl_warn", POSITIVE, "", "warn when the KL estimate of a step exceeds this, in nats per completion"),
     works(KTO, "kl_stop", POSITIVE, "", "save and stop when the KL estimate of a step exceeds this, in nats per completion"),
+    works((Section::Model, Scope::Both), "freeze_trainable_layers", Int(i64::MIN), "", "train only the last so many blocks in full, or the first when negative; the rest is frozen"),
     works(EVAL, "early_stopping_patience", Int(1), "", "stop after this many evaluations without improvement"),
     works(EVAL, "early_stopping_threshold", Kind::Float(Range::NON_NEGATIVE), "0.0", "an improvement is a change by more than this"),
     works(ENGINE, "deterministic", Bool, "true", "reductions in a fixed order: the same bits every time"),

@@ -131,7 +131,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     idle("use_liger_kernel", Bool, "false", "Liger's kernels", TORCH_KERNELS),
     idle("liger_kernel_config", Anything, "", "Liger's kernels", TORCH_KERNELS),
     idle("use_cache", Bool, "false", "key/value cache while training", "training keeps no key/value cache"),
-    refused("neftune_noise_alpha", RATE, &["null", "0.0"], "noise on embeddings", "NEFTune is not offered"),
+    works((Section::Objective, Scope::Sft), "neftune_noise_alpha", RATE, "", "uniform noise on the embeddings in training, within alpha / sqrt(tokens * width); 0 for none"),
     idle("torch_empty_cache_steps", Int(1), "", "empty torch's cache", "memory is planned before the first step: there is no cache to empty"),
     idle("auto_find_batch_size", Bool, "false", "smaller batches when memory runs out", "packs are cut to the memory there is; the rows of a step never change"),
     works(LOG, "logging_strategy", Kind::Choice(INTERVAL), "steps", "when a line is logged"),

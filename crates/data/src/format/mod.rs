@@ -252,6 +252,11 @@ fn label_of(fields: &Fields) -> Option<(&'static str, &Json)> {
     ["label", "kto_tag"].into_iter().find_map(|name| Some((name, fields.get(name).filter(|v| !v.is_null())?)))
 }
 
+/// Whether a row says which of its answers are desirable.
+pub(crate) fn has_label(fields: &Fields) -> bool {
+    label_of(fields).is_some() || fields.get("labels").is_some_and(Json::is_array)
+}
+
 fn read_label(fields: &Fields, default: Option<bool>) -> Result<bool, BadField> {
     let (name, label) = match (label_of(fields), default) {
         (Some((name, label)), _) => (name, Some(label)),

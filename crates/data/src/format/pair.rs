@@ -27,6 +27,11 @@ pub(super) fn read(fields: &Fields, task: Task, notes: &mut Notes) -> Result<Fou
         true => ["chosen", "rejected"],
         false => ["chosen_messages", "rejected_messages"],
     };
+    if let Some(name) = names.iter().find(|name| fields.get(**name).is_none_or(Json::is_null)) {
+        let name = name.trim_end_matches("_messages");
+        let reason = format!("expected a pair, `chosen` and `rejected`; found no `{name}`");
+        return Err(BadField::new(FieldPath::default(), reason));
+    }
     let answers = names.map(|name| fields.get(name).unwrap_or(&Json::Null));
     let paths = names.map(FieldPath::key);
     let (prompt, answers) = split(fields, answers, &paths, notes)?;

@@ -67,7 +67,7 @@ impl Shape {
     }
 
     /// The shape of a row, told from its fields.
-    pub(super) fn of(fields: &Fields, reading: &Reading<'_>) -> Option<Shape> {
+    pub(crate) fn of(fields: &Fields, reading: &Reading<'_>) -> Option<Shape> {
         Shape::ALL.into_iter().find(|shape| shape.fits(fields, reading))
     }
 

@@ -47,14 +47,17 @@ impl Csv {
 }
 
 fn failed(path: &Path, e: ::csv::Error) -> Error {
-    let (line, reason) = (e.position().map_or(1, ::csv::Position::line), e.to_string());
-    match e.into_kind() {
-        ::csv::ErrorKind::Io(source) => Error::Io { path: path.to_owned(), source },
-        _ => {
-            let place = Place { file: path.to_owned(), line, column: 1 };
-            Error::Row { place, field: String::new(), reason: format!("not valid CSV: {reason}") }
+    let (line, said) = (e.position().map_or(1, ::csv::Position::line), e.to_string());
+    let reason = match e.into_kind() {
+        ::csv::ErrorKind::Io(source) => return Error::Io { path: path.to_owned(), source },
+        ::csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("expected {expected_len} cells, as many as in the header; found {len}")
         }
-    }
+        ::csv::ErrorKind::Utf8 { .. } => "a byte that is not UTF-8; save the file as UTF-8".to_owned(),
+        _ => format!("not valid CSV: {said}"),
+    };
+    let place = Place { file: path.to_owned(), line, column: 1 };
+    Error::Row { place, field: String::new(), reason }
 }
 
 fn value(name: &str, cell: &str) -> Json {

@@ -74,7 +74,9 @@ impl Splitter {
                 return Err(Error::Row {
                     place: Place { file: self.path.clone(), line, column },
                     field: String::new(),
-                    reason: "the row that starts here is not closed before the end of the file".into(),
+                    reason:
+                        "expected `,` or `]` behind the row that starts here, found the end of the file: it is cut off"
+                            .into(),
                 });
             };
             match c {

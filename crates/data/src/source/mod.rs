@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 
 pub use find::resolve;
+pub use tables::is_decoding;
 
 /// The text of one row and where it starts. Rows of tables are written as JSON too.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -46,7 +46,7 @@ pub(super) fn open(path: &Path) -> Result<(Vec<u8>, Text, Progress)> {
     let head = file.fill_buf().map_err(io)?;
     let head = head[..head.len().min(8)].to_vec();
     let text: Box<dyn Read + Send> = match head.as_slice() {
-        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(file)),
+        [0x1f, 0x8b, ..] => Box::new(Members(MultiGzDecoder::new(file))),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(Frames { file: Some(file), frame: None }),
         _ => Box::new(file),
     };
@@ -54,6 +54,28 @@ pub(super) fn open(path: &Path) -> Result<(Vec<u8>, Text, Progress)> {
 }
 
 type Source = BufReader<Counted>;
+
+/// The members of a gzip file one after the other.
+struct Members(MultiGzDecoder<Source>);
+
+impl Read for Members {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(out).map_err(|e| damaged("gzip", e))
+    }
+}
+
+/// An error of a packed file itself; one of the disk stays as it is.
+fn damaged(packing: &str, e: std::io::Error) -> std::io::Error {
+    match e.kind() {
+        std::io::ErrorKind::InvalidData
+        | std::io::ErrorKind::InvalidInput
+        | std::io::ErrorKind::UnexpectedEof
+        | std::io::ErrorKind::Other => {
+            std::io::Error::other(format!("not valid {packing}: the file is damaged or cut off; get it again"))
+        }
+        _ => e,
+    }
+}
 
 /// The frames of a zstd file one after the other.
 struct Frames {
@@ -68,7 +90,7 @@ impl Read for Frames {
         }
         loop {
             if let Some(frame) = &mut self.frame {
-                let n = frame.read(out)?;
+                let n = frame.read(out).map_err(|e| damaged("zstd", e))?;
                 if n > 0 {
                     return Ok(n);
                 }
@@ -87,7 +109,7 @@ impl Read for Frames {
                         "a skippable zstd frame is not read; pack the file again with zstd",
                     ));
                 }
-                Err(e) => return Err(std::io::Error::other(format!("not valid zstd: {e}"))),
+                Err(e) => return Err(damaged("zstd", std::io::Error::other(e.to_string()))),
             }
         }
     }

@@ -4,12 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::label::completion;
-use super::{hash, next_object};
-use crate::error::Result;
+use super::{PROGRESS_ROWS, Progress, hash, next_object, tell};
+use crate::error::{Error, Result};
 use crate::format::{Body, Example, Reading, Task, read_row};
 use crate::rng::mix;
 use crate::sink::{JsonRow, Sink, Written};
-use crate::source::Rows;
+use crate::source::{Rows, total_bytes};
 use crate::tokenise::Options;
 
 /// What makes two rows the same.
@@ -56,11 +56,24 @@ type Signature = [u32; BANDS * BAND];
 ///
 /// # Errors
 /// `Io`, `Row`, `Write`, `Table`.
-pub fn dedup(files: &[PathBuf], output: &Path, same: Same, options: &Options) -> Result<Deduplicated> {
+pub fn dedup(
+    files: &[PathBuf],
+    output: &Path,
+    same: Same,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<Deduplicated> {
+    let total = total_bytes(files)?;
+    if let Same::Near { threshold } = same
+        && !(threshold > 0.0 && threshold <= 1.0)
+    {
+        let reason = format!("expected a share above 0 and up to 1, found {threshold}");
+        return Err(Error::Setting { key: "threshold", reason });
+    }
     let mut sink = Sink::create(output)?;
     let mut rows = Rows::open(files);
     let (mut exact, mut near) = (HashMap::new(), Near::default());
-    let (mut rows_read, mut removed, mut examples) = (0, 0, Vec::new());
+    let (mut rows_read, mut removed, mut examples) = (0_u64, 0, Vec::new());
     while let Some((_, row)) = next_object(files, &mut rows)? {
         let content = content(&row, options);
         let earlier = match same {
@@ -78,6 +91,9 @@ pub fn dedup(files: &[PathBuf], output: &Path, same: Same, options: &Options) ->
             None => sink.write(&row)?,
         }
         rows_read += 1;
+        if rows_read.is_multiple_of(PROGRESS_ROWS as u64) {
+            tell(progress, rows.bytes_read(), total)?;
+        }
     }
     Ok(Deduplicated { rows_read, removed, examples, written: sink.finish()? })
 }

@@ -6,12 +6,13 @@ use fancy_regex::Regex;
 use serde_json::Value as Json;
 
 use super::answer::{final_answer, same_answer};
+use super::{PROGRESS_ROWS, Progress, tell};
 use crate::error::{Error, Result};
 use crate::format::{BadField, Body, Example, Task};
 use crate::locate::FieldPath;
 use crate::read::{Examples, parse_json, row_error};
 use crate::sink::{Sink, Written};
-use crate::source::Rows;
+use crate::source::{Rows, total_bytes};
 use crate::tokenise::Options;
 
 /// What makes a completion desirable.
@@ -72,7 +73,14 @@ pub struct Labelled {
 ///
 /// # Errors
 /// `Row` when a row is bad, has no gold, or when a score is missing; `Io`, `Write`, `Table`.
-pub fn label(files: &[PathBuf], output: &Path, rule: &Rule, options: &Options) -> Result<Labelled> {
+pub fn label(
+    files: &[PathBuf],
+    output: &Path,
+    rule: &Rule,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<Labelled> {
+    let total = total_bytes(files)?;
     let options = Options { task: Task::Kto, default_label: options.default_label.or(Some(false)), ..options.clone() };
     let mut scores = match rule {
         Rule::Scores { file, .. } => Some(Scores::open(file)),
@@ -106,6 +114,9 @@ pub fn label(files: &[PathBuf], output: &Path, rule: &Rule, options: &Options) -
             counts[2] += usize::from(example.label.is_some_and(|old| old != desirable));
             example.label = Some(desirable);
             sink.write(&example.to_row())?;
+        }
+        if rows.rows_read.is_multiple_of(PROGRESS_ROWS) {
+            tell(progress, rows.bytes_read(), total)?;
         }
     }
     let (rows_read, written) = (rows.rows_read, sink.finish()?);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::next_object;
+use super::{PROGRESS_ROWS, Progress, next_object, tell};
 use crate::error::{Error, Result};
 use crate::rng::Stream;
 use crate::sink::{Sink, Written};
@@ -95,6 +95,22 @@ impl Mixture {
         unreachable!("the quotas fill a block");
     }
 
+    /// For every position the source, and how many rows of that source came before: as [`at`](Self::at), counted on the way.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let mut before = vec![0; self.quotas.len()];
+        (0..self.len).map(move |at| {
+            let slot = permute(at % BLOCK, Stream::new(self.seed, at / BLOCK));
+            let mut end = 0;
+            let of = |quota: &u64| {
+                end += quota;
+                slot < end
+            };
+            let source = self.quotas.iter().position(of).expect("the quotas fill a block");
+            before[source] += 1;
+            (source, before[source] - 1)
+        })
+    }
+
     /// One past the position of the last row of the first reading of source `n`.
     fn position_after(&self, n: usize) -> u64 {
         let last = self.sizes[n] - 1;
@@ -130,16 +146,27 @@ pub struct Mixed {
     pub written: Written,
 }
 
-/// Writes the rows of several sources (each a list of files) mixed by weight; each source's rows stay in order.
+/// Writes the rows of several sources (each a list of files) mixed by weight; each source's rows stay in order. `progress` is told
+/// rows, not bytes.
 ///
 /// # Errors
 /// As [`Mixture::new`], and `Io`, `Row`, `Write`, `Table`.
-pub fn mix(sources: &[Vec<PathBuf>], weights: &[f64], output: &Path, seed: u64, end: End) -> Result<Mixed> {
+pub fn mix(
+    sources: &[Vec<PathBuf>],
+    weights: &[f64],
+    output: &Path,
+    (seed, end): (u64, End),
+    progress: Progress<'_>,
+) -> Result<Mixed> {
     let mut sizes = Vec::with_capacity(sources.len());
     for files in sources {
-        let (mut rows, mut count) = (Rows::open(files), 0);
+        let (mut rows, mut count) = (Rows::open(files), 0_u64);
         while rows.next_row()?.is_some() {
             count += 1;
+            if count.is_multiple_of(PROGRESS_ROWS as u64) {
+                // How much there is to do is not known before every row was counted.
+                tell(progress, 0, 0)?;
+            }
         }
         sizes.push(count);
     }
@@ -160,6 +187,9 @@ pub fn mix(sources: &[Vec<PathBuf>], weights: &[f64], output: &Path, seed: u64, 
             }
         };
         sink.write(&row)?;
+        if at.is_multiple_of(PROGRESS_ROWS as u64) {
+            tell(progress, at, mixture.len())?;
+        }
     }
     Ok(Mixed { sizes, taken, written: sink.finish()? })
 }
@@ -186,6 +216,9 @@ mod tests {
             let (source, row) = mixture.at(at);
             assert_eq!(row, next[source], "position {at}");
             next[source] += 1;
+            if at == 1999 {
+                assert_eq!(mixture.iter().nth(1999), Some((source, row)));
+            }
         }
         assert!(next[0].abs_diff(1250) < 60 && next[1].abs_diff(625) < 60, "{next:?}");
         assert_eq!(Mixture::new(&[10, 10], &[1.0, 1.0], 7, End::Rows(1000)).unwrap().at(999).1, 499);

@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod convert;
 pub mod dedup;
+pub mod detect;
 pub mod label;
 pub mod lengths;
 pub mod mix;
@@ -14,17 +15,35 @@ pub mod sample;
 pub mod show;
 pub mod stats;
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use serde_json::Value as Json;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::BadField;
 use crate::locate::FieldPath;
 use crate::read::{parse_json, row_error};
 use crate::rng::mix;
 use crate::sink::JsonRow;
 use crate::source::{RawRow, Rows};
+
+/// Is told bytes read and bytes in all from time to time; breaks where the work is to stop.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
+
+/// Rows between two calls of a [`Progress`].
+const PROGRESS_ROWS: usize = 64;
+
+/// Tells how far the work is.
+///
+/// # Errors
+/// `Stopped` when it is to stop.
+fn tell(progress: Progress<'_>, done: u64, total: u64) -> Result<()> {
+    match progress(done, total) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Stopped { kept: false }),
+    }
+}
 
 /// The next row as an object, as it stands in its file.
 ///

@@ -7,11 +7,13 @@ use serde_json::Value as Json;
 
 use super::answer;
 use super::label::completion;
+use super::{PROGRESS_ROWS, Progress, tell};
 use crate::error::{Error, Result};
 use crate::format::{Body, Example, Task};
 use crate::read::Examples;
 use crate::rng::Stream;
 use crate::sink::{Sink, Written};
+use crate::source::total_bytes;
 use crate::tokenise::Options;
 
 /// How an undesirable completion is made.
@@ -66,10 +68,11 @@ const WINDOW: usize = 1024;
 pub fn make_negatives(
     files: &[PathBuf],
     output: &Path,
-    kinds: &[Negative],
-    seed: u64,
+    (kinds, seed): (&[Negative], u64),
     options: &Options,
+    progress: Progress<'_>,
 ) -> Result<Made> {
+    let total = total_bytes(files)?;
     if kinds.is_empty() {
         let reason = "expected at least one kind of negative, found none".to_owned();
         return Err(Error::Setting { key: "make_negatives", reason });
@@ -81,6 +84,9 @@ pub fn make_negatives(
     let (mut desirable, mut undesirable, mut without) = (0, 0, 0);
     let mut others: VecDeque<(u64, Body)> = VecDeque::new();
     while let Some((_, row)) = rows.next_row()? {
+        if rows.rows_read.is_multiple_of(PROGRESS_ROWS) {
+            tell(progress, rows.bytes_read(), total)?;
+        }
         for example in row.examples {
             write(&mut sink, &example, "data")?;
             if example.label == Some(false) {

@@ -1,12 +1,12 @@
 //! What is in data: rows, labels, lengths, what truncation will do, what repeats.
 
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::path::PathBuf;
 
-use super::hash;
 use super::lengths::Lengths;
+use super::{PROGRESS_ROWS, Progress, hash, tell};
 use crate::dataset::{Builder, Report};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{Body, Example, Task};
 use crate::read::Examples;
 use crate::rng::mix;
@@ -70,37 +70,45 @@ pub fn suggested_weights(desirable: usize, undesirable: usize) -> Option<(f64, f
     }
 }
 
-/// What all rows are compared by: about forty bytes for each different row and prompt.
+/// What all rows are compared by: sixteen bytes for each row. The last bit of a hash is the label.
 #[derive(Default)]
 struct Seen {
-    /// By prompt and completion: rows with label false or none, and with label true.
-    rows: HashMap<u64, [u32; 2]>,
-    /// By prompt, likewise.
-    prompts: HashMap<u64, [u32; 2]>,
+    /// By prompt and completion.
+    rows: Vec<u64>,
+    /// By prompt.
+    prompts: Vec<u64>,
 }
+
+/// How often one thing was seen with the label false or without one, and with the label true.
+type Seenings = [u64; 2];
 
 impl Seen {
     fn add(&mut self, prompt: u64, completion: u64, label: Option<bool>) {
-        let class = usize::from(label == Some(true));
-        for (map, key) in [(&mut self.rows, mix(prompt ^ mix(completion))), (&mut self.prompts, prompt)] {
-            let count = &mut map.entry(key).or_default()[class];
-            *count = count.saturating_add(1);
-        }
+        let class = u64::from(label == Some(true));
+        self.rows.push(mix(prompt ^ mix(completion)) & !1 | class);
+        self.prompts.push(prompt & !1 | class);
     }
 
-    fn finish(self, stats: &mut Stats) {
-        for count in self.rows.values() {
-            let sum = u64::from(count[0]) + u64::from(count[1]);
-            stats.duplicates += count.iter().map(|&n| u64::from(n.saturating_sub(1))).sum::<u64>();
-            stats.contradictions += if count.contains(&0) { 0 } else { sum };
-        }
-        stats.distinct_prompts = self.prompts.len() as u64;
-        for count in self.prompts.values() {
-            let sum = u64::from(count[0]) + u64::from(count[1]);
+    fn finish(mut self, stats: &mut Stats) {
+        each_thing(&mut self.rows, |count| {
+            stats.duplicates += count.iter().map(|&n| n.saturating_sub(1)).sum::<u64>();
+            stats.contradictions += if count.contains(&0) { 0 } else { count.iter().sum() };
+        });
+        each_thing(&mut self.prompts, |count| {
+            let sum = count.iter().sum();
+            stats.distinct_prompts += 1;
             stats.shared_prompts += u64::from(sum > 1);
             stats.contrasted_prompts += u64::from(!count.contains(&0));
             stats.largest_group = stats.largest_group.max(sum);
-        }
+        });
+    }
+}
+
+fn each_thing(hashes: &mut [u64], mut tell: impl FnMut(Seenings)) {
+    hashes.sort_unstable();
+    for same in hashes.chunk_by(|a, b| a & !1 == b & !1) {
+        let desirable = same.iter().filter(|hash| *hash & 1 == 1).count() as u64;
+        tell([same.len() as u64 - desirable, desirable]);
     }
 }
 
@@ -112,7 +120,7 @@ pub fn stats(
     files: &[PathBuf],
     tokenizer: Option<&Tokenizer>,
     options: &Options,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: Progress<'_>,
 ) -> Result<Stats> {
     let options = Options { on_bad_row: OnBadRow::Skip, ..options.clone() };
     let (mut stats, mut seen) = (Stats::default(), Seen::default());
@@ -121,6 +129,7 @@ pub fn stats(
             stats.unit = Unit::Tokens;
             let limit = options.max_length;
             let whole = Options { max_length: None, ..options };
+            let stopped = Cell::new(false);
             let mut drain = |builder: &mut Builder| {
                 for row in builder.take() {
                     seen.add(row.prompt_hash, hash(&row.completion_bytes), row.label);
@@ -129,9 +138,10 @@ pub fn stats(
                     stats.too_long += u64::from(row.prompt + row.completion > limit);
                     stats.prompt_only += u64::from(row.prompt >= limit);
                 }
-                Ok(())
+                if stopped.get() { Err(Error::Stopped { kept: false }) } else { Ok(()) }
             };
-            let report = run(files, tokenizer, &whole, progress, &mut drain)?.report;
+            let mut told = |done, total| stopped.set(progress(done, total).is_break());
+            let report = run(files, tokenizer, &whole, &mut told, &mut drain)?.report;
             stats.report = report;
         }
         None => count_characters(files, &options, &mut stats, &mut seen, progress)?,
@@ -155,7 +165,7 @@ fn count_characters(
     options: &Options,
     stats: &mut Stats,
     seen: &mut Seen,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: Progress<'_>,
 ) -> Result<()> {
     let total = total_bytes(files)?;
     let mut rows = Examples::open(files, options);
@@ -171,11 +181,15 @@ fn count_characters(
             stats.report.ignored_labels += usize::from(example.ignored.label && options.task == Task::Sft);
             stats.report.ignored_loss_weights += usize::from(example.ignored.loss_weight);
         }
-        if rows.rows_read.is_multiple_of(1000) {
-            progress(rows.bytes_read(), total);
+        if rows.rows_read.is_multiple_of(PROGRESS_ROWS) {
+            tell(progress, rows.bytes_read(), total)?;
         }
     }
-    progress(total, total);
+    if rows.rows_read == 0 {
+        let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+        let reason = format!("{}: expected at least one row, found none", names.join(", "));
+        return Err(Error::NothingToTrain { reason });
+    }
     stats.report.rows_read = rows.rows_read;
     stats.report.bad = rows.bad;
     stats.report.empty_completions = rows.empty_completions;

@@ -7,6 +7,7 @@
 //! with published ones. [`Mode::Strict`] answers what is mathematically right.
 
 mod extract;
+mod json;
 mod math;
 mod normalise;
 mod qwen;

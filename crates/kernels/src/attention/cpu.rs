@@ -109,6 +109,22 @@ loops! {
                 }
             }
         }
+        /// Replaces scores by `cap * tanh(score / cap)`.
+        fn cap_row(row: &mut [E], cap: f64) {
+            let (cap, inverse) = (E::of(cap), E::of(1.0 / cap));
+            row.iter_mut().for_each(|x| *x = cap * (*x * inverse).tanh());
+        }
+        /// As `cap_row`, and writes the derivative `1 - tanh²` to `slopes`.
+        fn cap_slopes_row(row: &mut [E], cap: f64, slopes: &mut [E]) {
+            let (cap, inverse) = (E::of(cap), E::of(1.0 / cap));
+            for (x, s) in row.iter_mut().zip(slopes) {
+                let t = (*x * inverse).tanh();
+                (*x, *s) = (cap * t, E::ONE - t * t);
+            }
+        }
+        fn times_row(x: &[E], y: &mut [E]) {
+            y.iter_mut().zip(x).for_each(|(y, x)| *y *= *x);
+        }
         /// `o[n] = sum over i of p[n][i] * values[i][n / group]`.
         fn mix_row(shape: &AttentionShape, p: &[E], values: &[&[E]], o: &mut [E]) {
             let (group, width) = (shape.query_heads / shape.kv_heads, shape.v_width);
@@ -196,6 +212,9 @@ impl<E: Real> Attention for Cpu<E> {
                     );
                     times_keys(shape.scale, q, ck, ok, scores.again());
                     for i in 0..block.len() {
+                        if let Some(cap) = shape.cap {
+                            E::cap_row(scores.row_mut(i), cap);
+                        }
                         let sum = E::softmax_row(scores.row_mut(i), seen(span, &block, &vis, shape.window, i));
                         if let Some(lse) = &lse {
                             // SAFETY: (row, head) belongs to this task alone: spans tile the rows, heads the columns.
@@ -264,6 +283,9 @@ fn single_row<E: Real>(
     let (keys, values) = (seen_rows(&visible, own.k, context.k), seen_rows(&visible, own.v, context.v));
     let mut scores = vec![E::ZERO; shape.query_heads * keys.len()];
     E::score_row(shape, q.row(row), &keys, &mut scores);
+    if let Some(cap) = shape.cap {
+        E::cap_row(&mut scores, cap);
+    }
     let heads = scores.chunks_exact_mut(keys.len());
     let sums: Vec<E> = heads.map(|scores| E::softmax_row(scores, 0..keys.len())).collect();
     if let Some(mut lse) = lse {
@@ -302,6 +324,7 @@ fn back_family<E: Real>(
     let (k, v) = (saved.kv.k.cols(kc.clone()), saved.kv.v.cols(vc.clone()));
     let (mut dk, mut dv) = (grads.dk.cols(kc), grads.dv.cols(vc));
     let mut dq = grads.dq;
+    let mut slopes = vec![E::ONE; if shape.cap.is_some() { most } else { 0 }];
     for span in family {
         for block in blocks(span) {
             let vis = visible(span, &block, shape.window);
@@ -318,7 +341,13 @@ fn back_family<E: Real>(
                 for i in 0..block.len() {
                     let lse = saved.lse.row(rows.start + i)[n];
                     let live = seen(span, &block, &vis, shape.window, i);
+                    if let Some(cap) = shape.cap {
+                        E::cap_slopes_row(p.row_mut(i), cap, &mut slopes);
+                    }
                     E::softmax_back_row(p.row_mut(i), ds.row_mut(i), live, lse, d_o.row(i), o.row(i));
+                    if shape.cap.is_some() {
+                        E::times_row(&slopes, ds.row_mut(i));
+                    }
                 }
                 let (p, ds) = (p.view(), ds.view());
                 times_values(

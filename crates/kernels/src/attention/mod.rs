@@ -20,6 +20,8 @@ pub struct AttentionShape {
     pub scale: f64,
     /// How many positions a row sees, itself included; `None`: all.
     pub window: Option<usize>,
+    /// Scores become `cap * tanh(score / cap)` before the softmax; `None`: they stay as they are.
+    pub cap: Option<f64>,
 }
 
 /// A run of rows that see `context` (rows at positions `0..context.len()`) and, causally, one another.
@@ -46,7 +48,7 @@ impl<B: Memory> Clone for KeyValue<'_, B> {
 }
 impl<B: Memory> Copy for KeyValue<'_, B> {}
 
-/// Softmax attention; `o = softmax(scale * q kᵀ + mask) v` per head.
+/// Softmax attention; `o = softmax(scale * q kᵀ + mask) v` per head, scores capped where the shape says so.
 pub trait Attention: Memory {
     /// Writes `o [t, n * v_width]` and, when asked, `lse [t, n]`, the log-sum-exp of each row's scores.
     /// `own` holds the rows' own keys and values, `context` those that spans refer to (it may be the same).
@@ -63,7 +65,8 @@ pub trait Attention: Memory {
     /// Overwrites `dq`, `dk`, `dv`. Contexts lie among the rows themselves.
     ///
     /// With `p = exp(scale * q kᵀ - lse)`: `dv = pᵀ do`, `ds = p * (do vᵀ - rowsum(do * o))`, `dq = scale * ds k`, `dk = scale * dsᵀ q`
-    /// (Dao et al. 2022, arXiv 2205.14135).
+    /// (Dao et al. 2022, arXiv 2205.14135). Under a cap `p` is of the capped scores, and `ds` is multiplied by
+    /// `1 - (capped / cap)²`.
     fn attention_back(
         &self,
         shape: &AttentionShape,

@@ -9,11 +9,16 @@ pub use stored::CpuStored;
 
 use crate::adamw::cpu::AdamwLoops;
 use crate::attention::cpu::AttentionLoops;
+use crate::capped::cpu::CappedLoops;
+use crate::clamped::cpu::ClampedLoops;
+use crate::geglu::cpu::GeGluLoops;
 use crate::gemm::cpu::GemmLoops;
+use crate::gemm::turn::Turn;
 use crate::head::cpu::HeadLoops;
 use crate::rmsnorm::cpu::RmsNormLoops;
 use crate::rope::cpu::RopeLoops;
 use crate::rows::cpu::RowLoops;
+use crate::scale::cpu::ScaleLoops;
 use crate::swiglu::cpu::SwiGluLoops;
 use crate::{Acc, Elem, HostTensor, Memory, Out, Real, View};
 use buffer::BufferPool;
@@ -26,12 +31,17 @@ use stored::UnpackLoops;
 pub trait Loops<E>:
     AdamwLoops<E>
     + AttentionLoops<E>
+    + CappedLoops<E>
+    + ClampedLoops<E>
+    + GeGluLoops<E>
     + GemmLoops<E>
     + HeadLoops<E>
     + RmsNormLoops<E>
     + RopeLoops<E>
     + RowLoops<E>
+    + ScaleLoops<E>
     + SwiGluLoops<E>
+    + Turn
     + UnpackLoops<E>
 {
 }

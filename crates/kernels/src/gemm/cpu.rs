@@ -1,6 +1,7 @@
 //! Products on the CPU: the `gemm` crate on f32 and f64 panels; other storage is unpacked panel by panel, so that no
 //! whole copy of a weight ever exists. Panels depend on shapes only, so the bits do not depend on the thread count.
 
+use super::turn::TURNED;
 use super::{Gemm, Weight};
 use crate::cpu::CpuStored;
 use crate::cpu::simd::{lane_sum, loops};
@@ -12,8 +13,6 @@ use std::ops::Range;
 const PANEL_ELEMENTS: usize = 1 << 18;
 /// Rows up to which a product is a few dot products with each row of the weight.
 const FEW: usize = 6;
-/// Rows of a weight that are turned together: a cache line of f32.
-const TURNED: usize = 16;
 
 /// A matrix operand with arbitrary strides.
 #[derive(Clone, Copy)]
@@ -248,7 +247,14 @@ fn turn<E: Real>(w: Weight<Cpu<E>>, rows: Range<usize>, cols: Range<usize>, dst:
                 unpacked.chunks_exact(cols.len()).enumerate().for_each(|(r, part)| block[r] = part);
             }
         }
-        E::turn_rows(&block[..count], &mut dst[first - rows.start..], ld);
+        let dst = &mut dst[first - rows.start..];
+        if count == TURNED {
+            E::turn_rows(&block, dst, ld);
+        } else {
+            for (r, row) in block[..count].iter().enumerate() {
+                row.iter().zip(dst.chunks_mut(ld)).for_each(|(x, dst)| dst[r] = *x);
+            }
+        }
     }
 }
 
@@ -257,21 +263,6 @@ loops! {
     trait GemmLoops {
         fn dot(a: &[E], b: &[E]) -> E {
             lane_sum([a, b], |[a, b]| a * b)
-        }
-        /// `dst[c][r] = src[r][c]` for up to [`TURNED`] rows.
-        fn turn_rows(src: &[&[E]], dst: &mut [E], ld: usize) {
-            if let Ok(src) = <[&[E]; TURNED]>::try_from(src) {
-                let width = src[0].len();
-                let src = src.map(|row| &row[..width]);
-                for (c, dst) in dst.chunks_mut(ld).take(width).enumerate() {
-                    let column: [E; TURNED] = std::array::from_fn(|r| src[r][c]);
-                    dst[..TURNED].copy_from_slice(&column);
-                }
-            } else {
-                for (r, row) in src.iter().enumerate() {
-                    row.iter().zip(dst.chunks_mut(ld)).for_each(|(x, dst)| dst[r] = *x);
-                }
-            }
         }
     }
 }

@@ -21,12 +21,14 @@ pub struct RopeTable<'a, B: Memory> {
     pub sin: View<'a, B, B::Real>,
     /// Pairs.
     pub layout: RopeLayout,
+    /// Columns of a head before those that are rotated.
+    pub offset: usize,
 }
 
 /// Rotation by position.
 pub trait Rope: Memory {
-    /// In each head (`head_width` columns) rotates the first `2 * cos.cols` columns of `x` in place by the angle of the
-    /// row's position: `(a, b) -> (a cos - b sin, b cos + a sin)`. The rotation is orthogonal up to the attention factor, so
+    /// In each head (`head_width` columns) rotates `2 * cos.cols` columns of `x` from `offset` on in place by the angle of
+    /// the row's position: `(a, b) -> (a cos - b sin, b cos + a sin)`. The rotation is orthogonal up to the attention factor, so
     /// backward is the same with the sign of the sine flipped: `inverse`.
     fn rope(
         &self,

@@ -17,9 +17,22 @@ fn span(rows: Range<usize>, context: Range<usize>) -> Span {
 }
 
 fn case(n: usize, k: usize, widths: (usize, usize), window: Option<usize>, spans: &[Span]) -> Case {
-    let shape =
-        AttentionShape { query_heads: n, kv_heads: k, qk_width: widths.0, v_width: widths.1, scale: 0.37, window };
+    let shape = AttentionShape {
+        query_heads: n,
+        kv_heads: k,
+        qk_width: widths.0,
+        v_width: widths.1,
+        scale: 0.37,
+        window,
+        cap: None,
+    };
     Case { shape, spans: spans.to_vec(), t: spans.last().map_or(0, |s| s.rows.end) }
+}
+
+/// A cap that bends the scores there are.
+fn capped(mut case: Case) -> Case {
+    case.shape.cap = Some(0.8);
+    case
 }
 
 fn cases() -> Vec<Case> {
@@ -40,6 +53,9 @@ fn cases() -> Vec<Case> {
         case(2, 1, (2, 2), Some(17), &long),
         case(4, 2, (7, 35), None, &single),
         case(4, 4, (7, 3), Some(2), &single),
+        capped(case(4, 2, (3, 5), None, &shared)),
+        capped(case(2, 1, (2, 2), Some(17), &long)),
+        capped(case(4, 2, (7, 35), None, &single)),
     ]
 }
 
@@ -66,7 +82,8 @@ fn definition(case: &Case, q: &[f64], own: [&[f64]; 2], context: [&[f64]; 2]) ->
             let q = &q[at * s.qk_width..][..s.qk_width];
             let score =
                 |key: usize, k: &[f64]| s.scale * dot(q, &k[(key * s.kv_heads + j) * s.qk_width..][..s.qk_width]);
-            let weights: Vec<f64> = keys.iter().map(|(key, [k, _])| score(*key, k).exp()).collect();
+            let cap = |x: f64| s.cap.map_or(x, |c| c * (x / c).tanh());
+            let weights: Vec<f64> = keys.iter().map(|(key, [k, _])| cap(score(*key, k)).exp()).collect();
             let total: f64 = weights.iter().sum();
             lse[at] = total.ln();
             for (w, (key, [_, v])) in weights.iter().zip(&keys) {

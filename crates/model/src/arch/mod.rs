@@ -1,36 +1,86 @@
 //! One file per architecture.
 
+mod deepseek_v3;
+mod gemma2;
+mod gemma3_text;
+mod gpt_oss;
 mod llama;
 mod mistral;
+mod mixtral;
+mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_moe;
 
 use crate::config::Reader;
 use crate::{Blueprint, Error, LayerSpec, RopeSpec};
+use kernels::{Gating, RouteShape};
+use nn::Gate;
 use serde_json::{Map, Value};
 
 /// Every `model_type` there is.
-pub const NAMES: &[&str] = &["llama", "mistral", "qwen2", "qwen3"];
+pub const NAMES: &[&str] = &[
+    "deepseek_v3",
+    "gemma2",
+    "gemma3_text",
+    "gpt_oss",
+    "llama",
+    "mistral",
+    "mixtral",
+    "phi3",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+];
 
 /// Reads a `config.json`.
 pub fn blueprint(config: &Map<String, Value>) -> Result<Blueprint, Error> {
     let reader = Reader::new(config);
     let blueprint = match reader.text_or("model_type", "")? {
+        "deepseek_v3" => deepseek_v3::blueprint(&reader)?,
+        "gemma2" => gemma2::blueprint(&reader)?,
+        "gemma3_text" => gemma3_text::blueprint(&reader)?,
+        "gpt_oss" => gpt_oss::blueprint(&reader)?,
         "llama" => llama::blueprint(&reader)?,
         "mistral" => mistral::blueprint(&reader)?,
+        "mixtral" => mixtral::blueprint(&reader)?,
+        "phi3" => phi3::blueprint(&reader)?,
         "qwen2" => qwen2::blueprint(&reader)?,
+        "qwen2_moe" => qwen2_moe::blueprint(&reader)?,
         "qwen3" => qwen3::blueprint(&reader)?,
+        "qwen3_moe" => qwen3_moe::blueprint(&reader)?,
         found => return Err(Error::UnknownArchitecture { found: found.to_owned() }),
     };
-    reader.finish()?;
+    reader.finish(blueprint.gate)?;
     Ok(blueprint)
 }
 
+/// What the file's own class takes where `config.json` says nothing.
+#[derive(Clone, Copy)]
+struct Defaults {
+    eps: f64,
+    theta: f64,
+    /// Head width; `None`: model width by heads.
+    head_width: Option<usize>,
+    tied: bool,
+}
+
+const USUAL: Defaults = Defaults { eps: 1e-6, theta: 10_000.0, head_width: None, tied: false };
+
 /// What all dense pre-norm decoders with grouped heads share; no biases, no head norms, full attention.
-fn dense(config: &Reader, default_eps: f64) -> Result<Blueprint, Error> {
-    let (hidden, heads) = (config.count("hidden_size")?, config.count("num_attention_heads")?);
+fn dense(config: &Reader, defaults: Defaults) -> Result<Blueprint, Error> {
+    let heads = config.count("num_attention_heads")?;
+    let hidden = config.count("hidden_size")?;
+    let head_width = config.count_or("head_dim", Some(defaults.head_width.unwrap_or(hidden / heads)))?;
+    plain(config, defaults, head_width, RopeSpec::read(config, defaults.theta, head_width)?)
+}
+
+/// As [`dense`], with the width of heads and their rotation decided.
+fn plain(config: &Reader, defaults: Defaults, head_width: usize, rope: RopeSpec) -> Result<Blueprint, Error> {
+    let heads = config.count("num_attention_heads")?;
     let kv_heads = config.count_or("num_key_value_heads", Some(heads))?;
-    let head_width = config.count_or("head_dim", Some(hidden / heads))?;
     if heads % kv_heads != 0 {
         return Err(Error::config(
             "num_key_value_heads",
@@ -43,38 +93,56 @@ fn dense(config: &Reader, default_eps: f64) -> Result<Blueprint, Error> {
     }
     Ok(Blueprint {
         model_type: config.text_or("model_type", "")?.to_owned(),
-        hidden,
+        hidden: config.count("hidden_size")?,
         vocab: config.count("vocab_size")?,
         heads,
         kv_heads,
         head_width,
         feed_forward: config.count("intermediate_size")?,
-        norm_eps: config.number_or("rms_norm_eps", default_eps)?,
+        norm_eps: config.number_or("rms_norm_eps", defaults.eps)?,
+        norm_one_plus: false,
         qkv_bias: false,
         o_bias: false,
         mlp_bias: false,
         qk_norm: false,
-        tied: config.flag_or("tie_word_embeddings", false)?,
-        rope: RopeSpec::read(config, head_width)?,
+        out_norms: false,
+        fused: false,
+        sinks: false,
+        score_scale: (head_width as f64).powf(-0.5),
+        score_cap: None,
+        logit_cap: None,
+        embed_scale: None,
+        gate: Gate::Silu,
+        latent: None,
+        experts: None,
+        tied: config.flag_or("tie_word_embeddings", defaults.tied)?,
+        rope,
+        local_rope: None,
         max_positions: config.count_or("max_position_embeddings", Some(2048))?,
-        layers: vec![LayerSpec { window: None }; layers],
+        layers: vec![LayerSpec::default(); layers],
     })
+}
+
+/// A window on the layers that `slides` says, if the configuration has one.
+fn windows(config: &Reader, layers: &mut [LayerSpec], slides: impl Fn(usize) -> bool) -> Result<(), Error> {
+    let types = layer_types(config, layers.len())?;
+    for (i, layer) in layers.iter_mut().enumerate() {
+        if types.as_ref().map_or_else(|| slides(i), |t| t[i]) {
+            layer.window = Some(config.count("sliding_window")?);
+        }
+    }
+    Ok(())
 }
 
 /// Windows of the Qwen family: `layer_types` when given, else layers from `max_window_layers` on when `use_sliding_window`.
 fn qwen_windows(config: &Reader, layers: &mut [LayerSpec]) -> Result<(), Error> {
     let window = match config.get("sliding_window") {
         None => None,
+        Some(_) if !config.flag_or("use_sliding_window", false)? => None,
         Some(_) => Some(config.count("sliding_window")?),
     };
     let on = config.flag_or("use_sliding_window", false)?;
-    let from = match config.get("max_window_layers") {
-        None => 28,
-        Some(v) => {
-            v.as_u64().ok_or_else(|| Error::config("max_window_layers", format!("expected a count, found {v}")))?
-                as usize
-        }
-    };
+    let from = config.index_or("max_window_layers", 28)?;
     let types = layer_types(config, layers.len())?;
     for (i, layer) in layers.iter_mut().enumerate() {
         let slides = types.as_ref().map_or(on && i >= from, |t| t[i]);
@@ -100,4 +168,33 @@ fn layer_types(config: &Reader, layers: usize) -> Result<Option<Vec<bool>>, Erro
         _ => Err(Error::config("layer_types", format!("expected full_attention or sliding_attention, found {v}"))),
     };
     list.iter().map(slides).collect::<Result<_, _>>().map(Some)
+}
+
+/// A router of `config[key]` experts, `num_experts_per_tok` of which each row takes.
+fn route(config: &Reader, key: &'static str, per_token: usize, gating: Gating) -> Result<RouteShape, Error> {
+    let (experts, chosen) = (config.count(key)?, config.count_or("num_experts_per_tok", Some(per_token))?);
+    if experts > 65_536 {
+        return Err(Error::config(key, format!("expected at most 65536, found {experts}")));
+    }
+    if chosen > experts {
+        let what = format!("expected at most the {experts} experts there are, found {chosen}");
+        return Err(Error::config("num_experts_per_tok", what));
+    }
+    Ok(RouteShape { experts, chosen, gating })
+}
+
+/// The layers of the Qwen family that have experts: every `decoder_sparse_step`-th, but for `mlp_only_layers`.
+fn qwen_sparse(config: &Reader, layers: &mut [LayerSpec]) -> Result<(), Error> {
+    let step = config.count_or("decoder_sparse_step", Some(1))?;
+    let dense: Vec<u64> = match config.get("mlp_only_layers") {
+        None => Vec::new(),
+        Some(list) => list
+            .as_array()
+            .and_then(|l| l.iter().map(Value::as_u64).collect())
+            .ok_or_else(|| Error::config("mlp_only_layers", format!("expected a list of layers, found {list}")))?,
+    };
+    for (i, layer) in layers.iter_mut().enumerate() {
+        layer.experts = (i + 1) % step == 0 && !dense.contains(&(i as u64));
+    }
+    Ok(())
 }

@@ -9,8 +9,14 @@ use nn::{Context, Params};
 use pack::{Answer, Family, Pack, plan_packs};
 use std::path::PathBuf;
 
-/// Every dense architecture there is a golden for.
-const DENSE: [&str; 5] = ["llama", "llama31", "mistral", "qwen2", "qwen3"];
+/// All models that there are reference numbers for.
+fn architectures() -> Vec<String> {
+    let folders = std::fs::read_dir(golden_dir().join("forward")).unwrap();
+    let mut all: Vec<String> = folders.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    all.sort();
+    assert!(all.len() >= 9, "only {all:?}");
+    all
+}
 
 /// Reference runs: the committed ones, or all of them where `PROSPECT_GOLDEN` points.
 fn golden_dir() -> PathBuf {
@@ -42,6 +48,6 @@ fn whole(tokens: &[u32]) -> Pack {
 }
 
 fn adapters(built: &model::Blueprint, rank: usize) -> Adapters {
-    let modules = built.linear_modules().into_iter().filter(|m| m != "lm_head").collect();
+    let modules = built.linear_modules().into_iter().filter(|m| m != "lm_head").chain(built.expert_modules()).collect();
     Adapters { rank, scale: 2.0, modules }
 }

@@ -46,6 +46,7 @@ pub(crate) fn all<B: Double + Make>() -> Vec<Layer<B>> {
     let operators = [&LINEAR[..], &ATTENTION, &SWIGLU, &[Fault::RmsNormDx]].concat();
     layers.push(block(b, "block with adapters, kept", adapter, true, &operators));
     layers.push(block(b, "block with adapters, recomputed", adapter, false, &operators));
+    layers.extend(crate::special::all(b));
     layers
 }
 
@@ -66,7 +67,13 @@ impl Make for kernels::tampered::Tampered<kernels::Cpu<f64>> {
     }
 }
 
-fn layer<B: Double>(name: &'static str, operators: &[Fault], shelf: Shelf, cols: usize, run: Run<B>) -> Layer<B> {
+pub(crate) fn layer<B: Double>(
+    name: &'static str,
+    operators: &[Fault],
+    shelf: Shelf,
+    cols: usize,
+    run: Run<B>,
+) -> Layer<B> {
     Layer {
         name,
         operators: operators.to_vec(),
@@ -79,11 +86,11 @@ fn layer<B: Double>(name: &'static str, operators: &[Fault], shelf: Shelf, cols:
     }
 }
 
-fn host<B: Double>(ctx: &Context<B>, m: &Mat<B>) -> Vec<f64> {
+pub(crate) fn host<B: Double>(ctx: &Context<B>, m: &Mat<B>) -> Vec<f64> {
     ctx.backend.to_host(m.view())
 }
 
-fn device<B: Double>(ctx: &Context<B>, cols: usize, values: &[f64]) -> Mat<B> {
+pub(crate) fn device<B: Double>(ctx: &Context<B>, cols: usize, values: &[f64]) -> Mat<B> {
     ctx.backend.from_host(values.len() / cols, cols, values)
 }
 
@@ -163,7 +170,7 @@ fn mlp<B: Double>(backend: &B, name: &'static str, tuning: Tuning, operators: &[
 }
 
 /// A block's output and the gradient of its input.
-fn through<B: Double>(
+pub(crate) fn through<B: Double>(
     block: &Block<B>,
     ctx: &Context<B>,
     x: &Mat<B>,

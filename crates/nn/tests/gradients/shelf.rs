@@ -2,7 +2,10 @@
 
 use crate::Double;
 use kernels::{AttentionShape, HostTensor, RopeLayout, StoredDtype};
-use nn::{Block, Linear, Lora, Mlp, Norm, ParamId, Part, Rotary, SelfAttention, Table, Tensor, Vector};
+use nn::{
+    Attention, Block, FeedForward, Gate, Linear, Lora, Mlp, Norm, ParamId, Part, Rotary, SelfAttention, Table, Tensor,
+    Vector,
+};
 use pack::{Rows, Segment};
 use std::sync::Arc;
 use testkit::noise;
@@ -29,12 +32,12 @@ pub(crate) const H: usize = 4;
 pub(crate) const F: usize = 7;
 
 impl Shelf {
-    fn noise(&mut self, n: usize) -> Vec<f64> {
+    pub(crate) fn noise(&mut self, n: usize) -> Vec<f64> {
         self.made += 1;
         noise(n, self.made)
     }
 
-    fn param(&mut self, rows: usize, cols: usize) -> ParamId {
+    pub(crate) fn param(&mut self, rows: usize, cols: usize) -> ParamId {
         let values = self.noise(rows * cols);
         self.values.extend(values);
         self.table.push(&format!("p{}", self.made), rows, cols, true)
@@ -54,7 +57,7 @@ impl Shelf {
         };
         let lora = match tuning {
             Tuning::Adapter { rank } => {
-                Some(Lora { a: self.param(rank, i), b: self.param(o, rank), scale: 0.7, site: 5 * self.made })
+                Some(Lora { a: self.param(rank, i), b: self.param(o, rank), first: 0, scale: 0.7, site: 5 * self.made })
             }
             Tuning::Frozen | Tuning::Full { .. } => None,
         };
@@ -67,7 +70,7 @@ impl Shelf {
             true => Vector::Trained(self.param(1, h)),
             false => Vector::Frozen(backend.from_host(1, h, &self.noise(h))),
         };
-        Norm { weight, eps: 0.01 }
+        Norm { weight, eps: 0.01, one_plus: false }
     }
 
     /// Four query heads on two key and value heads.
@@ -78,7 +81,8 @@ impl Shelf {
         qk_norm: bool,
         window: Option<usize>,
     ) -> SelfAttention<B> {
-        let shape = AttentionShape { query_heads: 4, kv_heads: 2, qk_width: H, v_width: H, scale: 0.5, window };
+        let shape =
+            AttentionShape { query_heads: 4, kv_heads: 2, qk_width: H, v_width: H, scale: 0.5, window, cap: None };
         let trained = matches!(tuning, Tuning::Full { .. });
         SelfAttention {
             q: self.linear(backend, (D, 4 * H), tuning),
@@ -86,6 +90,7 @@ impl Shelf {
             v: self.linear(backend, (D, 2 * H), tuning),
             o: self.linear(backend, (4 * H, D), tuning),
             qk_norm: qk_norm.then(|| (self.norm(backend, H, trained), self.norm(backend, H, trained))),
+            sinks: None,
             shape,
         }
     }
@@ -95,6 +100,7 @@ impl Shelf {
             gate: self.linear(backend, (D, F), tuning),
             up: self.linear(backend, (D, F), tuning),
             down: self.linear(backend, (F, D), tuning),
+            activation: Gate::Silu,
         }
     }
 
@@ -102,9 +108,11 @@ impl Shelf {
         let trained = matches!(tuning, Tuning::Full { .. });
         Block {
             attention_norm: self.norm(backend, D, trained),
-            attention: self.attention(backend, tuning, false, None),
+            attention: Attention::Grouped(self.attention(backend, tuning, false, None)),
+            attention_out: None,
             mlp_norm: self.norm(backend, D, trained),
-            mlp: self.mlp(backend, tuning),
+            mlp: FeedForward::Dense(self.mlp(backend, tuning)),
+            mlp_out: None,
         }
     }
 }

@@ -36,7 +36,7 @@ impl<B: Backend> Run<'_, B> {
         let dir = staging.path().to_owned();
         state::write_weights(self.backend, self.job, &self.policy.table, &self.policy.values, &dir)?;
         if self.job.adapter.is_some() {
-            weights::copy_companions(&self.job.config.model.path, &dir)?;
+            state::write_companions(self.job, &dir)?;
         }
         staging.commit(json!({"step": self.step}))?;
         let ended = self.ended(false);

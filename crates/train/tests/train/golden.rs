@@ -7,7 +7,8 @@ use train::Control;
 use weights::SafeTensors;
 
 /// Architectures that can be trained.
-const TRAINABLE: [&str; 5] = ["llama", "llama31", "mistral", "qwen2", "qwen3"];
+const TRAINABLE: [&str; 9] =
+    ["deepseek_v3", "gpt_oss", "llama", "llama31", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3"];
 
 fn read_json(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
@@ -58,12 +59,14 @@ fn compare_logs(run: &str, dir: &Path, output: &Path) {
 fn compare_tensors(run: &str, want: &Path, got: &Path) {
     let (want, got) = (SafeTensors::open(want).unwrap(), SafeTensors::open(got).unwrap());
     for info in want.infos() {
+        let experts = if info.shape.len() == 3 { info.shape[0] } else { 0 };
+        let ours = |name: &str| got.get(name).map(|t| t.to_f32().unwrap());
         // A tied head is written twice by the reference and once by us.
-        let Some(ours) = got.get(&info.name) else {
+        let Some(g) = testkit::stacked(&info.name, experts, ours) else {
             assert_eq!(info.name, "lm_head.weight", "{run}");
             continue;
         };
-        let (w, g) = (want.get(&info.name).unwrap().to_f32().unwrap(), ours.to_f32().unwrap());
+        let w = want.get(&info.name).unwrap().to_f32().unwrap();
         let largest = w.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         let gap = w.iter().zip(&g).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         // k_proj.bias: its gradients are rounding noise beside AdamW's epsilon.

@@ -3,7 +3,7 @@
 use config::Config;
 use data::Clock;
 use kernels::{Backend, Real};
-use model::{Built, Keep, Tuning};
+use model::{Built, Keep};
 use nn::Dropout;
 use objective::Settings;
 use objective::metrics::Metric;
@@ -68,8 +68,7 @@ impl<B: Backend<Real = R>, R: Real> Lab<B> {
         let loaded = config::load("lab.yaml", &config.to_string(), &[]).unwrap_or_else(|e| panic!("{e:?}"));
         let config: Config = loaded.config;
         let job = Job::new(config, Clock::at(0), &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
-        let tuning = job.adapter.as_ref().map_or(Tuning::Full, |a| Tuning::Lora(&a.adapters));
-        let built = Built::new(&backend, &job.checkpoint, job.blueprint.clone(), tuning, job.positions);
+        let built = Built::new(&backend, &job.checkpoint, job.blueprint.clone(), job.tuning(), job.positions);
         let Built { decoder, table, mut values, .. } = built.unwrap_or_else(|e| panic!("{e}"));
         if let Some(adapter) = &job.adapter {
             adapter.initialise(&backend, &table, &mut values, 1).unwrap();
@@ -106,7 +105,7 @@ impl<B: Backend<Real = R>, R: Real> Lab<B> {
         let kto = self.job.kto().expect("a preference job");
         let (desirable_weight, undesirable_weight) = self.job.weights;
         let settings = Settings { beta: kto.beta, desirable_weight, undesirable_weight };
-        Preference { loss: train::loss_of(kto), settings, partners: &self.job.train.partners }
+        Preference { loss: train::loss_of(kto), settings, partners: &self.job.train.partners, ftx: kto.ftx }
     }
 
     pub(crate) fn context(&self, execution: Execution) -> StepContext<'_, B> {
@@ -117,6 +116,7 @@ impl<B: Backend<Real = R>, R: Real> Lab<B> {
             cached: &self.cached,
             execution,
             extra: true,
+            balance: self.job.balance,
             dropout: self.dropout,
             interrupted: &|| false,
         }

@@ -5,6 +5,7 @@ mod golden;
 mod gradients;
 mod invariance;
 mod killed;
+mod knobs;
 mod lab;
 mod objectives;
 mod resume;

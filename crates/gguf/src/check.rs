@@ -1,0 +1,131 @@
+//! The test of an export: the file is read back, made a model again, and asked the same as the source.
+
+use crate::export::Source as Model;
+use crate::tensors::sources;
+use crate::value::{Value, find};
+use crate::{Error, Gguf, Mix};
+use std::path::{Path, PathBuf};
+use train::ModelFolder;
+use weights::{DType, TensorInfo};
+
+/// How well a file's logits agree with the source's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Agreement {
+    /// Largest difference of a logit.
+    pub largest: f32,
+    /// Root of the mean square of the differences, relative to that of the logits.
+    pub relative: f32,
+    /// Share of positions whose most likely token is the same.
+    pub same_token: f32,
+}
+
+/// A folder that is gone at the end.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Reads the file back and compares it with its model: names and shapes, tokens, template, logits.
+pub(crate) fn check(path: &Path, model: &Model, mix: Mix, threads: usize) -> Result<Agreement, Error> {
+    let file = Gguf::open(path)?;
+    let wrong = |reason: String| Error::SelfTest { path: path.to_owned(), reason };
+    let template = find(&file.metadata, "tokenizer.chat_template");
+    let same = match (template, &model.template) {
+        (None, None) => true,
+        (Some(Value::Text(found)), Some(source)) => found == source,
+        _ => false,
+    };
+    if !same {
+        return Err(wrong("the chat template is not the model's".into()));
+    }
+    if let Some(Value::Texts(tokens)) = find(&file.metadata, "tokenizer.ggml.tokens") {
+        let other = |(id, token): &(usize, &String)| {
+            let own = model.folder.tokenizer.id_to_token(*id as u32);
+            own.is_some_and(|own| own != **token)
+        };
+        if let Some((id, token)) = tokens.iter().enumerate().find(other) {
+            return Err(wrong(format!("token {id} is {token:?}, not the model's")));
+        }
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let copy = Temporary(path.with_file_name(format!(".{name}.check")));
+    restore(&file, model, mix, &copy.0)?;
+    let restored = ModelFolder::open(&copy.0, None)?;
+    let logits = train::probe_logits(&restored, threads)?;
+    let agreement = agreement(&model.logits, &logits, model.folder.blueprint.vocab);
+    let allowed = allowed(mix);
+    if !(agreement.relative <= allowed) {
+        return Err(wrong(format!(
+            "its logits differ from the model's by {:.3e} of their size, expected at most {allowed:.0e}",
+            agreement.relative
+        )));
+    }
+    Ok(agreement)
+}
+
+/// What rounding may do to logits, as a share of their size. A row or tensor in a wrong place gives a share near 1.
+fn allowed(mix: Mix) -> f32 {
+    match mix {
+        Mix::F32 => 1e-4,
+        Mix::F16 => 1e-2,
+        Mix::BF16 => 5e-2,
+        Mix::Q8_0 => 0.1,
+        Mix::Q6K => 0.25,
+        Mix::Q5KM | Mix::Q5KS | Mix::Q5_0 | Mix::Q5_1 => 0.4,
+        Mix::Q4KM | Mix::Q4KS | Mix::Q4_0 | Mix::Q4_1 => 0.6,
+    }
+}
+
+/// Writes the file's tensors as a model folder: the inverse of the export.
+fn restore(file: &Gguf, model: &Model, mix: Mix, to: &Path) -> Result<(), Error> {
+    let from = &model.folder.path;
+    let _ = std::fs::remove_dir_all(to);
+    std::fs::create_dir_all(to).map_err(Error::io("create", to))?;
+    weights::copy_companions(from, to)?;
+    let config = from.join("config.json");
+    std::fs::copy(&config, to.join("config.json")).map_err(Error::io("copy", &config))?;
+    // What f16 cannot hold comes from f32 or bf16 weights; quantised values are products of f16 scales.
+    let dtype = match mix {
+        Mix::F32 => DType::F32,
+        Mix::BF16 => DType::BF16,
+        _ => DType::F16,
+    };
+    let sources = sources(&model.folder.blueprint)?;
+    let infos: Vec<TensorInfo> = sources
+        .iter()
+        .map(|source| {
+            let norm = source.shape.len() == 1;
+            TensorInfo::new(source.from.clone(), if norm { DType::F32 } else { dtype }, source.shape.clone())
+        })
+        .collect();
+    weights::write_model(to, &infos, usize::MAX, |info, sink| -> Result<(), Error> {
+        let source = sources.iter().find(|source| source.from == info.name).expect("one of the sources");
+        let found = file.tensor(&source.name)?;
+        if found.shape != source.shape {
+            let reason = format!("{}: shape {:?}, expected {:?}", source.name, found.shape, source.shape);
+            return Err(Error::Malformed { path: to.to_owned(), reason });
+        }
+        let (values, width) = (file.values(found)?, source.width());
+        let mut rows = vec![0; source.shape[0]];
+        (0..source.shape[0]).for_each(|row| rows[source.row(row)] = row);
+        rows.iter().try_for_each(|&row| Ok(sink.put(&values[row * width..(row + 1) * width])?))
+    })?;
+    Ok(())
+}
+
+fn agreement(a: &[f32], b: &[f32], vocab: usize) -> Agreement {
+    let square = |it: &mut dyn Iterator<Item = f32>| it.map(|x| f64::from(x) * f64::from(x)).sum::<f64>();
+    let off = square(&mut a.iter().zip(b).map(|(a, b)| a - b));
+    let size = square(&mut a.iter().copied());
+    let largest = |row: &[f32]| (0..row.len()).max_by(|i, j| row[*i].total_cmp(&row[*j]));
+    let rows = a.chunks_exact(vocab).zip(b.chunks_exact(vocab));
+    let same = rows.clone().filter(|(a, b)| largest(a) == largest(b)).count();
+    Agreement {
+        largest: a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max),
+        relative: if off == 0.0 { 0.0 } else { (off / size).sqrt() as f32 },
+        same_token: same as f32 / rows.len().max(1) as f32,
+    }
+}

@@ -1,0 +1,211 @@
+//! The export: a model folder to one GGUF file for each type, each tested before it is called done.
+
+use crate::check::{Agreement, check};
+use crate::mix::Shape;
+use crate::quant::Kind;
+use crate::tensors::{rope_divisors, sources};
+use crate::value::{Metadata, Value};
+use crate::write::{Planned, Writer};
+use crate::{Error, Mix, metadata, modelfile, vocab};
+use serde_json::Value as Json;
+use std::path::{Path, PathBuf};
+use train::ModelFolder;
+
+/// What happens on the way.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Something worth saying once.
+    Note(String),
+    /// Values written to a file, of all.
+    Progress {
+        /// The type's name.
+        mix: &'static str,
+        /// Values done.
+        done: u64,
+        /// Values of the file.
+        total: u64,
+    },
+}
+
+/// A file that was written, read back and found to agree with its model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exported {
+    /// Its type.
+    pub mix: Mix,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Storage types and the tensors that have each.
+    pub kinds: Vec<(Kind, usize)>,
+    /// How its logits agree with the model's.
+    pub agreement: Agreement,
+}
+
+/// A model to export, with what its files are compared with.
+pub(crate) struct Source {
+    pub(crate) folder: ModelFolder,
+    /// The chat template's text.
+    pub(crate) template: Option<String>,
+    /// Of the probes.
+    pub(crate) logits: Vec<f32>,
+    stop: Vec<u32>,
+    defaults: Json,
+    name: String,
+}
+
+/// Exports the model folder to `output`, one file `NAME-TYPE.gguf` for each type, and a Modelfile for the last of them.
+///
+/// # Errors
+/// A model or tokenizer that GGUF cannot hold, files, and a file that does not agree with its model (it is removed).
+pub fn export(
+    model: &Path,
+    mixes: &[Mix],
+    output: &Path,
+    threads: usize,
+    observe: &mut dyn FnMut(Event),
+) -> Result<Vec<Exported>, Error> {
+    let source = Source::open(model, threads)?;
+    let blueprint = &source.folder.blueprint;
+    let mut vocab = vocab::read(model, &source.folder.tokenizer, blueprint.vocab, &source.stop)?;
+    vocab.notes.drain(..).for_each(|note| observe(Event::Note(note)));
+    if let Some(window) = blueprint.layers.iter().find_map(|layer| layer.window) {
+        let note = format!(
+            "llama.cpp has no sliding window for this architecture: answers differ from the model's beyond {window} tokens"
+        );
+        observe(Event::Note(note));
+    }
+    if let Some(template) = &source.template {
+        vocab.metadata.push(("tokenizer.chat_template".into(), Value::Text(template.clone())));
+    }
+    std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
+    let mut exported = Vec::new();
+    for &mix in mixes {
+        let name = format!("{}-{}.gguf", source.name, mix.name().to_uppercase());
+        let path = output.join(&name);
+        let kinds = source.write(&path, mix, &vocab.metadata, observe)?;
+        let agreement = check(&path, &source, mix, threads).inspect_err(|_| {
+            let _ = std::fs::remove_file(&path);
+        })?;
+        let bytes = std::fs::metadata(&path).map_err(Error::io("read", &path))?.len();
+        let text = modelfile::text(&name, &source.folder.tokenizer, &source.stop, &source.defaults);
+        weights::write_atomic(&output.join("Modelfile"), text.as_bytes())?;
+        exported.push(Exported { mix, path, bytes, kinds, agreement });
+    }
+    Ok(exported)
+}
+
+impl Source {
+    fn open(path: &Path, threads: usize) -> Result<Self, Error> {
+        let folder = ModelFolder::open(path, None)?;
+        crate::tensors::architecture(&folder.blueprint)?;
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let name = absolute.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
+        let logits = train::probe_logits(&folder, threads)?;
+        let config = weights::read_config(path)?;
+        let defaults = json_or_null(&path.join("generation_config.json"))?;
+        let mut stop: Vec<u32> = folder.tokenizer.eos_id().into_iter().collect();
+        for ids in [defaults.get("eos_token_id"), config.get("eos_token_id")].into_iter().flatten() {
+            let list = ids.as_array().map_or(std::slice::from_ref(ids), Vec::as_slice);
+            for id in list.iter().filter_map(Json::as_u64).map(|id| id as u32) {
+                if !stop.contains(&id) {
+                    stop.push(id);
+                }
+            }
+        }
+        let template = template(path)?;
+        Ok(Self { folder, template, logits, stop, defaults, name })
+    }
+
+    /// Writes the file and returns how many tensors have which type.
+    fn write(
+        &self,
+        path: &Path,
+        mix: Mix,
+        vocab: &Metadata,
+        observe: &mut dyn FnMut(Event),
+    ) -> Result<Vec<(Kind, usize)>, Error> {
+        let blueprint = &self.folder.blueprint;
+        let sources = sources(blueprint)?;
+        let layers = blueprint.layers.len();
+        let shape = Shape {
+            layers,
+            is_70b: layers == 80 && blueprint.kv_heads < blueprint.heads && blueprint.model_type != "qwen3",
+            has_output: !blueprint.tied,
+        };
+        let divisors = rope_divisors(blueprint);
+        let mut planned: Vec<Planned> = sources
+            .iter()
+            .map(|source| {
+                let kind = mix.kind_of(&source.name, &source.shape, &shape);
+                Planned { name: source.name.clone(), shape: source.shape.clone(), kind }
+            })
+            .collect();
+        if let Some(divisors) = &divisors {
+            planned.push(Planned { name: ROPE.into(), shape: vec![divisors.len()], kind: Kind::F32 });
+        }
+        let mut all = metadata::of_model(blueprint, &self.name, mix)?;
+        all.extend(vocab.iter().cloned());
+        let total = planned.iter().map(|tensor| tensor.values() as u64).sum();
+        let mut done = 0;
+        let mut writer = Writer::create(path, &all, &planned)?;
+        for source in &sources {
+            let (tensor, width) = (source.open(&self.folder.checkpoint)?, source.width());
+            let one = source.shape.len() == 1;
+            writer.tensor(&source.name, |from, out| {
+                // A vector is one row of the file; its entries are its rows here.
+                let first = if one { 0 } else { from };
+                for (row, out) in (first..).zip(out.chunks_exact_mut(width)) {
+                    tensor.read_range(source.row(row) * width, out)?;
+                }
+                done += out.len() as u64;
+                observe(Event::Progress { mix: mix.name(), done, total });
+                Ok(())
+            })?;
+            tensor.release();
+        }
+        if let Some(divisors) = &divisors {
+            writer.tensor(ROPE, |_, out| Ok(out.copy_from_slice(divisors)))?;
+        }
+        writer.finish()?;
+        let mut kinds: Vec<(Kind, usize)> = Vec::new();
+        for tensor in &planned {
+            match kinds.iter_mut().find(|(kind, _)| *kind == tensor.kind) {
+                Some((_, count)) => *count += 1,
+                None => kinds.push((tensor.kind, 1)),
+            }
+        }
+        Ok(kinds)
+    }
+}
+
+/// Llama 3.1's frequencies.
+const ROPE: &str = "rope_freqs.weight";
+
+fn json_or_null(path: &Path) -> Result<Json, Error> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|e| Error::Tokenizer { path: path.to_owned(), reason: format!("not JSON: {e}") }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Json::Null),
+        Err(e) => Err(Error::io("read", path)(e)),
+    }
+}
+
+/// The template's text, where transformers looks for it.
+fn template(folder: &Path) -> Result<Option<String>, Error> {
+    let path = folder.join("chat_template.jinja");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => return Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(Error::io("read", &path)(e)),
+    }
+    let config = json_or_null(&folder.join("tokenizer_config.json"))?;
+    Ok(match &config["chat_template"] {
+        Json::String(text) => Some(text.clone()),
+        Json::Array(named) => {
+            let default = named.iter().find(|template| template["name"] == "default");
+            default.and_then(|template| template["template"].as_str()).map(str::to_owned)
+        }
+        _ => None,
+    })
+}

@@ -1,0 +1,107 @@
+//! Blocks of 32 values with one scale, and with a minimum in the `_1` types.
+
+use super::{BLOCK, half_at, put_half};
+
+/// Zero for a scale of zero: nothing is divided by it.
+fn inverse(d: f32) -> f32 {
+    if d == 0.0 { 0.0 } else { 1.0 / d }
+}
+
+/// The value of the largest amount, the first of equals.
+fn extreme(x: &[f32]) -> f32 {
+    x.iter().fold((0.0, 0.0), |(amount, value), &x| if x.abs() > amount { (x.abs(), x) } else { (amount, value) }).1
+}
+
+fn range(x: &[f32]) -> (f32, f32) {
+    x.iter().fold((f32::MAX, f32::MIN), |(min, max), &x| (if x < min { x } else { min }, if x > max { x } else { max }))
+}
+
+/// Two nibbles in a byte: values `j` and `j + 16`.
+fn put_nibbles(q: &[u8; BLOCK], out: &mut [u8]) {
+    for j in 0..BLOCK / 2 {
+        out[j] = (q[j] & 15) | (q[j + BLOCK / 2] & 15) << 4;
+    }
+}
+
+fn put_fifth_bits(q: &[u8; BLOCK], out: &mut [u8]) {
+    let bits = q.iter().enumerate().fold(0u32, |bits, (j, q)| bits | u32::from(q >> 4 & 1) << j);
+    out.copy_from_slice(&bits.to_le_bytes());
+}
+
+pub(super) fn q8_0(x: &[f32], out: &mut [u8]) {
+    let d = x.iter().fold(0.0f32, |m, x| m.max(x.abs())) / 127.0;
+    let id = inverse(d);
+    put_half(out, 0, d);
+    for (q, x) in out[2..].iter_mut().zip(x) {
+        *q = (x * id).round() as i8 as u8;
+    }
+}
+
+pub(super) fn q4_0(x: &[f32], out: &mut [u8]) {
+    let d = extreme(x) / -8.0;
+    let id = inverse(d);
+    put_half(out, 0, d);
+    let q: [u8; BLOCK] = std::array::from_fn(|j| ((x[j] * id + 8.5) as i8 as u8).min(15));
+    put_nibbles(&q, &mut out[2..]);
+}
+
+pub(super) fn q4_1(x: &[f32], out: &mut [u8]) {
+    let (min, max) = range(x);
+    let d = (max - min) / 15.0;
+    let id = inverse(d);
+    put_half(out, 0, d);
+    put_half(out, 2, min);
+    let q: [u8; BLOCK] = std::array::from_fn(|j| (((x[j] - min) * id + 0.5) as i8 as u8).min(15));
+    put_nibbles(&q, &mut out[4..]);
+}
+
+pub(super) fn q5_0(x: &[f32], out: &mut [u8]) {
+    let d = extreme(x) / -16.0;
+    let id = inverse(d);
+    put_half(out, 0, d);
+    let q: [u8; BLOCK] = std::array::from_fn(|j| ((x[j] * id + 16.5) as i8 as u8).min(31));
+    put_fifth_bits(&q, &mut out[2..6]);
+    put_nibbles(&q, &mut out[6..]);
+}
+
+pub(super) fn q5_1(x: &[f32], out: &mut [u8]) {
+    let (min, max) = range(x);
+    let d = (max - min) / 31.0;
+    let id = inverse(d);
+    put_half(out, 0, d);
+    put_half(out, 2, min);
+    let q: [u8; BLOCK] = std::array::from_fn(|j| ((x[j] - min) * id + 0.5) as u8);
+    put_fifth_bits(&q, &mut out[4..8]);
+    put_nibbles(&q, &mut out[8..]);
+}
+
+pub(super) fn from_q8_0(bytes: &[u8], out: &mut [f32]) {
+    let d = half_at(bytes, 0);
+    for (x, q) in out.iter_mut().zip(&bytes[2..]) {
+        *x = f32::from(*q as i8) * d;
+    }
+}
+
+/// Q4_0 without, Q4_1 with a minimum.
+pub(super) fn from_q4(bytes: &[u8], out: &mut [f32], min: Option<f32>) {
+    let d = half_at(bytes, 0);
+    let nibbles = &bytes[if min.is_some() { 4 } else { 2 }..];
+    for j in 0..BLOCK / 2 {
+        for (place, q) in [(j, nibbles[j] & 15), (j + BLOCK / 2, nibbles[j] >> 4)] {
+            out[place] = min.map_or((f32::from(q) - 8.0) * d, |min| f32::from(q) * d + min);
+        }
+    }
+}
+
+/// Q5_0 without, Q5_1 with a minimum.
+pub(super) fn from_q5(bytes: &[u8], out: &mut [f32], min: Option<f32>) {
+    let d = half_at(bytes, 0);
+    let rest = &bytes[if min.is_some() { 4 } else { 2 }..];
+    let (high, nibbles) = (u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]), &rest[4..]);
+    for j in 0..BLOCK / 2 {
+        for (place, q) in [(j, nibbles[j] & 15), (j + BLOCK / 2, nibbles[j] >> 4)] {
+            let q = f32::from(q | ((high >> place & 1) as u8) << 4);
+            out[place] = min.map_or((q - 16.0) * d, |min| q * d + min);
+        }
+    }
+}

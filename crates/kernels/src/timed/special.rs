@@ -1,0 +1,174 @@
+//! The operators that only some architectures use.
+
+use super::{Operator, Timed, weight};
+use crate::{
+    Acc, Backend, Balance, CappedHead, Clamp, ClampedGlu, GeGlu, Grouped, Groups, HeadSaved, HeadScores, Latent, Out,
+    Route, RouteShape, Routed, Scale, Sink, View, Weight,
+};
+use std::ops::Range;
+
+/// The groups in the hands of the backend that does the work.
+fn inner<'a, B: Backend>(groups: &Groups<'a, Timed<B>>) -> Groups<'a, B> {
+    Groups { weights: groups.weights.iter().map(|w| weight(*w)).collect(), rows: groups.rows, turned: groups.turned }
+}
+
+impl<B: Backend> Grouped for Timed<B> {
+    fn grouped(&self, x: View<Self, B::Act>, groups: &Groups<Self>, y: Out<Self, B::Act>) {
+        self.time(Operator::Grouped, |b| b.grouped(x.on(), &inner(groups), y.on()));
+    }
+    fn grouped_dx(&self, dy: View<Self, B::Act>, groups: &Groups<Self>, dx: Out<Self, B::Act>) {
+        self.time(Operator::GroupedBack, |b| b.grouped_dx(dy.on(), &inner(groups), dx.on()));
+    }
+    fn grouped_bias(&self, bias: View<Self, B::Real>, rows: &[Range<usize>], scale: &[B::Real], y: Acc<Self, B::Act>) {
+        self.time(Operator::Grouped, |b| b.grouped_bias(bias.on(), rows, scale, y.unwrapped()));
+    }
+    fn grouped_bias_back(
+        &self,
+        dy: View<Self, B::Act>,
+        rows: &[Range<usize>],
+        scale: &[B::Real],
+        db: Acc<Self, B::Real>,
+    ) {
+        self.time(Operator::GroupedBack, |b| b.grouped_bias_back(dy.on(), rows, scale, db.unwrapped()));
+    }
+}
+
+impl<B: Backend> Route for Timed<B> {
+    fn route(
+        &self,
+        shape: &RouteShape,
+        logits: View<Self, B::Act>,
+        correction: Option<View<Self, B::Real>>,
+    ) -> Routed<B::Real> {
+        self.time(Operator::Route, |b| b.route(shape, logits.on(), correction.map(View::on)))
+    }
+    fn route_load(&self, logits: View<Self, B::Act>, counts: &[B::Real]) -> Vec<f64> {
+        self.time(Operator::Route, |b| b.route_load(logits.on(), counts))
+    }
+    fn route_back(
+        &self,
+        shape: &RouteShape,
+        logits: View<Self, B::Act>,
+        routed: &Routed<B::Real>,
+        dweights: &[B::Real],
+        balance: Option<Balance<B::Real>>,
+        dlogits: Out<Self, B::Act>,
+    ) {
+        self.time(Operator::Route, |b| b.route_back(shape, logits.on(), routed, dweights, balance, dlogits.on()));
+    }
+}
+
+impl<B: Backend> Scale for Timed<B> {
+    fn scale(&self, alpha: f64, y: Out<Self, B::Act>) {
+        self.time(Operator::Scale, |b| b.scale(alpha, y.on()));
+    }
+    fn scale_rows(&self, scale: &[B::Real], y: Out<Self, B::Act>) {
+        self.time(Operator::Scale, |b| b.scale_rows(scale, y.on()));
+    }
+    fn row_dots(&self, a: View<Self, B::Act>, b: View<Self, B::Act>) -> Vec<B::Real> {
+        self.time(Operator::Scale, |k| k.row_dots(a.on(), b.on()))
+    }
+    fn sigmoids(&self, x: View<Self, B::Act>) -> Vec<B::Real> {
+        self.time(Operator::Scale, |b| b.sigmoids(x.on()))
+    }
+    fn column(&self, values: &[B::Real], y: Out<Self, B::Act>) {
+        self.time(Operator::Scale, |b| b.column(values, y.on()));
+    }
+    fn one_plus(&self, w: View<Self, B::Real>, y: Out<Self, B::Real>) {
+        self.time(Operator::Scale, |b| b.one_plus(w.on(), y.on()));
+    }
+}
+
+impl<B: Backend> ClampedGlu for Timed<B> {
+    fn clamped_glu(&self, clamp: Clamp, x: View<Self, B::Act>, a: Out<Self, B::Act>) {
+        self.time(Operator::SwiGlu, |b| b.clamped_glu(clamp, x.on(), a.on()));
+    }
+    fn clamped_glu_back(&self, clamp: Clamp, x: View<Self, B::Act>, da: View<Self, B::Act>, dx: Out<Self, B::Act>) {
+        self.time(Operator::SwiGluBack, |b| b.clamped_glu_back(clamp, x.on(), da.on(), dx.on()));
+    }
+}
+
+impl<B: Backend> Latent for Timed<B> {
+    fn latent_keys(
+        &self,
+        heads: usize,
+        up: View<Self, B::Act>,
+        rotated: View<Self, B::Act>,
+        k: Out<Self, B::Act>,
+        v: Out<Self, B::Act>,
+    ) {
+        self.time(Operator::MoveRows, |b| b.latent_keys(heads, up.on(), rotated.on(), k.on(), v.on()));
+    }
+    fn latent_keys_back(
+        &self,
+        heads: usize,
+        dk: View<Self, B::Act>,
+        dv: View<Self, B::Act>,
+        dup: Out<Self, B::Act>,
+        drotated: Out<Self, B::Act>,
+    ) {
+        self.time(Operator::MoveRows, |b| b.latent_keys_back(heads, dk.on(), dv.on(), dup.on(), drotated.on()));
+    }
+}
+
+impl<B: Backend> Sink for Timed<B> {
+    fn sink(&self, sinks: View<Self, B::Real>, o: Out<Self, B::Act>, lse: Out<Self, B::Real>) {
+        self.time(Operator::Attention, |b| b.sink(sinks.on(), o.on(), lse.on()));
+    }
+    fn sink_back(
+        &self,
+        sinks: View<Self, B::Real>,
+        o: View<Self, B::Act>,
+        d_o: View<Self, B::Act>,
+        lse: View<Self, B::Real>,
+        dsinks: Acc<Self, B::Real>,
+    ) {
+        self.time(Operator::AttentionBack, |b| {
+            b.sink_back(sinks.on(), o.on(), d_o.on(), lse.on(), dsinks.unwrapped());
+        });
+    }
+}
+
+impl<B: Backend> GeGlu for Timed<B> {
+    fn geglu(&self, gate: View<Self, B::Act>, up: View<Self, B::Act>, a: Out<Self, B::Act>) {
+        self.time(Operator::SwiGlu, |b| b.geglu(gate.on(), up.on(), a.on()));
+    }
+    fn geglu_back(
+        &self,
+        gate: View<Self, B::Act>,
+        up: View<Self, B::Act>,
+        da: View<Self, B::Act>,
+        dgate: Out<Self, B::Act>,
+        dup: Out<Self, B::Act>,
+    ) {
+        self.time(Operator::SwiGluBack, |b| b.geglu_back(gate.on(), up.on(), da.on(), dgate.on(), dup.on()));
+    }
+}
+
+impl<B: Backend> CappedHead for Timed<B> {
+    fn capped_head(
+        &self,
+        cap: f64,
+        h: View<Self, B::Act>,
+        w: Weight<Self>,
+        tokens: &[u32],
+        extra: bool,
+        unit: Option<Out<Self, B::Act>>,
+    ) -> HeadScores<B::Real> {
+        self.time(Operator::Head, |b| b.capped_head(cap, h.on(), weight(w), tokens, extra, unit.map(Out::on)))
+    }
+    fn capped_head_back(
+        &self,
+        cap: f64,
+        h: View<Self, B::Act>,
+        w: Weight<Self>,
+        saved: HeadSaved<'_, B::Real>,
+        dh: Out<Self, B::Act>,
+        dw: Acc<Self, B::Real>,
+    ) {
+        self.time(Operator::HeadBack, |b| b.capped_head_back(cap, h.on(), weight(w), saved, dh.on(), dw.unwrapped()));
+    }
+    fn capped_logits(&self, cap: f64, h: View<Self, B::Act>, w: Weight<Self>) -> Vec<B::Real> {
+        self.time(Operator::Head, |b| b.capped_logits(cap, h.on(), weight(w)))
+    }
+}

@@ -1,0 +1,97 @@
+//! A run in stages: each a run of its own in `stage-N`, begun with what the one before it ended with; the last one's result is
+//! the whole run's.
+
+use crate::run::{opening_of, run as run_one};
+use crate::{Control, Ended, Error, Event};
+use config::{Loaded, Resume};
+use rundir::status::Status;
+use rundir::{Opening, RunFolder};
+use serde_json::json;
+use std::path::Path;
+
+/// Runs the stages that are not done yet, in order. A stage that was stopped or killed goes on from its own checkpoint.
+pub(crate) fn run(
+    loaded: &Loaded,
+    inputs: &[&Path],
+    control: &Control,
+    observe: &mut dyn FnMut(Event),
+) -> Result<Ended, Error> {
+    let config = &loaded.config;
+    let opening = opening_of(config);
+    let folder = RunFolder::open(&config.saving.output_dir, opening)?;
+    if opening != Opening::Resume {
+        folder.write("config.yaml", loaded.resolved_yaml.as_bytes())?;
+        folder.write(config::SCHEMA_FILE, config::schema().to_string().as_bytes())?;
+        folder.keep_inputs(inputs)?;
+    }
+    let mut step = 0;
+    let result = in_folder(loaded, &folder, control, &mut step, observe);
+    let (code, error) = match &result {
+        Ok(ended) => (ended.exit_code(), None),
+        Err(e) => (e.exit_code(), Some(e.to_string())),
+    };
+    let recorded = folder.end(code, step, error.as_deref());
+    let ended = result?;
+    recorded?;
+    Ok(ended)
+}
+
+/// `step` counts the steps of all stages.
+fn in_folder(
+    loaded: &Loaded,
+    folder: &RunFolder,
+    control: &Control,
+    step: &mut u64,
+    observe: &mut dyn FnMut(Event),
+) -> Result<Ended, Error> {
+    let count = loaded.stages.len();
+    let mut last = None;
+    for (n, stage) in (1..).zip(&loaded.stages) {
+        let dir = &stage.config.saving.output_dir;
+        let status = Status::read(dir).ok();
+        let done = status.as_ref().filter(|s| s.exit_code == Some(0) && dir.join("final").is_dir());
+        if let Some(done) = done {
+            *step += done.step;
+            observe(Event::Note(format!("stage {n} of {count} is done: {}", dir.display())));
+            continue;
+        }
+        observe(Event::Note(format!("stage {n} of {count}: {}", dir.display())));
+        let mut stage = stage.clone();
+        stage.config.saving.overwrite = false;
+        stage.config.saving.resume = if status.is_some() { Resume::Newest } else { Resume::No };
+        let ended = run_one(&stage, &[], control, observe)?;
+        *step += ended.step;
+        folder.set_total_steps(*step)?;
+        if ended.stopped {
+            return Ok(Ended { step: *step, folder: folder.path().to_owned(), ..ended });
+        }
+        last = Some(ended);
+    }
+    let end = loaded.stages[count - 1].config.saving.output_dir.join("final");
+    let staging = folder.begin_final(*step)?;
+    link(&end, staging.path())?;
+    staging.commit(json!({"step": *step, "stage": count}))?;
+    folder.set_total_steps(*step)?;
+    let values = last.map_or_else(Vec::new, |ended| ended.values);
+    Ok(Ended { step: *step, stopped: false, values, folder: folder.path().to_owned() })
+}
+
+/// The files of a folder in another one: the same files where the disk can, copies where it cannot. The manifest is written anew.
+fn link(from: &Path, to: &Path) -> Result<(), Error> {
+    let io = |doing: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io { doing, path, source }
+    };
+    for entry in std::fs::read_dir(from).map_err(io("list", from))? {
+        let path = entry.map_err(io("list", from))?.path();
+        let target = to.join(path.file_name().unwrap_or_default());
+        if path.is_dir() {
+            std::fs::create_dir(&target).map_err(io("create", &target))?;
+            link(&path, &target)?;
+        } else if path.file_name().is_some_and(|name| name != rundir::checkpoint::MANIFEST) {
+            let linked = std::fs::hard_link(&path, &target);
+            linked.or_else(|_| std::fs::copy(&path, &target).map(|_| ())).map_err(io("write", &target))?;
+        }
+    }
+    Ok(())
+}
