@@ -48,6 +48,9 @@ pub(crate) struct Arguments {
     /// Which weights are trained.
     #[arg(long, value_delimiter = ',', default_values = ["lora", "full"])]
     pub(crate) tuning: Vec<Tuning>,
+    /// Rows of a step [default: 4 for KTO, 8 for SFT].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch: Option<u32>,
     /// Steps of a run of ours, and of a series of steps by part.
     #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(2..))]
     pub(crate) count: u32,
@@ -87,8 +90,8 @@ impl Objective {
         }
     }
 
-    /// Rows of a step.
-    pub(crate) fn batch(self) -> usize {
+    /// Rows of a step, when none are asked for.
+    fn batch(self) -> usize {
         match self {
             Objective::Kto => 4,
             Objective::Sft => 8,
@@ -122,6 +125,11 @@ impl Arguments {
     /// Whether no part is named.
     pub(crate) fn everything(&self) -> bool {
         !(self.operators || self.runs || self.steps || self.startup || self.lengths)
+    }
+
+    /// Rows of a step.
+    pub(crate) fn batch(&self, objective: Objective) -> usize {
+        self.batch.map_or(objective.batch(), |rows| rows as usize)
     }
 
     /// The data there is.

@@ -25,12 +25,15 @@ pub(crate) struct Case<'a> {
     pub(crate) data: &'a Path,
     pub(crate) objective: Objective,
     pub(crate) tuning: Tuning,
+    /// Rows of a step.
+    pub(crate) batch: usize,
 }
 
 impl Case<'_> {
     /// For progress and errors.
     pub(crate) fn title(&self) -> String {
-        format!("{} {} {}", self.name, self.objective.name(), self.tuning.name())
+        let (objective, tuning) = (self.objective.name(), self.tuning.name());
+        format!("{} {objective} {tuning}, batch {}", self.name, self.batch)
     }
 
     /// The run's configuration. Rows are taken in the order of the file, so that a peer sees the same ones.
@@ -51,7 +54,7 @@ impl Case<'_> {
             path(self.model),
             path(self.data),
             path(output),
-            self.objective.batch(),
+            self.batch,
         )
     }
 

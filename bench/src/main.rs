@@ -211,7 +211,8 @@ fn cases(arguments: &Arguments) -> Vec<Case<'_>> {
     for (name, model) in &arguments.models {
         for (objective, data) in arguments.data() {
             for &tuning in &arguments.tuning {
-                cases.push(Case { name, model, data, objective, tuning });
+                let batch = arguments.batch(objective);
+                cases.push(Case { name, model, data, objective, tuning, batch });
             }
         }
     }

@@ -68,7 +68,7 @@ impl Results {
         let row = |r: &Run| {
             let peak = r.ours(|o| o.peak_bytes);
             vec![
-                case(&r.model, r.objective, r.tuning),
+                case(&r.model, r.objective, r.tuning, r.batch),
                 short(r.ours(|o| o.rows_per_second)),
                 short(r.ours(|o| o.step_rows_per_second)),
                 short(r.ours(|o| o.tokens_per_second)),
@@ -86,7 +86,7 @@ impl Results {
             let (rows, memory) = (r.ratios(|o| o.rows_per_second), r.ratios(|o| o.peak_bytes));
             let each = rows.iter().map(|&x| short(x)).collect::<Vec<_>>().join(", ");
             vec![
-                case(&r.model, r.objective, r.tuning),
+                case(&r.model, r.objective, r.tuning, r.batch),
                 short(r.ours(|o| o.rows_per_second)),
                 short(r.peer(|o| o.rows_per_second)),
                 format!("{} x", short(median(rows))),
@@ -105,7 +105,7 @@ impl Results {
             let time = median(s.seconds.iter().copied());
             let work = |part: fn(&crate::floor::Work) -> f64| median(s.work.iter().map(part)) / 1e9;
             vec![
-                case(&s.model, s.objective, s.tuning),
+                case(&s.model, s.objective, s.tuning, s.batch),
                 short(time),
                 short(floor),
                 short(time / floor),
@@ -134,7 +134,7 @@ impl Results {
 
     fn parts(&self) -> Option<String> {
         let row = |s: &Steps| {
-            let mut cells = vec![case(&s.model, s.objective, s.tuning)];
+            let mut cells = vec![case(&s.model, s.objective, s.tuning, s.batch)];
             cells.extend(s.parts.iter().map(|(_, seconds)| short(1e3 * seconds)));
             cells
         };
@@ -195,8 +195,7 @@ impl Results {
 }
 
 const RUNS: &str = "Medians over rounds. Rows and tokens per second of the whole process, from its start to its end, and of its \
-steps after the first. Peak: resident memory, mapped files included. KTO with batch 4, SFT with batch 8, rank 8 on all linear layers, \
-float32, rows of at most 1,024 tokens in the order of the file.";
+steps after the first. Peak: resident memory, mapped files included. Rank 8 on all linear layers, float32, rows of at most 1,024 tokens in the order of the file.";
 const PEERS: &str = "Ours is the whole process; TRL's counts its steps after the first only. Both see the same rows, one right after \
 the other in each round; the ratio is the median of the rounds' ratios.";
 const STEPS: &str = "The floor is the time that the operations which the mathematics needs take at the rate of large products: prompts \
@@ -209,8 +208,8 @@ const LENGTHS: &str =
 const OPERATORS: &str = "Medians. Limit: the longer of the operator's operations at the rate of large products and its bytes at that of \
 large copies; what fits a cache can pass it.";
 
-fn case(model: &str, objective: &str, tuning: &str) -> String {
-    format!("{model} {objective} {tuning}")
+fn case(model: &str, objective: &str, tuning: &str, batch: usize) -> String {
+    format!("{model} {objective} {tuning}, batch {batch}")
 }
 
 /// A table, unless it would be empty.

@@ -86,7 +86,7 @@ pub(crate) fn measure(case: &Case, setup: &Setup, progress: &mut Progress) -> Re
         model: case.name.to_owned(),
         objective: case.objective.name(),
         tuning: case.tuning.name(),
-        batch: case.objective.batch(),
+        batch: case.batch,
         steps: setup.steps.0,
         ours: Vec::new(),
         peer: Vec::new(),
@@ -119,7 +119,7 @@ fn ours(case: &Case, setup: &Setup, config: &Path, output: &Path) -> Result<Once
     let finished = child::run(command.args(["--quiet", "train"]).arg(config))?;
     let log = output.join("log.jsonl");
     let text = std::fs::read_to_string(&log).map_err(Error::io("read", &log))?;
-    let once = from_log(&text, finished, case.objective.batch());
+    let once = from_log(&text, finished, case.batch);
     once.ok_or_else(|| Error::Child { command: "prospect train".to_owned(), what: "its log has no steps".to_owned() })
 }
 
@@ -147,7 +147,7 @@ fn trl(case: &Case, setup: &Setup) -> Result<(Once, Value), Error> {
     let (python, scripts) = setup.peer.as_ref().expect("asked for only where there is one");
     let mut command = Command::new(python);
     command.arg(scripts.join("peer_trl.py")).arg(case.objective.name()).arg(case.model).arg(case.data);
-    command.args(["--batch", &case.objective.batch().to_string(), "--steps", &setup.steps.1.to_string()]);
+    command.args(["--batch", &case.batch.to_string(), "--steps", &setup.steps.1.to_string()]);
     command.args(["--threads", &threads().to_string()]);
     if case.tuning == crate::args::Tuning::Lora {
         command.args(["--lora", &crate::args::RANK.to_string()]);

@@ -108,7 +108,7 @@ pub(crate) fn measure(case: &Case, count: usize, scratch: &Path, rates: &mut Rat
         model: case.name.to_owned(),
         objective: case.objective.name(),
         tuning: case.tuning.name(),
-        batch: case.objective.batch(),
+        batch: case.batch,
         prepare_seconds,
         reference_seconds,
         work: (1..=count).map(|step| work_of(&job, step)).collect(),
