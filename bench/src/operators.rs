@@ -132,7 +132,7 @@ impl<'a> Table<'a> {
     fn stored(&self, rows: usize, cols: usize, dtype: StoredDtype) -> <Cpu<f32> as Memory>::Stored {
         let values = floats(rows * cols, (rows ^ cols) as u64);
         // The upper half of a float is the nearest bf16 towards zero.
-        let first = 4 - dtype.size();
+        let first = 4 - dtype.bytes(1);
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()[first..].to_vec()).collect();
         self.cpu.store(HostTensor { bytes: Arc::new(bytes), dtype }, rows, cols)
     }

@@ -196,7 +196,8 @@ mod tests {
             let mut bytes = vec![0; kind.bytes(x.len())];
             kind.quantise(&x, &mut bytes);
             let (expected, after) = rest.split_at(bytes.len());
-            let differ = bytes.chunks(kind.block().1).zip(expected.chunks(kind.block().1)).filter(|(a, b)| a != b).count();
+            let differ =
+                bytes.chunks(kind.block().1).zip(expected.chunks(kind.block().1)).filter(|(a, b)| a != b).count();
             assert_eq!(differ, 0, "blocks of {}", kind.name());
             rest = after;
         }
