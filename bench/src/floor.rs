@@ -120,29 +120,16 @@ fn lowest_trained(b: &Blueprint, adapters: Option<&Adapters>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{LayerSpec, RopeScaling, RopeSpec};
     use pack::{Answer, families_of_rows, plan_packs};
 
     /// Two blocks: d 2, f 3, one query head of 2, one key/value head, vocabulary 5. q, k, v, o are 2 x 2, the others 3 x 2.
     fn tiny() -> Blueprint {
-        Blueprint {
-            model_type: "llama".into(),
-            hidden: 2,
-            vocab: 5,
-            heads: 1,
-            kv_heads: 1,
-            head_width: 2,
-            feed_forward: 3,
-            norm_eps: 1e-6,
-            qkv_bias: false,
-            o_bias: false,
-            mlp_bias: false,
-            qk_norm: false,
-            tied: true,
-            rope: RopeSpec { theta: 1e4, width: 2, scaling: RopeScaling::None },
-            max_positions: 16,
-            layers: vec![LayerSpec { window: None }; 2],
-        }
+        let config = serde_json::json!({
+            "model_type": "llama", "hidden_size": 2, "vocab_size": 5, "num_attention_heads": 1, "num_key_value_heads": 1,
+            "head_dim": 2, "intermediate_size": 3, "rms_norm_eps": 1e-6, "tie_word_embeddings": true,
+            "max_position_embeddings": 16, "num_hidden_layers": 2, "hidden_act": "silu",
+        });
+        model::arch::blueprint(config.as_object().expect("an object")).expect("a model that is known")
     }
 
     /// Prompt of 2; a graded answer of 3 (2 more rows, 3 targets) and one without gradient of 2 (1 tail row, 2 targets).
