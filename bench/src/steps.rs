@@ -127,7 +127,7 @@ mod tests {
     fn the_parts_add_up_to_the_wall_clock() {
         let times: Vec<_> = Operator::ALL.into_iter().map(|o| (o, Duration::from_millis(250))).collect();
         let parts = by_part(&times, 10.0);
-        assert_eq!(parts, [0.5, 0.75, 1.5, 1.25, 0.5, 0.75, 0.75, 4.0]);
+        assert_eq!(parts, [0.5, 0.75, 2.25, 1.5, 0.5, 0.75, 0.75, 3.0]);
         assert_eq!(parts.iter().sum::<f64>(), 10.0);
     }
 
