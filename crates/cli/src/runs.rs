@@ -101,7 +101,7 @@ fn diff(left: &Path, right: &Path, json: bool) -> Result<(), Failure> {
 fn plot(runs: &[PathBuf], metrics: &[String], output: &Path) -> Result<(), Failure> {
     let panels = runs::compare(runs, metrics)?;
     let files = rundir::plot::write(&panels, output)?;
-    files.iter().try_for_each(|file| output::line(&file.display().to_string()))
+    files.iter().try_for_each(|file| output::line(file.display().to_string()))
 }
 
 fn differing<T>(entry: &Differing<T>, show: impl Fn(&T) -> String) -> Vec<String> {

@@ -40,11 +40,11 @@ impl Display for Plain<'_> {
 type Out = BufWriter<File>;
 
 fn head(out: &mut Out, title: &str) -> std::io::Result<()> {
-    write!(
+    writeln!(
         out,
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
          <meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">\
-         <title>{0}</title><style>{STYLE}</style><h1>{0}</h1>\n",
+         <title>{0}</title><style>{STYLE}</style><h1>{0}</h1>",
         Plain(title)
     )
 }

@@ -57,7 +57,7 @@ pub(crate) fn check(path: &Path, model: &Model, mix: Mix, threads: usize) -> Res
     let logits = train::probe_logits(&restored, threads)?;
     let agreement = agreement(&model.logits, &logits, model.folder.blueprint.vocab);
     let allowed = allowed(mix);
-    if !(agreement.relative <= allowed) {
+    if agreement.relative.is_nan() || agreement.relative > allowed {
         return Err(wrong(format!(
             "its logits differ from the model's by {:.3e} of their size, expected at most {allowed:.0e}",
             agreement.relative

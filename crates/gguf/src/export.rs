@@ -165,7 +165,10 @@ impl Source {
             tensor.release();
         }
         if let Some(divisors) = &divisors {
-            writer.tensor(ROPE, |_, out| Ok(out.copy_from_slice(divisors)))?;
+            writer.tensor(ROPE, |_, out| {
+                let _: () = out.copy_from_slice(divisors);
+                Ok(())
+            })?;
         }
         writer.finish()?;
         let mut kinds: Vec<(Kind, usize)> = Vec::new();

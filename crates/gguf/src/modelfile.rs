@@ -25,9 +25,9 @@ pub(crate) fn text(file: &str, tokenizer: &Tokenizer, stop: &[u32], defaults: &V
     let mut out = format!("FROM ./{file}\n");
     match template(tokenizer) {
         Some((template, system)) => {
-            let _ = write!(out, "TEMPLATE \"\"\"{template}\"\"\"\n");
+            let _ = writeln!(out, "TEMPLATE \"\"\"{template}\"\"\"");
             if !system.is_empty() {
-                let _ = write!(out, "SYSTEM \"\"\"{system}\"\"\"\n");
+                let _ = writeln!(out, "SYSTEM \"\"\"{system}\"\"\"");
             }
         }
         None => out.push_str("# The chat template, if any, is the one in the file.\n"),

@@ -160,9 +160,17 @@ mod tests {
         let tensors = [planned("t", &[3, 32], Kind::Q8_0), planned("n", &[5], Kind::F32)];
         let mut writer = Writer::create(path, &metadata, &tensors).unwrap();
         writer
-            .tensor("t", |row, out| Ok(out.iter_mut().enumerate().for_each(|(i, x)| *x = (row * 32 + i) as f32)))
+            .tensor("t", |row, out| {
+                let _: () = out.iter_mut().enumerate().for_each(|(i, x)| *x = (row * 32 + i) as f32);
+                Ok(())
+            })
             .unwrap();
-        writer.tensor("n", |_, out| Ok(out.fill(2.0))).unwrap();
+        writer
+            .tensor("n", |_, out| {
+                let _: () = out.fill(2.0);
+                Ok(())
+            })
+            .unwrap();
         writer.finish().unwrap();
         metadata
     }

@@ -17,7 +17,7 @@ pub enum FeedForwardSaved<B: Backend> {
     /// Of a dense layer.
     Dense(MlpSaved<B>),
     /// Of experts.
-    Experts(ExpertsSaved<B>),
+    Experts(Box<ExpertsSaved<B>>),
 }
 
 impl<B: Backend> FeedForwardSaved<B> {
@@ -49,7 +49,7 @@ impl<B: Backend> FeedForward<B> {
     ) -> FeedForwardSaved<B> {
         match self {
             FeedForward::Dense(mlp) => FeedForwardSaved::Dense(mlp.forward(ctx, x, y)),
-            FeedForward::Experts(experts) => FeedForwardSaved::Experts(experts.forward(ctx, part, x, y)),
+            FeedForward::Experts(experts) => FeedForwardSaved::Experts(Box::new(experts.forward(ctx, part, x, y))),
         }
     }
 

@@ -111,13 +111,8 @@ fn lines(accounted: &[Accounted]) -> Vec<(String, String)> {
 /// A text as YAML, in quotes where it needs them; numbers and words stay as they are.
 fn scalar(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./+".contains(c);
-    if !text.is_empty() && text.chars().all(plain) && !text.starts_with('-') {
-        text.into()
-    } else if text.parse::<f64>().is_ok() {
-        text.into()
-    } else {
-        serde_json::Value::from(text).to_string()
-    }
+    let bare = !text.is_empty() && text.chars().all(plain) && !text.starts_with('-');
+    if bare || text.parse::<f64>().is_ok() { text.into() } else { serde_json::Value::from(text).to_string() }
 }
 
 /// What the other tool does where a file does not say, and we would do otherwise.

@@ -61,12 +61,12 @@ fn tiles<E: Real>(
     w: Weight<Cpu<E>>,
     mut work: impl FnMut(usize, View<Cpu<E>, E>, Out<Cpu<E>, E>, Out<Cpu<E>, E>),
 ) {
-    let mut scratch: Option<(Mat<Cpu<E>, E>, Mat<Cpu<E>, E>)> = None;
+    let mut scratch: Option<[Mat<Cpu<E>, E>; 2]> = None;
     let mut tile = |first: usize, w: View<Cpu<E>, E>| {
-        if scratch.as_ref().is_none_or(|(logits, _)| logits.cols() < w.rows) {
-            scratch = Some((cpu.mat(h.rows, w.rows), cpu.mat(h.rows, w.rows)));
+        if scratch.as_ref().is_none_or(|[logits, _]| logits.cols() < w.rows) {
+            scratch = Some([cpu.mat(h.rows, w.rows), cpu.mat(h.rows, w.rows)]);
         }
-        let (logits, slopes) = scratch.as_mut().expect("made above");
+        let [logits, slopes] = scratch.as_mut().expect("made above");
         let (mut logits, mut slopes) = (logits.out().cols(0..w.rows), slopes.out().cols(0..w.rows));
         cpu.linear(1.0, h, Weight::Param(w), logits.again());
         let rows = logits.again().row_chunks(16).into_iter().zip(slopes.again().row_chunks(16)).collect();

@@ -19,6 +19,9 @@ pub(super) fn runs(lengths: impl IntoIterator<Item = usize>) -> Vec<Range<usize>
     lengths.into_iter().map(run).collect()
 }
 
+/// The layer from the latent to keys and values: whole, and head by head.
+type UpLayers<B> = (Linear<B>, Vec<[Linear<B>; 2]>);
+
 impl<B: Backend> Builder<'_, B> {
     pub(super) fn block(&mut self, b: &Blueprint, i: usize) -> Result<Block<B>, Error> {
         let at = |leaf: &str| format!("model.layers.{i}.{leaf}.weight");
@@ -136,12 +139,7 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     /// From the latent to keys and values: whole, and head by head.
-    fn up(
-        &mut self,
-        b: &Blueprint,
-        spec: &LatentSpec,
-        p: Projection,
-    ) -> Result<(Linear<B>, Vec<[Linear<B>; 2]>), Error> {
+    fn up(&mut self, b: &Blueprint, spec: &LatentSpec, p: Projection) -> Result<UpLayers<B>, Error> {
         let widths = (0..b.heads).flat_map(|_| [spec.unrotated, spec.value]);
         let runs: Vec<Range<usize>> = std::iter::once(0..p.outputs).chain(runs(widths)).collect();
         let weights = self.cut(&format!("{}.weight", p.path), &[p.outputs, p.inputs], &runs)?;
