@@ -33,9 +33,9 @@ const GGUF: &str = "GGUF is not written yet";
 #[rustfmt::skip] // a table: one row, one line
 const TRAIN: &[Row] = &[
     ("--model-size", By(preset)),
-    ("--model-name", KeyBut("model_name_or_path", "a folder; models are not fetched by name")),
+    ("--model-name", Key("model_name_or_path")),
     ("--max-seq-length", Key("max_length")),
-    ("--dataset-name", Unless(&[], "data are local files: fetch it and name the file as `dataset_name`")),
+    ("--dataset-name", Unless(&[], "write both flags as one: `dataset_name: org/name/FILE` is fetched on first use; `prospect train` takes them as they stand")),
     ("--dataset-file", KeyBut("dataset_name", "the file, once it is fetched")),
     ("--local-file", Key("dataset_name")),
     ("--split-dataset", By(|_| line("val_size", "0.1", "that tool does not say which share; set your own"))),
@@ -49,7 +49,7 @@ const TRAIN: &[Row] = &[
     ("--wandb-project", NoEffect("nothing is sent to trackers yet")),
     ("--wandb-run-name", Key("run_name")),
     ("--hf-token", Secret),
-    ("--dry-run", NoEffect("`prospect plan RUN.yaml` shows what would happen and trains nothing")),
+    ("--dry-run", NoEffect("`prospect train --dry-run` loads model and data, shows the plan and trains nothing")),
 ];
 
 #[rustfmt::skip] // a table: one row, one line
