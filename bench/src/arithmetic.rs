@@ -21,7 +21,10 @@ pub(crate) fn short(value: f64) -> String {
     if !value.is_finite() {
         return "-".to_owned();
     }
-    let digits = if value == 0.0 { 0 } else { 2 - value.abs().log10().floor() as i32 };
+    if value.abs() < 5e-7 {
+        return "0".to_owned();
+    }
+    let digits = 2 - value.abs().log10().floor() as i32;
     format!("{value:.*}", digits.clamp(0, 6) as usize)
 }
 
@@ -78,7 +81,7 @@ mod tests {
     #[test]
     fn numbers_are_short() {
         assert_eq!(
-            [0.0, 1234.5, 12.345, 0.123_45, 0.000_123_45].map(short),
+            [2e-8, 1234.5, 12.345, 0.123_45, 0.000_123_45].map(short),
             ["0", "1234", "12.3", "0.123", "0.000123"]
         );
         assert_eq!((short(f64::NAN), percent(0.754), percent(f64::NAN)), ("-".into(), "75 %".into(), "-".into()));

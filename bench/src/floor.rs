@@ -74,16 +74,16 @@ fn of_pack(b: &Blueprint, pack: &Pack, mode: Mode) -> Work {
     let base_only = pack.base_only();
     let mut work = Work::default();
     for i in 0..b.layers.len() {
-        for (j, p) in b.projections(i).into_iter().enumerate() {
-            let cost = 2.0 * (p.outputs * p.inputs) as f64;
-            // Nothing trained lies below q, k and v of the lowest block that an adapter is on.
-            let dx = i > lowest || mode.adapters.is_none() || (i == lowest && j > 2);
+        for (times, p) in layers(b, i) {
+            let cost = times * 2.0 * (p.outputs * p.inputs) as f64;
+            // Nothing trained lies below what reads the input of the lowest block that is trained.
+            let dx = i > lowest || mode.adapters.is_none() || (i == lowest && !reads_input(&p));
             let dw = mode.adapters.is_none();
             work.linear += cost * (forwards * rows + base * (count(dx) + count(dw)));
-            work.adapters += adapter(&p, mode.adapters, rows, base, dx);
+            work.adapters += times * adapter(&p, mode.adapters, rows, base, dx);
         }
         let pairs = |pack: &Pack| pack.attention_pairs(b.layers[i].window) as f64;
-        let per_pair = 4.0 * (b.heads * b.head_width) as f64;
+        let per_pair = 2.0 * (b.heads * widths(b)) as f64;
         let backward = if i >= lowest { 2.0 * pairs(&base_only) } else { 0.0 };
         work.attention += per_pair * (forwards * pairs(pack) + backward);
     }
@@ -97,6 +97,26 @@ fn of_pack(b: &Blueprint, pack: &Pack, mode: Mode) -> Work {
     };
     work.head = 2.0 * (b.vocab * b.hidden) as f64 * products;
     work
+}
+
+/// The linear layers of a block, each with how often a row goes through it or its like.
+fn layers(b: &Blueprint, i: usize) -> Vec<(f64, Projection)> {
+    let mut all: Vec<(f64, Projection)> = b.projections(i).into_iter().map(|p| (1.0, p)).collect();
+    if let (Some(spec), Some(expert)) = (b.experts_of(i), b.expert_projections(i).into_iter().next()) {
+        all.extend(expert.into_iter().map(|p| (spec.route.chosen as f64, p)));
+    }
+    all
+}
+
+/// Whether a layer reads the block's normed input, with only a norm below it.
+fn reads_input(p: &Projection) -> bool {
+    let inner = ["o_proj", "q_b_proj", "kv_b_proj"];
+    p.path.contains(".self_attn.") && !inner.iter().any(|leaf| p.path.ends_with(leaf))
+}
+
+/// Width of a key and of a value.
+fn widths(b: &Blueprint) -> usize {
+    b.latent.as_ref().map_or(2 * b.head_width, |l| l.unrotated + l.rotated + l.value)
 }
 
 fn count(needed: bool) -> f64 {
@@ -125,11 +145,11 @@ mod tests {
     /// Two blocks: d 2, f 3, one query head of 2, one key/value head, vocabulary 5. q, k, v, o are 2 x 2, the others 3 x 2.
     fn tiny() -> Blueprint {
         let config = serde_json::json!({
-            "model_type": "llama", "hidden_size": 2, "vocab_size": 5, "num_attention_heads": 1, "num_key_value_heads": 1,
-            "head_dim": 2, "intermediate_size": 3, "rms_norm_eps": 1e-6, "tie_word_embeddings": true,
-            "max_position_embeddings": 16, "num_hidden_layers": 2, "hidden_act": "silu",
+            "model_type": "llama", "hidden_size": 2, "intermediate_size": 3, "num_hidden_layers": 2,
+            "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2, "vocab_size": 5,
+            "max_position_embeddings": 16, "tie_word_embeddings": true,
         });
-        model::arch::blueprint(config.as_object().expect("an object")).expect("a model that is known")
+        model::arch::blueprint(config.as_object().unwrap()).unwrap()
     }
 
     /// Prompt of 2; a graded answer of 3 (2 more rows, 3 targets) and one without gradient of 2 (1 tail row, 2 targets).
