@@ -191,6 +191,7 @@ fn kept_of(config: &Config, lock: Option<&Lock>) -> Kept {
         keep: if flag("recompute").unwrap_or(false) { Keep::Inputs } else { Keep::All },
         z0_first: flag("z0_first").unwrap_or(false),
         share_prompts: true,
+        kept_logits: number("kept_logits").unwrap_or(0) as usize,
     });
     Kept {
         threads: lock.map_or_else(|| config.engine.threads.unwrap_or_else(own), |l| l.threads),
@@ -201,7 +202,7 @@ fn kept_of(config: &Config, lock: Option<&Lock>) -> Kept {
 
 fn lock_of(job: &Job, plan: &Plan, kept: &Kept) -> Result<Lock, Error> {
     let e = plan.execution;
-    let plan = json!({"started": kept.clock, "budget_rows": e.budget_rows, "recompute": e.keep == Keep::Inputs, "z0_first": e.z0_first});
+    let plan = json!({"started": kept.clock, "budget_rows": e.budget_rows, "recompute": e.keep == Keep::Inputs, "z0_first": e.z0_first, "kept_logits": e.kept_logits});
     let (model, data) = (job.model_files(), job.data_files());
     let model: Vec<&Path> = model.iter().map(PathBuf::as_path).collect();
     let data: Vec<&Path> = data.iter().map(PathBuf::as_path).collect();
@@ -336,7 +337,7 @@ impl<'a, B: Backend> Run<'a, B> {
         rows: &'s Rows,
         which: usize,
         dropout: bool,
-        interrupted: &'s dyn Fn() -> bool,
+        interrupted: &'s (dyn Fn() -> bool + Sync),
     ) -> StepContext<'s, B> {
         let key = mix(mix(self.job.config.engine.seed) ^ self.step);
         StepContext {
@@ -427,7 +428,7 @@ impl<'a, B: Backend> Run<'a, B> {
         }
         self.backend.fill_zero(grads.out());
         let skip = self.one_class(step, observe);
-        let Ok(report) = self.gradient(step, &interrupted, grads) else { return Ok(None) };
+        let Ok(report) = self.backend.within(|| self.gradient(step, &interrupted, grads)) else { return Ok(None) };
         self.check(&report, step)?;
         let norm = self.backend.square_norm(grads.view()).sqrt();
         if !norm.is_finite() {
@@ -463,7 +464,7 @@ impl<'a, B: Backend> Run<'a, B> {
     fn gradient(
         &self,
         step: data::Step,
-        interrupted: &dyn Fn() -> bool,
+        interrupted: &(dyn Fn() -> bool + Sync),
         grads: &mut Mat<B, B::Real>,
     ) -> Result<StepReport, Interrupted> {
         let (job, rows) = (self.job, &self.job.train);
