@@ -125,15 +125,15 @@ fn count(needed: bool) -> f64 {
 
 /// `u = x Aᵀ` and `u Bᵀ` forward; `du`, `dB`, `dA` and, where it is needed, `du A` backward.
 fn adapter(p: &Projection, adapters: Option<&Adapters>, rows: f64, base: f64, dx: bool) -> f64 {
-    let Some(adapters) = adapters.filter(|a| a.modules.contains(&p.path)) else { return 0.0 };
-    let (a, b) = (2.0 * (adapters.rank * p.inputs) as f64, 2.0 * (adapters.rank * p.outputs) as f64);
+    let Some(on) = adapters.and_then(|a| a.modules.get(&p.path)) else { return 0.0 };
+    let (a, b) = (2.0 * (on.rank * p.inputs) as f64, 2.0 * (on.rank * p.outputs) as f64);
     rows * (a + b) + base * (2.0 * b + a * (1.0 + count(dx)))
 }
 
 /// The lowest block with something trained in it.
 fn lowest_trained(b: &Blueprint, adapters: Option<&Adapters>) -> usize {
     let Some(adapters) = adapters else { return 0 };
-    let on = |i: &usize| b.projections(*i).iter().any(|p| adapters.modules.contains(&p.path));
+    let on = |i: &usize| b.projections(*i).iter().any(|p| adapters.modules.contains_key(&p.path));
     (0..b.layers.len()).find(on).unwrap_or(b.layers.len())
 }
 
@@ -176,8 +176,8 @@ mod tests {
     #[test]
     fn an_adapter_costs_a_second_forward_pass_and_saves_gradients() {
         let b = tiny();
-        let modules = (0..2).flat_map(|i| b.projections(i)).map(|p| p.path).collect();
-        let adapters = Adapters { rank: 1, scale: 1.0, modules };
+        let modules = (0..2).flat_map(|i| b.projections(i)).map(|p| p.path);
+        let adapters = Adapters::uniform(1, 1.0, modules);
         let work = of_step(&b, &packs(), Mode { adapters: Some(&adapters), preference: true });
         // dx of all but q, k, v of block 0: 3 x 8 operations less a row.
         let linear = 2.0 * 68.0 * 2.0 * 5.0 + 4.0 * (2.0 * 68.0 - 24.0);
@@ -196,7 +196,7 @@ mod tests {
         let work = of_step(&tiny(), &packs, Mode { adapters: None, preference: false });
         // 3 rows, 6 pairs, 3 targets.
         assert_eq!((work.linear, work.attention, work.head), (2.0 * 68.0 * 9.0, 2.0 * 8.0 * 18.0, 20.0 * 9.0));
-        let none = Adapters { rank: 1, scale: 1.0, modules: Default::default() };
+        let none = Adapters::default();
         let frozen = of_step(&tiny(), &packs, Mode { adapters: Some(&none), preference: false });
         assert_eq!((frozen.linear, frozen.attention, frozen.head), (2.0 * 68.0 * 3.0, 2.0 * 8.0 * 6.0, 20.0 * 6.0));
     }

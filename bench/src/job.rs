@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::floor::{self, Mode, Work};
 use kernels::{Backend, Mat};
 use model::Built;
-use optim::adamw::{AdamW, Settings, clip, groups};
+use optim::adamw::{AdamW, clip};
 use pack::{Answer, Pack, families_of_rows, plan_packs};
 use std::path::Path;
 use train::policy::{Policy, Reference};
@@ -86,7 +86,7 @@ impl<'a, B: Backend> Stepper<'a, B> {
     /// Builds model and optimiser.
     pub(crate) fn new(backend: &'a B, job: &'a Job, plan: &'a Plan) -> Result<Stepper<'a, B>, Error> {
         let tuning = job.adapter.as_ref().map_or(model::Tuning::Full, |a| model::Tuning::Lora(&a.adapters));
-        let Built { decoder, table, mut values, .. } =
+        let Built { decoder, table, mut values, halves, .. } =
             Built::new(backend, &job.checkpoint, job.blueprint.clone(), tuning, job.positions)?;
         if let Some(adapter) = &job.adapter {
             adapter.initialise(backend, &table, &mut values, job.config.engine.seed)?;
@@ -96,17 +96,15 @@ impl<'a, B: Backend> Stepper<'a, B> {
             (Some(_), None) => Reference::Cached,
             (Some(_), Some(_)) => Reference::AdaptersOff,
         };
-        let o = &job.config.optimizer;
-        let settings = Settings { beta1: o.beta1, beta2: o.beta2, epsilon: o.epsilon, weight_decay: o.weight_decay };
-        let ranges = groups(table.params().iter().map(|p| (p.range(), p.decay)));
+        let (settings, layout) = train::optimizer_of(job, &table);
         let len = table.len();
         Ok(Stepper {
             backend,
             job,
             plan,
-            policy: Policy { decoder, table, values, reference },
+            policy: Policy { decoder, table, values, halves, reference },
             cached: vec![[f64::NAN; 2]; job.train.data.len()],
-            optimizer: AdamW::new(backend, len, settings, ranges),
+            optimizer: AdamW::new(backend, settings, layout),
             grads: backend.mat(1, len),
             rates: train::learning_rates(job),
             step: 0,
@@ -168,7 +166,8 @@ impl<'a, B: Backend> Stepper<'a, B> {
         let report = report.unwrap_or_else(never_interrupted);
         let norm = self.backend.square_norm(grads.view()).sqrt();
         let scale = self.job.config.optimizer.max_grad_norm.map_or(1.0, |max| clip(norm, max));
-        self.optimizer.update(self.backend, &mut self.policy.values, &grads, self.rates[self.step], scale);
+        let Policy { values, halves, .. } = &mut self.policy;
+        self.optimizer.update(self.backend, values, halves, &grads, self.rates[self.step], scale);
         self.grads = grads;
         self.step += 1;
         (report.loss, report.tokens)

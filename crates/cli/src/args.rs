@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Say what a run would do: model, steps, schedule, memory, files. Trains nothing.
     Plan(PlanArgs),
+    /// List, print and copy configurations by size, for `preset: 7b` in a file.
+    Preset(PresetArgs),
     /// Look at everything a run needs (configuration, model, template, first rows, memory) and say all that is wrong.
     Validate(ValidateArgs),
     /// Write another tool's configuration (LLaMA-Factory, Axolotl, TRL, MLX) with our keys, every key accounted for.
@@ -115,6 +117,36 @@ pub(crate) struct TrainArgs {
     /// Print how the run ended as a JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `prospect preset`
+#[derive(Args)]
+pub(crate) struct PresetArgs {
+    #[command(subcommand)]
+    pub(crate) command: PresetCommand,
+}
+
+/// What to do with presets.
+#[derive(Subcommand)]
+pub(crate) enum PresetCommand {
+    /// All of them.
+    Ls {
+        /// One JSON object per preset.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print one.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Write one to a new file.
+    Cp {
+        /// Its name.
+        name: String,
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// `prospect plan`

@@ -10,8 +10,8 @@ use std::path::Path;
 #[group(id = "trainer_flags", multiple = true)]
 #[command(next_help_heading = "Flags instead of keys")]
 pub(crate) struct TrainerFlags {
-    /// A size preset: 3b, 7b, 13b or 20b. Sets the rows per step; the model is named by --model-name.
-    #[arg(long, value_name = "SIZE", value_parser = ["3b", "7b", "13b", "20b"])]
+    /// A preset: 3b, 7b, 13b or 20b; the model is named by --model-name.
+    #[arg(long, alias = "preset", value_name = "SIZE", value_parser = ["3b", "7b", "13b", "20b"])]
     pub(crate) model_size: Option<String>,
     /// model_name_or_path
     #[arg(long, value_name = "MODEL")]
@@ -63,9 +63,6 @@ pub(crate) struct TrainerFlags {
     pub(crate) hf_token: Option<String>,
 }
 
-/// That tool's rows per micro-batch and micro-batches per step, by size.
-const PRESETS: [(&str, &str, &str); 4] = [("3b", "8", "4"), ("7b", "4", "8"), ("13b", "2", "16"), ("20b", "4", "8")];
-
 impl TrainerFlags {
     /// The flags as keys with their values, as YAML. Without a file a run is KTO with an adapter, as that tool's was.
     pub(crate) fn settings(&self, with_file: bool) -> Result<Vec<(String, String)>, Failure> {
@@ -83,13 +80,7 @@ impl TrainerFlags {
                      name one with --model-name, a folder or org/name"
                 )));
             }
-            let (_, rows, steps) = PRESETS.iter().find(|(name, ..)| name == size).expect("clap knows the same sizes");
-            if self.batch_size.is_none() {
-                set("per_device_train_batch_size", rows);
-            }
-            if self.gradient_accumulation.is_none() {
-                set("gradient_accumulation_steps", steps);
-            }
+            set("preset", size);
         }
         let data = match (&self.dataset_name, &self.dataset_file) {
             (Some(name), Some(file)) => Some(Path::new(name).join(file).display().to_string()),

@@ -28,11 +28,7 @@ impl Model {
         let positions = positions.min(blueprint.max_positions);
         let backend = Cpu::new(threads);
         let adapter = adapter.map(Adapter::load).transpose()?;
-        let adapters = adapter.as_ref().map(|a| Adapters {
-            rank: a.config.r,
-            scale: a.config.scale(),
-            modules: a.pairs.iter().map(|pair| pair.module.clone()).collect(),
-        });
+        let adapters = adapter.as_ref().map(Adapters::of);
         let tuning = adapters.as_ref().map_or(Tuning::Frozen, Tuning::Lora);
         let mut built = Built::new(&backend, &checkpoint, blueprint, tuning, positions)?;
         if let Some(adapter) = &adapter {
@@ -62,7 +58,7 @@ impl Model {
         (cache_rows, step_rows): (usize, usize),
         on_finished: &mut (dyn FnMut(usize, &Output) + Send),
     ) -> Result<Vec<Output>, Error> {
-        let params = Params { table: &self.built.table, values: &self.built.values };
+        let params = Params { table: &self.built.table, values: &self.built.values, halves: None };
         let ctx = Context { backend: &self.backend, params, adapters: true, dropout: None };
         let limits = Limits { positions: self.positions, cache_rows, step_rows };
         let generator = Generator::new(&ctx, &self.built.decoder, limits);

@@ -39,7 +39,7 @@ fn generate<B: Backend>(
     stop: &[u32],
     limits: Limits,
 ) -> Result<Vec<Output>, Error> {
-    let params = Params { table: &built.table, values: &built.values };
+    let params = Params { table: &built.table, values: &built.values, halves: None };
     let ctx = Context { backend, params, adapters: true, dropout: None };
     let (mut finished, generator) = (Vec::new(), Generator::new(&ctx, &built.decoder, limits));
     let outputs = generator.generate(requests, stop, &mut |i, output| finished.push((i, output.clone())))?;

@@ -8,10 +8,12 @@
 //! `h` head width, `r` adapter rank, `v` vocabulary, `s` scored tokens, `i`/`o` inputs and outputs of a linear layer.
 
 pub mod adamw;
+pub mod adamw8;
 pub mod attention;
 pub mod capped;
 pub mod clamped;
 pub mod cpu;
+pub mod dora;
 pub mod embed;
 pub mod geglu;
 pub mod gemm;
@@ -31,14 +33,17 @@ pub mod tampered;
 pub mod timed;
 
 pub use adamw::{Adamw, AdamwStep};
+pub use adamw8::{Adamw8, Codes, Moments, Rounding, Values};
 pub use attention::{Attention, AttentionGrads, AttentionSaved, AttentionShape, KeyValue, Span};
 pub use capped::CappedHead;
 pub use clamped::{Clamp, ClampedGlu};
 pub use cpu::Cpu;
+pub use dora::{Dora, LowRank};
 pub use embed::Embed;
 pub use geglu::GeGlu;
 pub use gemm::{Gemm, Weight};
 pub use grouped::{Grouped, Groups};
+pub use half::bf16;
 pub use head::{ForBackward, Head, HeadExtra, HeadSaved, HeadScores};
 pub use latent::Latent;
 pub use memory::{Acc, Dst, HostBytes, HostTensor, Mat, Memory, Out, StoredDtype, View};
@@ -73,6 +78,8 @@ pub trait Backend:
     + RowOps
     + ExpertOps
     + Adamw
+    + Adamw8
+    + Dora
 {
 }
 
@@ -92,5 +99,7 @@ impl<B> Backend for B where
         + RowOps
         + ExpertOps
         + Adamw
+        + Adamw8
+        + Dora
 {
 }

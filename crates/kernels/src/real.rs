@@ -10,6 +10,7 @@ impl Elem for f64 {}
 impl Elem for half::bf16 {}
 impl Elem for half::f16 {}
 impl Elem for u32 {}
+impl Elem for u8 {}
 
 /// A float the CPU computes in: `f32` for work, `f64` as the oracle.
 pub trait Real:
@@ -35,6 +36,8 @@ pub trait Real:
     fn of(x: f64) -> Self;
     /// To `f64`.
     fn f64(self) -> f64;
+    /// `self * a + b`, rounded once.
+    fn mul_add(self, a: Self, b: Self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
     /// Natural logarithm.
@@ -60,6 +63,10 @@ impl Real for f32 {
     #[inline(always)]
     fn f64(self) -> f64 {
         f64::from(self)
+    }
+    #[inline(always)]
+    fn mul_add(self, a: f32, b: f32) -> f32 {
+        self.mul_add(a, b)
     }
     #[inline(always)]
     fn sqrt(self) -> f32 {
@@ -98,6 +105,10 @@ impl Real for f64 {
     #[inline(always)]
     fn f64(self) -> f64 {
         self
+    }
+    #[inline(always)]
+    fn mul_add(self, a: f64, b: f64) -> f64 {
+        self.mul_add(a, b)
     }
     #[inline(always)]
     fn sqrt(self) -> f64 {

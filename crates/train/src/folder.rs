@@ -56,7 +56,7 @@ impl ModelFolder {
     pub fn load(&self, positions: usize, threads: usize) -> Result<Inference, Error> {
         let backend = Cpu::new(threads);
         let tuning = self.adapter.as_ref().map_or(Tuning::Frozen, |a| Tuning::Lora(&a.adapters));
-        let Built { decoder, table, mut values, notes } =
+        let Built { decoder, table, mut values, notes, .. } =
             Built::new(&backend, &self.checkpoint, self.blueprint.clone(), tuning, positions)?;
         if let Some(adapter) = &self.adapter {
             adapter.initialise(&backend, &table, &mut values, 0)?;
@@ -79,7 +79,7 @@ pub struct Inference {
 impl Inference {
     /// What a forward pass is given; `adapters` false asks the base model.
     pub fn context(&self, adapters: bool) -> Context<'_, Cpu<f32>> {
-        let params = Params { table: &self.table, values: &self.values };
+        let params = Params { table: &self.table, values: &self.values, halves: None };
         Context { backend: &self.backend, params, adapters, dropout: None }
     }
 }

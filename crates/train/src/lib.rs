@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 
 mod companions;
+mod context;
 mod error;
 mod evaluate;
 mod folder;
 mod merge;
+mod optimizer;
 mod plan;
 pub mod policy;
 mod prepare;
@@ -26,6 +28,7 @@ mod validate;
 pub use error::Error;
 pub use folder::{Inference, ModelFolder};
 pub use merge::{Merged, merge, probe_logits};
+pub use optimizer::optimizer_of;
 pub use plan::{Plan, learning_rates};
 pub use prepare::{Job, Rows, loss_of};
 pub use rehearse::rehearse;

@@ -20,6 +20,8 @@ pub struct Job {
     pub checkpoint: Checkpoint,
     /// The model's shapes.
     pub blueprint: Blueprint,
+    /// What the run changes in the model's `config.json`.
+    pub changes: Vec<(String, serde_json::Value)>,
     /// The chat template that was given in place of the tokenizer's, for the result. The tokenizer itself is let go: it
     /// takes more memory than the rows.
     pub given_template: Option<String>,
@@ -110,7 +112,7 @@ impl Job {
     /// Loads and checks everything. Weights are mapped, not read.
     pub fn new(mut config: Config, clock: Clock, observe: &mut dyn FnMut(Event)) -> Result<Job, Error> {
         let checkpoint = Checkpoint::open(&config.model.path)?;
-        let blueprint = model::arch::blueprint(&weights::read_config(&config.model.path)?)?;
+        let (blueprint, changes) = crate::context::blueprint(&config)?;
         let tokenizer = tokenizer(&config, clock)?;
         if tokenizer.vocab_size() > blueprint.vocab {
             let what = format!(
@@ -125,6 +127,10 @@ impl Job {
         fit_length(&mut config, blueprint.max_positions, &mut notes)?;
         let balance = balance(&config, &blueprint)?;
         let adapter = AdapterPlan::new(&config.tuning, &blueprint)?;
+        if adapter.is_some() && !changes.is_empty() {
+            let text = "rope_scaling: the adapter fits the base with these positions; give its config.json the same when it is used or merged";
+            notes.push(text.to_owned());
+        }
         let ends = ends(&config, &tokenizer);
         let (train, eval) = datasets(&config, &tokenizer, &mut notes, observe)?;
         let order = order(&config, &train, unit_count(&config, &train));
@@ -147,6 +153,7 @@ impl Job {
             config,
             checkpoint,
             blueprint,
+            changes,
             given_template: tokenizer.given_template().map(str::to_owned),
             ends,
             adapter,
@@ -184,8 +191,8 @@ impl Job {
     /// Files of the model, tokenizer and adapter, for the lock.
     pub fn model_files(&self) -> Vec<PathBuf> {
         let dir = &self.config.model.path;
-        let side =
-            ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"].map(|f| dir.join(f));
+        let side = ["config.json", "tokenizer.json", "qwen.tiktoken", "tokenizer_config.json", "chat_template.jinja"]
+            .map(|f| dir.join(f));
         let mut files: Vec<PathBuf> = self.checkpoint.files().map(Path::to_owned).collect();
         files.extend(side.into_iter().filter(|f| f.is_file()));
         if let config::Tuning::Adapter { path, .. } = &self.config.tuning {

@@ -6,6 +6,7 @@ mod reference;
 mod save;
 
 use crate::evaluate::preference;
+use crate::optimizer::{holds_halves, optimizer_of};
 use crate::plan::schedule_of;
 use crate::policy::Policy;
 use crate::step::{
@@ -19,7 +20,7 @@ use kernels::{Backend, Cpu, Mat};
 use model::{Built, Keep};
 use nn::Dropout;
 use objective::metrics::{Metric, Window};
-use optim::adamw::{AdamW, Settings, clip, groups};
+use optim::adamw::{AdamW, clip};
 use optim::schedule::Schedule;
 use rundir::lock::Lock;
 use rundir::tensorboard::EventFile;
@@ -255,8 +256,9 @@ impl<'a, B: Backend> Run<'a, B> {
         found: Option<&Checkpoint>,
         observe: &mut dyn FnMut(Event),
     ) -> Result<Run<'a, B>, Error> {
-        let Built { decoder, table, mut values, notes } = Built::stored_as(
+        let Built { decoder, table, mut values, halves, notes } = Built::stored_as(
             storage_of(job),
+            holds_halves(job),
             backend,
             &job.checkpoint,
             job.blueprint.clone(),
@@ -268,11 +270,8 @@ impl<'a, B: Backend> Run<'a, B> {
             adapter.initialise(backend, &table, &mut values, job.config.engine.seed)?;
         }
         let reference = reference::reference_of(backend, job, &values);
-        let policy = Policy { decoder, table, values, reference };
-        let o = &job.config.optimizer;
-        let settings = Settings { beta1: o.beta1, beta2: o.beta2, epsilon: o.epsilon, weight_decay: o.weight_decay };
-        let ranges = groups(policy.table.params().iter().map(|p| (p.range(), p.decay)));
-        let len = policy.table.len();
+        let policy = Policy { decoder, table, values, halves, reference };
+        let (settings, layout) = optimizer_of(job, &policy.table);
         let at = |key: &str| found.and_then(|c| c.manifest.meta.get(key)).and_then(Value::as_u64);
         if let Some(found) = found {
             folder.discard_after(found.step())?;
@@ -284,7 +283,7 @@ impl<'a, B: Backend> Run<'a, B> {
             folder,
             execution: plan.execution,
             schedule: schedule_of(job),
-            optimizer: AdamW::new(backend, len, settings, ranges),
+            optimizer: AdamW::new(backend, settings, layout),
             policy,
             cached: [Vec::new(), Vec::new()],
             dropout: job.config.adapter_dropout(recorded),
@@ -437,7 +436,8 @@ impl<'a, B: Backend> Run<'a, B> {
         let rate = self.job.config.optimizer.learning_rate * self.schedule.factor(self.step);
         if !skip {
             let scale = self.job.config.optimizer.max_grad_norm.map_or(1.0, |max| clip(norm, max));
-            self.optimizer.update(self.backend, &mut self.policy.values, grads, rate, scale);
+            let Policy { values, halves, .. } = &mut self.policy;
+            self.optimizer.update(self.backend, values, halves, grads, rate, scale);
         }
         self.step += 1;
         self.tokens += report.tokens;

@@ -2,11 +2,13 @@
 
 use crate::Job;
 use crate::run::mix;
-use crate::step::{Interrupted, Sequence, StepContext, StepReport, TextRow, Who, accumulate, text_packs};
+use crate::step::{
+    Balanced, Interrupted, Pass, Sequence, StepContext, StepReport, TextRow, Who, accumulate, text_packs,
+};
 use config::Objective;
-use kernels::{Backend, Mat, Real};
-use model::Parts;
-use nn::Grads;
+use kernels::{Backend, Mat, Memory, Real};
+use model::Scores;
+use nn::{Grads, RouterLoad};
 use objective::metrics::{TokenSums, sft_values};
 use objective::{dft, sft};
 use pack::Pack;
@@ -51,8 +53,15 @@ impl Noise {
         (2.0 * uniform - 1.0) * scale
     }
 
-    /// The noise of a pack's base rows, `[t, d]`; every segment is one sequence.
-    fn of_pack<B: Backend>(&self, backend: &B, pack: &Pack, rows: &[TextRow], width: usize) -> Mat<B, B::Real> {
+    /// The noise of a pack's base rows, `[t, d]`; every segment is one sequence, the first of `rows` being row `row` of the
+    /// step.
+    fn of_pack<B: Backend>(
+        &self,
+        backend: &B,
+        pack: &Pack,
+        (rows, row): (&[TextRow], usize),
+        width: usize,
+    ) -> Mat<B, B::Real> {
         let mut noise = Vec::with_capacity(pack.base.len() * width);
         for segment in &pack.base.segments {
             assert!(segment.context.is_empty(), "with noise no prompt is shared");
@@ -62,6 +71,7 @@ impl Noise {
             let tokens = rows[sequence as usize].prompt.len() + rows[sequence as usize].tokens.len();
             let scale = self.alpha / ((tokens * width) as f64).sqrt();
             for position in 0..segment.rows.len() {
+                let sequence = sequence + row as u32;
                 noise.extend((0..width).map(|c| B::Real::of(self.at(sequence, position, c, scale))));
             }
         }
@@ -69,7 +79,30 @@ impl Noise {
     }
 }
 
+impl TextLoss {
+    /// Derivatives of a step's loss by the log-probabilities of a pack's targets, each target weighing `each` of the step; adds
+    /// what DFT's loss is to `loss`.
+    fn coefficients<B: Backend>(self, pack: &Pack, scores: &Scores<B>, each: f64, loss: &mut f64) -> Vec<B::Real> {
+        let graded = &scores.logp[..pack.num_grad_targets];
+        if !self.dft {
+            return vec![B::Real::of(-each); graded.len()];
+        }
+        let mut token = |logp: &B::Real| {
+            let (own, slope) = dft::token(logp.f64());
+            *loss += own * each;
+            B::Real::of(slope * each)
+        };
+        graded.iter().map(&mut token).collect()
+    }
+}
+
+/// A pack that goes backward once its group is through: its number, its forward pass, derivatives by log-probability.
+type Waiting<B> = (usize, Pack, Pass<B>, Vec<<B as Memory>::Real>);
+
 /// Adds the gradient of one SFT step whose loss is `shape`: [`text_step`](crate::step::text_step) with another loss or noise.
+///
+/// With a load-balancing loss of routers each micro-batch goes forward as a whole before it goes backward, as that loss is one
+/// number of all its rows.
 pub fn shaped_text_step<B: Backend>(
     cx: &StepContext<B>,
     rows: &[TextRow],
@@ -85,33 +118,40 @@ pub fn shaped_text_step<B: Backend>(
     // Every answer has noise of its own, its prompt included.
     execution.share_prompts &= shape.noise.is_none();
     let unshared = StepContext { execution, ..*cx };
-    let decoder = &cx.policy.decoder;
-    for (i, pack) in text_packs(&unshared, rows).iter().enumerate() {
-        if (cx.interrupted)() {
-            return Err(Interrupted);
-        }
-        let ctx = cx.context(Who::Policy, i);
-        let mut parts = Parts::new(cx.backend, pack);
-        if let Some(noise) = shape.noise {
-            parts = parts.with_noise(noise.of_pack(cx.backend, pack, rows, decoder.blueprint.hidden));
-        }
-        let forward = decoder.forward(&ctx, pack, &parts, execution.keep);
-        let scores = decoder.score(&ctx, pack, &forward, cx.extra, Some(execution.kept_entries(pack, 1)));
-        accumulate(pack, &scores, &mut sums);
-        let graded = &scores.logp[..pack.num_grad_targets];
-        let mut coefficient = vec![B::Real::of(sft::coefficient(targets)); graded.len()];
-        if shape.dft {
-            for (c, logp) in coefficient.iter_mut().zip(graded) {
-                let (loss, slope) = dft::token(logp.f64());
-                report.loss += loss * each;
-                *c = B::Real::of(slope * each);
+    let windows: Vec<usize> = if cx.balance.is_some() { micro_batches.to_vec() } else { vec![rows.len()] };
+    let (mut first, mut number) = (0, 0);
+    for &n in &windows {
+        let (part, mut load) = (&rows[first..first + n], RouterLoad::default());
+        let mut waiting: Vec<Waiting<B>> = Vec::new();
+        let packs = text_packs(&unshared, part);
+        let together = if cx.balance.is_some() { packs.len() } else { 1 };
+        for pack in packs {
+            if (cx.interrupted)() {
+                return Err(Interrupted);
+            }
+            let (parts, forward, scores) = unshared.shaped((number, together), &pack, part, (shape, first));
+            accumulate(&pack, &scores, &mut sums[first..first + n]);
+            load.add(&forward.load);
+            let coefficient = shape.coefficients(&pack, &scores, each, &mut report.loss);
+            waiting.push((number, pack, (parts, forward, scores), coefficient));
+            number += 1;
+            if cx.balance.is_none() {
+                waiting.drain(..).for_each(|(i, pack, pass, c)| unshared.shaped_back(i, &pack, pass, &c, grads));
             }
         }
-        let mut grads = Grads { table: &cx.policy.table, values: &mut *grads };
-        decoder.backward(&ctx, &mut grads, pack, &parts, forward, scores, &coefficient);
+        let balanced = Balanced::new(cx.balance, &load, 1.0 / windows.len() as f64);
+        for (i, pack, mut pass, coefficient) in waiting {
+            balanced.prepare(&mut pass);
+            unshared.shaped_back(i, &pack, pass, &coefficient, grads);
+        }
+        report.loss += balanced.loss;
+        if cx.balance.is_some() {
+            report.groups.push(balanced.values);
+        }
+        first += n;
     }
     if !shape.dft {
-        report.loss = sft::loss(sums.iter().map(|s| s.logp).sum(), targets);
+        report.loss += sft::loss(sums.iter().map(|s| s.logp).sum(), targets);
     }
     report.tokens = rows.iter().map(|r| (r.prompt.len() + r.tokens.len()) as u64).sum();
     report.not_finite = rows.iter().zip(&sums).filter(|(_, s)| !s.logp.is_finite()).map(|(r, _)| r.row).collect();
@@ -122,4 +162,39 @@ pub fn shaped_text_step<B: Backend>(
         first += n;
     }
     Ok(report)
+}
+
+impl<B: Backend> StepContext<'_, B> {
+    /// Forward over pack `i`, of `rows`, with the noise of a loss that has some, and `passes - 1` others in memory; the first
+    /// row is row `first` of the step.
+    fn shaped(
+        &self,
+        (i, passes): (usize, usize),
+        pack: &Pack,
+        rows: &[TextRow],
+        (shape, first): (TextLoss, usize),
+    ) -> Pass<B> {
+        let (ctx, decoder) = (self.context(Who::Policy, i), &self.policy.decoder);
+        let mut parts = self.parts(pack, Who::Policy);
+        if let Some(noise) = shape.noise {
+            let noise = noise.of_pack(self.backend, pack, (rows, first), decoder.blueprint.hidden);
+            parts = parts.with_noise(noise);
+        }
+        let forward = decoder.forward(&ctx, pack, &parts, self.execution.keep);
+        let scores = decoder.score(&ctx, pack, &forward, self.extra, Some(self.execution.kept_entries(pack, passes)));
+        (parts, forward, scores)
+    }
+
+    fn shaped_back(
+        &self,
+        i: usize,
+        pack: &Pack,
+        (parts, forward, scores): Pass<B>,
+        coefficient: &[B::Real],
+        grads: &mut Mat<B, B::Real>,
+    ) {
+        let mut grads = Grads { table: &self.policy.table, values: grads };
+        let ctx = self.context(Who::Policy, i);
+        self.policy.decoder.backward(&ctx, &mut grads, pack, &parts, forward, scores, coefficient);
+    }
 }

@@ -26,7 +26,7 @@ mod target;
 mod testdir;
 mod write;
 
-pub use adapter::{Adapter, LoraPair, save_adapter};
+pub use adapter::{Adapter, LoraPair, WholeTensor, save_adapter};
 pub use checkpoint::Checkpoint;
 pub use convert::Element;
 pub use dtype::{DType, Tensor, TensorInfo};

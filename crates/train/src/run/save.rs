@@ -19,8 +19,8 @@ impl<B: Backend> Run<'_, B> {
         self.text.sync()?;
         let staging = self.folder.begin_checkpoint(self.step)?;
         let (policy, dir) = (&self.policy, staging.path().to_owned());
-        state::write_weights(self.backend, self.job, &policy.table, &policy.values, &dir)?;
-        state::write_optimizer(self.backend, self.job, &policy.table, &policy.values, &self.optimizer, &dir)?;
+        state::write_weights(self.backend, self.job, policy, &dir)?;
+        state::write_optimizer(self.backend, self.job, policy, &self.optimizer, &dir)?;
         let window: Vec<Value> =
             self.window.state().map(|(name, folded, count)| json!([name, folded.to_bits(), count])).collect();
         let checkpoint = staging.commit(json!({
@@ -53,14 +53,7 @@ impl<B: Backend> Run<'_, B> {
             ),
         };
         let number = |key: &str| meta.get(key).and_then(Value::as_u64).ok_or_else(|| broken(key));
-        state::read(
-            self.backend,
-            self.job,
-            &self.policy.table,
-            &mut self.policy.values,
-            &mut self.optimizer,
-            &found.path,
-        )?;
+        state::read(self.backend, self.job, &mut self.policy, &mut self.optimizer, &found.path)?;
         self.step = found.step();
         self.tokens = number("tokens")?;
         self.optimizer.steps = number("updates")?;

@@ -124,7 +124,7 @@ fn plant_another_start(run: &Path) {
     let optimizer = std::fs::read(from.join("optimizer.safetensors")).unwrap();
     let folder = RunFolder::open(run, Opening::Resume).unwrap();
     let staging = folder.begin_checkpoint(0).unwrap();
-    weights::save_adapter(staging.path(), &adapter.config, &adapter.pairs, weights::DType::F32).unwrap();
+    weights::save_adapter(staging.path(), &adapter.config, &adapter.pairs, &[], weights::DType::F32).unwrap();
     std::fs::write(staging.path().join("optimizer.safetensors"), optimizer).unwrap();
     staging.commit(manifest.meta).unwrap();
 }
@@ -308,9 +308,7 @@ fn an_interrupted_step_is_abandoned_at_any_pack() {
     for z0_first in [false, true] {
         let execution = Execution { budget_rows: 100, z0_first, ..PLAIN };
         let (asked, limit) = (AtomicU32::new(0), AtomicU32::new(u32::MAX));
-        let interrupted = || {
-            asked.fetch_add(1, Ordering::SeqCst) >= limit.load(Ordering::SeqCst)
-        };
+        let interrupted = || asked.fetch_add(1, Ordering::SeqCst) >= limit.load(Ordering::SeqCst);
         let mut cx = lab.context(execution);
         cx.interrupted = &interrupted;
         let run = |most: u32| {
