@@ -126,6 +126,7 @@ impl Source {
             layers,
             is_70b: layers == 80 && blueprint.kv_heads < blueprint.heads && blueprint.model_type != "qwen3",
             has_output: !blueprint.tied,
+            is_8x: blueprint.experts.as_ref().is_some_and(|spec| spec.route.experts == 8),
         };
         let divisors = rope_divisors(blueprint);
         let mut planned: Vec<Planned> = sources

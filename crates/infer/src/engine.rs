@@ -54,6 +54,8 @@ pub struct Engine<'a, B: Backend> {
     sampler: Sampler<B::Real>,
     /// Rows computed, over all steps.
     computed: usize,
+    /// Drawn beside a sequence that failed: handed out by the next step.
+    held: Vec<Drawn>,
 }
 
 /// A sequence that has a place in the cache.
@@ -85,6 +87,7 @@ impl<'a, B: Backend> Engine<'a, B> {
             live: Vec::new(),
             sampler: Sampler::default(),
             computed: 0,
+            held: Vec::new(),
         }
     }
 
@@ -135,7 +138,7 @@ impl<'a, B: Backend> Engine<'a, B> {
 
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.live.is_empty()
+        self.waiting.is_empty() && self.live.is_empty() && self.held.is_empty()
     }
 
     /// Rows computed so far: tokens of prompts that were not in the cache yet, and tokens drawn.
@@ -148,6 +151,9 @@ impl<'a, B: Backend> Engine<'a, B> {
     /// # Errors
     /// Logits that are not finite; the request is dropped, the others can go on.
     pub fn step(&mut self) -> Result<Vec<Drawn>, Error> {
+        if !self.held.is_empty() {
+            return Ok(std::mem::take(&mut self.held));
+        }
         self.admit();
         let (rows, spans, slots, wanted, ready) = self.plan();
         if rows.is_empty() {
@@ -187,6 +193,7 @@ impl<'a, B: Backend> Engine<'a, B> {
         }
         if let Some((request, generated)) = failed {
             self.cancel(request);
+            self.held = drawn;
             return Err(Error::NotFinite { request, generated });
         }
         Ok(drawn)

@@ -6,6 +6,15 @@
 //! ```
 //! There is no padding and no phase: a step holds whatever rows the live sequences have to compute next, pieces of prompts
 //! beside single tokens, up to a number of rows.
+//!
+//! The front door, in `examples/generate.rs`:
+//! ```text
+#![doc = include_str!("../../../examples/generate.rs")]
+//! ```
+//! and in `examples/chat.rs`:
+//! ```text
+#![doc = include_str!("../../../examples/chat.rs")]
+//! ```
 #![forbid(unsafe_code)]
 
 mod engine;

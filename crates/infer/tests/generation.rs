@@ -120,7 +120,7 @@ const ALL: [&str; 16] = [
 
 #[test]
 fn greedy_batches_of_every_architecture_equal_transformers() {
-    let cpu = Cpu::<f32>::new(2).rows_apart();
+    let cpu = Cpu::<f32>::new(1).rows_apart();
     for arch in ALL {
         let (built, references) = (load(&cpu, arch), references(arch));
         let requests: Vec<Request> = references.iter().map(|(prompt, want)| greedy(prompt, want.len())).collect();
@@ -133,7 +133,7 @@ fn greedy_batches_of_every_architecture_equal_transformers() {
 
 #[test]
 fn a_batch_draws_what_each_request_alone_does_to_the_last_bit() {
-    let cpu = Cpu::<f32>::new(2).rows_apart();
+    let cpu = Cpu::<f32>::new(1).rows_apart();
     for arch in ["qwen2", "mistral", "deepseek_v3", "gpt_oss", "gemma2", "qwen3_moe_norm_tied"] {
         let (built, requests) = (load(&cpu, arch), mixed(arch));
         // Log-probabilities too: equal numbers, not only equal tokens.
@@ -143,7 +143,7 @@ fn a_batch_draws_what_each_request_alone_does_to_the_last_bit() {
 
 #[test]
 fn neither_the_cache_nor_the_step_size_changes_a_bit() {
-    let cpu = Cpu::<f32>::new(2).rows_apart();
+    let cpu = Cpu::<f32>::new(1).rows_apart();
     for arch in ["qwen2", "mistral", "deepseek_v3"] {
         let (built, requests) = (load(&cpu, arch), mixed(arch));
         let want = alone(&cpu, &built, &requests);
@@ -158,7 +158,7 @@ fn neither_the_cache_nor_the_step_size_changes_a_bit() {
 
 #[test]
 fn a_prompt_that_many_ask_is_computed_once() {
-    let cpu = Cpu::<f32>::new(2).rows_apart();
+    let cpu = Cpu::<f32>::new(1).rows_apart();
     let built = load(&cpu, "qwen2");
     let prompt: Vec<u32> = (0..100).map(|i| i * 3 % 380).collect();
     let request = |i: usize| {
@@ -242,7 +242,7 @@ fn a_folder_answers_as_its_parts_do() {
 
 #[test]
 fn a_stop_text_ends_an_answer_across_the_borders_of_tokens() {
-    let cpu = Cpu::<f32>::new(2).rows_apart();
+    let cpu = Cpu::<f32>::new(1).rows_apart();
     let (built, references) = (load(&cpu, "qwen2"), references("qwen2"));
     let tokenizer = Tokenizer::load(&golden("models/qwen2"), Clock::at(0)).unwrap();
     let requests: Vec<Request> = references.iter().map(|(prompt, want)| greedy(prompt, want.len())).collect();

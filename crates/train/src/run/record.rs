@@ -27,6 +27,9 @@ impl<B: Backend> Run<'_, B> {
         if self.due(config.evaluation.every, ends_epoch) {
             self.evaluate(observe)?;
         }
+        if config.evaluation.samples.as_ref().is_some_and(|samples| self.due(samples.every, ends_epoch)) {
+            self.answer_samples(observe)?;
+        }
         if self.due(config.saving.every, ends_epoch) {
             self.save(observe)?;
         }
