@@ -118,7 +118,8 @@ fn texts(body: &str) -> Vec<String> {
 fn mixed(i: usize) -> (&'static str, Value) {
     let words = ["one", "two plus", "What is 7 + 5?", "Once upon a time, there"];
     let content = format!("{} {}", words[i % 4], i / 8);
-    let mut body = json!({"model": "tiny", "max_tokens": 3 + i % 9, "seed": i, "temperature": [0.0, 1.0, 0.7][i % 3]});
+    let temperature = [0.0, 1.0, 0.7][i % 3];
+    let mut body = json!({"model": "tiny", "max_tokens": 3 + i % 9, "seed": i, "temperature": temperature});
     body["stream"] = json!(i % 5 == 1);
     if i % 7 == 2 {
         body["n"] = json!(2);
