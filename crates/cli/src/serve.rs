@@ -92,6 +92,7 @@ pub(crate) fn serve(args: &ServeArgs, screen: &Screen) -> Result<u8, Failure> {
     let address = format!("{host}:{}", args.port);
     let server = Server::bind(&address, settings.clone())
         .map_err(|e| Failure::Said { message: format!("cannot listen at {address}: {e}"), code: 6 })?;
+    raise_limit();
     listen(&server, screen)?;
     screen.line(format_args!("{} ({}), {positions} positions", settings.name, described(&defaults.sampling)));
     // A script reads from here where the server is.
@@ -100,6 +101,17 @@ pub(crate) fn serve(args: &ServeArgs, screen: &Screen) -> Result<u8, Failure> {
     screen.line("stopped; every answer that was begun is finished");
     Ok(0)
 }
+
+/// Lets the process open as many connections as the system allows it; with fewer it serves fewer at a time.
+#[cfg(unix)]
+fn raise_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+#[cfg(not(unix))]
+fn raise_limit() {}
 
 /// From the file, else from the environment; never from the command line, which others can see.
 fn api_key(args: &ServeArgs) -> Result<Option<String>, Failure> {

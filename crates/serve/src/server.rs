@@ -114,7 +114,7 @@ impl Server {
         let began = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let requests = AtomicU64::new(0);
         let shared = Shared { settings: &self.settings, folder, queue: &queue, stop: &self.stop, began, requests };
-        let open: Mutex<HashMap<usize, TcpStream>> = Mutex::default();
+        let open: Mutex<HashMap<usize, Arc<TcpStream>>> = Mutex::default();
         let count = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             scope.spawn(|| work(model, self.settings.limits, &stop_tokens, &queue));
@@ -135,8 +135,8 @@ impl Server {
                     let _ = http::respond(&mut stream, 503, &refusal.body(), false);
                     continue;
                 }
-                let Ok(kept) = stream.try_clone() else { continue };
-                lock(&open).insert(number, kept);
+                let stream = Arc::new(stream);
+                lock(&open).insert(number, Arc::clone(&stream));
                 count.fetch_add(1, Ordering::SeqCst);
                 let (shared, open, counted) = (&shared, &open, &count);
                 let end = move || {

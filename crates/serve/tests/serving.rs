@@ -262,10 +262,11 @@ fn a_full_queue_says_when_to_come_again() {
 }
 
 #[test]
-fn a_thousand_connections_that_say_nothing_keep_nobody_from_being_served() {
+fn hundreds_of_connections_that_say_nothing_keep_nobody_from_being_served() {
     with_server(settings(), |address| {
-        let idle: Vec<TcpStream> = (0..1000).map_while(|_| TcpStream::connect(address).ok()).collect();
-        assert_eq!(idle.len(), 1000);
+        // Both ends are in this process, which may open a thousand files where nobody has raised the limit.
+        let idle: Vec<TcpStream> = (0..400).map_while(|_| TcpStream::connect(address).ok()).collect();
+        assert_eq!(idle.len(), 400);
         let mut slow = TcpStream::connect(address).unwrap();
         slow.write_all(b"POST /v1/completions HTTP/1.1\r\nContent-Le").unwrap();
         let (status, body) = post(address, "/v1/completions", &json!({"prompt": "a", "max_tokens": 2}));
