@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod asking;
+mod chat;
 mod confined;
 mod data;
 mod demo;
@@ -22,6 +24,7 @@ mod pull;
 mod runs;
 mod score;
 mod screen;
+mod serve;
 mod signals;
 mod train;
 mod validate;
@@ -51,6 +54,8 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Runs(args) => runs::runs(&args),
         Command::Score(args) => score::score(&args, screen),
         Command::Generate(args) => generate::generate(&args, screen),
+        Command::Chat(args) => chat::chat(&args, screen),
+        Command::Serve(args) => serve::serve(&args, screen),
         Command::Grade(args) => grade::grade(&args, screen),
         Command::Eval(args) => eval::eval(&args, screen),
         Command::Merge(args) => merge::merge(&args, screen),

@@ -422,6 +422,19 @@ pub struct Evaluation {
     pub load_best_at_end: bool,
     /// Stop when it gets no better.
     pub early_stopping: Option<EarlyStopping>,
+    /// Answers to look at while the model learns.
+    pub samples: Option<Samples>,
+}
+
+/// Prompts that are answered during training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Samples {
+    /// The prompts.
+    pub prompts: Vec<String>,
+    /// When.
+    pub every: Interval,
+    /// Tokens of an answer at most.
+    pub max_new_tokens: usize,
 }
 
 /// The metric of the best checkpoint.

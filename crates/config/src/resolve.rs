@@ -371,7 +371,17 @@ impl Resolved {
             load_best_at_end,
             early_stopping: patience
                 .map(|patience| EarlyStopping { patience, threshold: self.number("early_stopping_threshold") }),
+            samples: self.samples(),
         }
+    }
+
+    fn samples(&self) -> Option<Samples> {
+        let prompts = self.list("generate_prompts").unwrap_or(&[]).to_vec();
+        (!prompts.is_empty()).then(|| Samples {
+            prompts,
+            every: self.count("generate_steps").map_or(Interval::Epoch, Interval::Steps),
+            max_new_tokens: self.count("generate_max_new_tokens").unwrap_or(64),
+        })
     }
 
     fn saving(&self) -> Saving {

@@ -6,6 +6,7 @@
 //! Nothing here knows a device, a model or an objective, and nothing read from a file is ever executed.
 #![forbid(unsafe_code)]
 
+mod answers;
 pub mod cache;
 pub mod clock;
 pub mod dataset;
@@ -28,6 +29,7 @@ pub mod tokenise;
 pub mod tokenizer;
 pub mod tools;
 
+pub use answers::AnswerFile;
 pub use cache::load_cached;
 pub use clock::Clock;
 pub use dataset::{Dataset, Report, Row};

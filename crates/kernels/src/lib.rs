@@ -8,6 +8,7 @@
 //! `h` head width, `r` adapter rank, `v` vocabulary, `s` scored tokens, `i`/`o` inputs and outputs of a linear layer.
 
 pub mod adamw;
+mod apart;
 pub mod attention;
 pub mod capped;
 pub mod clamped;
@@ -19,6 +20,7 @@ pub mod grouped;
 pub mod head;
 pub mod latent;
 mod memory;
+pub mod paged;
 mod real;
 pub mod rmsnorm;
 pub mod rope;
@@ -42,6 +44,7 @@ pub use grouped::{Grouped, Groups};
 pub use head::{ForBackward, Head, HeadExtra, HeadSaved, HeadScores};
 pub use latent::Latent;
 pub use memory::{Acc, Dst, HostBytes, HostTensor, Mat, Memory, Out, StoredDtype, View};
+pub use paged::{PAGE, Paged, PagedSpan};
 pub use real::{Elem, Real};
 pub use rmsnorm::{RmsNorm, RmsNormSaved};
 pub use rope::{Rope, RopeLayout, RopeTable};
@@ -63,6 +66,7 @@ pub trait Backend:
     + RmsNorm
     + Rope
     + Attention
+    + Paged
     + Sink
     + Latent
     + SwiGlu
@@ -82,6 +86,7 @@ impl<B> Backend for B where
         + RmsNorm
         + Rope
         + Attention
+        + Paged
         + Sink
         + Latent
         + SwiGlu

@@ -7,7 +7,6 @@
 mod companions;
 mod error;
 mod evaluate;
-mod folder;
 mod merge;
 mod plan;
 pub mod policy;
@@ -24,7 +23,6 @@ pub mod text;
 mod validate;
 
 pub use error::Error;
-pub use folder::{Inference, ModelFolder};
 pub use merge::{Merged, merge, probe_logits};
 pub use plan::{Plan, learning_rates};
 pub use prepare::{Job, Rows, loss_of};

@@ -3,6 +3,7 @@
 mod end;
 mod record;
 mod reference;
+mod samples;
 mod save;
 
 use crate::evaluate::preference;

@@ -1,5 +1,6 @@
 //! The parsers of outside bytes, each as a function of one file.
 
+use crate::outside;
 use data::source::Rows;
 use data::tools::{convert, detect, show, stats};
 use data::{ChatTemplate, Clock, OnBadRow, Options, Registry, RenderInput, Task, read_examples};
@@ -130,7 +131,10 @@ const YAML: &[&str] = &[
 ];
 
 /// Every target.
-pub(crate) const TARGETS: [Target; 8] = [
+pub(crate) const TARGETS: [Target; 11] = [
+    Target { name: "gguf", file: "a.gguf", words: &["GGUF", "blk.0.", "general."], run: outside::gguf },
+    Target { name: "latex", file: "a.tex", words: outside::LATEX, run: outside::latex },
+    Target { name: "http", file: "a.http", words: outside::HTTP, run: outside::http },
     Target { name: "jsonl", file: "a.jsonl", words: FIELDS, run: rows },
     Target {
         name: "csv",

@@ -8,6 +8,7 @@ pub use buffer::CpuBuf;
 pub use stored::CpuStored;
 
 use crate::adamw::cpu::AdamwLoops;
+use crate::apart::Apart;
 use crate::attention::cpu::AttentionLoops;
 use crate::capped::cpu::CappedLoops;
 use crate::clamped::cpu::ClampedLoops;
@@ -30,6 +31,7 @@ use stored::UnpackLoops;
 /// The inner loops of all operators over slices of `E`.
 pub trait Loops<E>:
     AdamwLoops<E>
+    + Apart
     + AttentionLoops<E>
     + CappedLoops<E>
     + ClampedLoops<E>
@@ -51,8 +53,10 @@ impl Loops<f64> for f64 {}
 
 /// A CPU with its own threads. Results do not depend on their number.
 pub struct Cpu<E> {
-    threads: rayon::ThreadPool,
+    threads: Arc<rayon::ThreadPool>,
     buffers: Arc<BufferPool>,
+    /// Whether the rows of a product stand apart.
+    pub(crate) apart: bool,
     float: PhantomData<fn() -> E>,
 }
 
@@ -62,10 +66,17 @@ impl<E: Real> Cpu<E> {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(|i| format!("cpu-{i}"));
         Cpu {
             // Spawning a handful of threads fails only when the process is out of them; nothing could go on then.
-            threads: threads.build().expect("cannot start threads"),
+            threads: Arc::new(threads.build().expect("cannot start threads")),
             buffers: Arc::default(),
+            apart: false,
             float: PhantomData,
         }
+    }
+
+    /// The same threads and memory, with products (`linear`, `linear_dx`) in which a row's bits do not depend on the rows beside it:
+    /// for generation. Many rows at a time take a little longer than in the products of training, a few rows less.
+    pub fn rows_apart(&self) -> Cpu<E> {
+        Cpu { threads: self.threads.clone(), buffers: self.buffers.clone(), apart: true, float: PhantomData }
     }
 
     /// Runs `work` on this CPU's threads, so that the operators inside start without a hand-over.

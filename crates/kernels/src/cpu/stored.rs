@@ -26,6 +26,16 @@ impl CpuStored {
         CpuStored { tensor, rows, cols }
     }
 
+    /// How it is stored.
+    pub(crate) fn dtype(&self) -> StoredDtype {
+        self.tensor.dtype
+    }
+
+    /// Its bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.tensor.bytes.bytes()
+    }
+
     /// The weight itself when it is stored as `E` and aligned for it.
     pub(crate) fn in_place<E: Real>(&self) -> Option<View<'_, Cpu<E>, E>> {
         let bytes = self.tensor.bytes.bytes();

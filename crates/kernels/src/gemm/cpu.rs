@@ -130,6 +130,9 @@ impl<E: Real> Gemm for Cpu<E> {
             out.rows,
             out.cols
         );
+        if self.apart {
+            return crate::apart::linear(self, alpha, x, w, Dst { out, add });
+        }
         if x.rows <= FEW {
             return few_rows(self, alpha, x, w, Dst { out, add });
         }
@@ -151,6 +154,11 @@ impl<E: Real> Gemm for Cpu<E> {
                 out.cols
             );
         };
+        if self.apart {
+            let (o, i) = shape(w);
+            check(o, i, &out);
+            return crate::apart::linear_turned(self, alpha, dy, w, Dst { out, add });
+        }
         match direct(w) {
             Ok(w) => {
                 check(w.rows, w.cols, &out);

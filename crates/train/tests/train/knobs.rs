@@ -346,3 +346,21 @@ fn a_model_with_frozen_blocks_is_saved_whole_and_only_those_blocks_moved() {
     let template = std::fs::read_to_string(end.join("chat_template.jinja")).unwrap();
     assert!(template.contains("<|im_start|>"), "{template}");
 }
+
+#[test]
+fn prompts_are_answered_while_the_model_learns() {
+    let scratch = Scratch::new("samples");
+    let keys = json!({"generate_prompts": ["2 + 3?", "Hi"], "generate_steps": 2, "generate_max_new_tokens": 5, "max_steps": 4});
+    let config = small("sft", &scratch.join("run"), keys);
+    crate::finish(&config);
+    let text = std::fs::read_to_string(scratch.join("run").join("train.log")).unwrap();
+    let answers: Vec<&str> = text.lines().filter(|line| line.contains(" -> ")).collect();
+    assert_eq!(answers.len(), 4, "{text}");
+    assert!(
+        answers[0].starts_with("step 2: \"2 + 3?\" -> \"") && answers[3].starts_with("step 4: \"Hi\""),
+        "{answers:?}"
+    );
+    let samples: Vec<Value> =
+        crate::log_of(&scratch.join("run")).into_iter().filter(|r| r["samples"].is_array()).collect();
+    assert_eq!((samples.len(), &samples[1]["step"], &samples[0]["samples"][1]["prompt"]), (2, &json!(4), &json!("Hi")));
+}
