@@ -12,6 +12,7 @@ mod first_use;
 mod flags;
 mod generate;
 mod grade;
+mod hub_name;
 mod import;
 mod merge;
 mod meter;
@@ -25,6 +26,7 @@ mod screen;
 mod signals;
 mod train;
 mod validate;
+mod watchdog;
 
 use args::{Command, CommandLine};
 use clap::Parser;

@@ -27,6 +27,7 @@ pub mod template;
 pub mod tokenise;
 pub mod tokenizer;
 pub mod tools;
+mod words;
 
 pub use cache::load_cached;
 pub use clock::Clock;
@@ -41,4 +42,4 @@ pub use registry::{Registered, Registry};
 pub use sink::{JsonRow, Sink, SplitSink, Written};
 pub use template::{ChatTemplate, RenderInput};
 pub use tokenise::{OnBadRow, Options, Truncation, TurnLoss, load};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Tokenizer, TokenizerFiles};
