@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod average;
 mod confined;
 mod data;
 mod demo;
@@ -56,6 +57,7 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Grade(args) => grade::grade(&args, screen),
         Command::Eval(args) => eval::eval(&args, screen),
         Command::Merge(args) => merge::merge(&args, screen),
+        Command::Average(args) => average::average(&args, screen),
         Command::Export(args) => export::export(&args, screen),
         Command::Demo(args) => demo::demo(&args, screen),
         Command::Data(args) => data::data(&args, screen),
