@@ -115,7 +115,7 @@ impl Job {
 
     /// [`new`](Self::new), until a stop is asked for: then it is `Stopped`, and what was tokenised is kept where there is a cache.
     pub fn until(
-        config: Config,
+        mut config: Config,
         clock: Clock,
         control: &Control,
         observe: &mut dyn FnMut(Event),
@@ -124,16 +124,10 @@ impl Job {
         let blueprint = model::arch::blueprint(&weights::read_config(&config.model.path)?)?;
         let files = tokenizer_files(&config, clock)?;
         let tokenizer = RunTokenizer { files, embeddings: blueprint.vocab, loaded: OnceCell::new() };
-        if let Some(max) = config.data.max_length.filter(|m| *m > blueprint.max_positions) {
-            let what = format!(
-                "max_length: {max} is above the {} positions of the model (max_position_embeddings); lower max_length",
-                blueprint.max_positions
-            );
-            return Err(Error::Mismatch { what });
-        }
+        let mut notes = Vec::new();
+        fit_length(&mut config, blueprint.max_positions, &mut notes)?;
         let balance = balance(&config, &blueprint)?;
         let adapter = AdapterPlan::new(&config.tuning, &blueprint)?;
-        let mut notes = Vec::new();
         let ends = ends(&config, &tokenizer)?;
         let (train, eval) = datasets(&config, &tokenizer, &mut notes, control, observe)?;
         // What was found in the cache says how many ids its tokenizer has.
@@ -214,6 +208,20 @@ impl Job {
         files.dedup();
         files
     }
+}
+
+/// Holds `max_length` within the model's positions: a default gives way, what was asked for is an error.
+fn fit_length(config: &mut Config, positions: usize, notes: &mut Vec<String>) -> Result<(), Error> {
+    let Some(max) = config.data.max_length.filter(|max| *max > positions) else { return Ok(()) };
+    if !config.data.default_length {
+        let what = format!(
+            "max_length: {max} is above the {positions} positions of the model (max_position_embeddings); lower max_length"
+        );
+        return Err(Error::Mismatch { what });
+    }
+    notes.push(format!("max_length: {positions}, all the positions that the model has; {max} is the default"));
+    config.data.max_length = Some(positions);
+    Ok(())
 }
 
 /// The last `n` of `all` blocks, or the first when it is negative; never more than there are.
