@@ -74,6 +74,8 @@ pub(crate) enum Command {
     Eval(crate::eval::EvalArgs),
     /// Merge an adapter into its base model, and check the result against both.
     Merge(MergeArgs),
+    /// The mean of several models of one shape, or of several adapters.
+    Average(crate::average::AverageArgs),
     /// Write a model in other programs' formats.
     Export(crate::export::ExportArgs),
     /// The whole story on made-up arithmetic, offline: tokenizer, model, SFT, KTO, evaluation.

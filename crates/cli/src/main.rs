@@ -3,6 +3,7 @@
 
 mod args;
 mod asking;
+mod average;
 mod chat;
 mod confined;
 mod data;
@@ -14,6 +15,7 @@ mod first_use;
 mod flags;
 mod generate;
 mod grade;
+mod hub_name;
 mod import;
 mod merge;
 mod meter;
@@ -28,6 +30,7 @@ mod serve;
 mod signals;
 mod train;
 mod validate;
+mod watchdog;
 
 use args::{Command, CommandLine};
 use clap::Parser;
@@ -59,6 +62,7 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Grade(args) => grade::grade(&args, screen),
         Command::Eval(args) => eval::eval(&args, screen),
         Command::Merge(args) => merge::merge(&args, screen),
+        Command::Average(args) => average::average(&args, screen),
         Command::Export(args) => export::export(&args, screen),
         Command::Demo(args) => demo::demo(&args, screen),
         Command::Data(args) => data::data(&args, screen),

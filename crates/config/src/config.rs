@@ -3,6 +3,7 @@
 //! Paths are as they were written, relative to the current directory, as in TRL. Nothing here was looked up on disk.
 
 pub use crate::curve::{Curve, Floor, Schedule, ScheduleKind, Warmup};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// One run.
@@ -145,9 +146,11 @@ pub struct Data {
     pub train: Vec<PathBuf>,
     /// Folder of a `dataset_info.json` whose names `train` and `eval` may use.
     pub registry: Option<PathBuf>,
+    /// Folders of the names that a registry has on the Hub; whoever fetches them fills it in, no key does.
+    pub fetched: BTreeMap<String, PathBuf>,
     /// How the sets of `train` are mixed; `None`: one after the other.
     pub mix: Option<Mix>,
-    /// Rows taken of each set of `train`, >= 1.
+    /// Rows read of each set of `train`, >= 1.
     pub max_samples: Option<usize>,
     /// A list in `completion` is several answers.
     pub alternatives: bool,

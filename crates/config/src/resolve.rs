@@ -213,6 +213,7 @@ impl Resolved {
             train: self.paths("dataset_name"),
             eval: self.paths("eval_dataset_name"),
             registry: self.text("dataset_dir").map(PathBuf::from),
+            fetched: Default::default(),
             mix: self.mix(),
             max_samples: self.count("max_samples"),
             alternatives: self.flag("alternatives"),

@@ -10,6 +10,7 @@
 compile_error!("safetensors are little-endian and are used in place: a big-endian host needs a converting reader");
 
 mod adapter;
+mod average;
 mod checkpoint;
 pub mod convert;
 mod dtype;
@@ -27,6 +28,7 @@ mod testdir;
 mod write;
 
 pub use adapter::{Adapter, LoraPair, save_adapter};
+pub use average::{Averaged, average};
 pub use checkpoint::Checkpoint;
 pub use convert::Element;
 pub use dtype::{DType, Tensor, TensorInfo};

@@ -53,7 +53,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     spelling("eval_dataset", Names, "eval_dataset_name", "names or files with evaluation rows"),
     works(DATA, "mix_weights", Numbers(Range::POSITIVE), "", "mix the sets of dataset_name by these weights, one each, instead of reading them one after the other"),
     works(DATA, "mix_until", Kind::Choice(MIX_UNTIL), "", "a mixture ends when the first set runs out, or (when unset) when all were read, shorter ones repeated"),
-    works(DATA, "max_samples", Int(1), "", "rows taken of each set of dataset_name, the first ones"),
+    works(DATA, "max_samples", Int(1), "", "rows read of each set of dataset_name, the first ones"),
     works(DATA, "alternatives", Bool, "false", "a list in `completion` is several answers to one prompt, not several turns of one answer"),
     spelling("template", Text, "chat_template_path", "a chat template by name: chatml, qwen, llama3, mistral, deepseek, gpt-oss, AM-thinking"),
     works(DATA, "tokenized_path", Text, "", "the folder of tokenised rows, shared by runs and never stale; in the user's cache folder when unset"),
