@@ -19,6 +19,7 @@ mod output;
 mod plan;
 mod progress;
 mod pull;
+mod quantize;
 mod runs;
 mod score;
 mod screen;
@@ -55,6 +56,7 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Eval(args) => eval::eval(&args, screen),
         Command::Merge(args) => merge::merge(&args, screen),
         Command::Export(args) => export::export(&args, screen),
+        Command::Quantize(args) => quantize::quantize(&args, screen),
         Command::Demo(args) => demo::demo(&args, screen),
         Command::Data(args) => data::data(&args, screen),
         Command::Pull(args) => pull::pull(&args, screen),

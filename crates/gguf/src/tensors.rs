@@ -3,7 +3,7 @@
 use crate::Error;
 use model::{Blueprint, RopeScaling};
 use std::f64::consts::PI;
-use weights::{Checkpoint, Mapped};
+use weights::{Checkpoint, Values};
 
 /// A tensor of the file and where its values come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,8 +83,13 @@ impl Source {
     }
 
     /// The checkpoint's tensor.
-    pub(crate) fn open(&self, checkpoint: &Checkpoint) -> Result<Mapped, Error> {
-        Ok(checkpoint.get_shaped(&self.from, &self.shape)?)
+    pub(crate) fn open(&self, checkpoint: &Checkpoint) -> Result<Values, Error> {
+        let values = checkpoint.values(&self.from)?;
+        match values.shape() == self.shape {
+            true => Ok(values),
+            // A matrix in codes has no axes of its own in the file; others are reported with the file that they are in.
+            false => Ok(Values::Plain(checkpoint.get_shaped(&self.from, &self.shape)?)),
+        }
     }
 }
 
