@@ -156,6 +156,7 @@ fn in_folder(
     match &lock {
         Some(lock) => {
             lock.check(&now)?;
+            save::check_config(folder, &loaded.resolved_yaml)?.into_iter().for_each(|n| observe(Event::Note(n)));
             lock.notes(&now).into_iter().for_each(|n| observe(Event::Note(n)));
         }
         None => {
@@ -190,6 +191,7 @@ fn kept_of(config: &Config, lock: Option<&Lock>) -> Kept {
         keep: if flag("recompute").unwrap_or(false) { Keep::Inputs } else { Keep::All },
         z0_first: flag("z0_first").unwrap_or(false),
         share_prompts: true,
+        kept_logits: number("kept_logits").unwrap_or(0) as usize,
     });
     Kept {
         threads: lock.map_or_else(|| config.engine.threads.unwrap_or_else(own), |l| l.threads),
@@ -200,7 +202,7 @@ fn kept_of(config: &Config, lock: Option<&Lock>) -> Kept {
 
 fn lock_of(job: &Job, plan: &Plan, kept: &Kept) -> Result<Lock, Error> {
     let e = plan.execution;
-    let plan = json!({"started": kept.clock, "budget_rows": e.budget_rows, "recompute": e.keep == Keep::Inputs, "z0_first": e.z0_first});
+    let plan = json!({"started": kept.clock, "budget_rows": e.budget_rows, "recompute": e.keep == Keep::Inputs, "z0_first": e.z0_first, "kept_logits": e.kept_logits});
     let (model, data) = (job.model_files(), job.data_files());
     let model: Vec<&Path> = model.iter().map(PathBuf::as_path).collect();
     let data: Vec<&Path> = data.iter().map(PathBuf::as_path).collect();
@@ -237,6 +239,8 @@ struct Run<'a, B: Backend> {
     window: Window,
     best: Option<(f64, u64)>,
     stale_evaluations: usize,
+    /// An evaluation of the present step was stopped on the way.
+    evaluation_due: bool,
     one_class_steps: u64,
     last_saved: Option<u64>,
     last_values: Vec<(String, f64)>,
@@ -292,6 +296,7 @@ impl<'a, B: Backend> Run<'a, B> {
             window: Window::default(),
             best: None,
             stale_evaluations: 0,
+            evaluation_due: false,
             one_class_steps: 0,
             last_saved: None,
             last_values: Vec::new(),
@@ -332,7 +337,7 @@ impl<'a, B: Backend> Run<'a, B> {
         rows: &'s Rows,
         which: usize,
         dropout: bool,
-        interrupted: &'s dyn Fn() -> bool,
+        interrupted: &'s (dyn Fn() -> bool + Sync),
     ) -> StepContext<'s, B> {
         let key = mix(mix(self.job.config.engine.seed) ^ self.step);
         StepContext {
@@ -372,7 +377,10 @@ impl<'a, B: Backend> Run<'a, B> {
         let total = self.job.total_steps as u64;
         let mut grads = self.backend.mat(1, self.policy.table.len());
         let mut epoch: Option<(usize, data::order::Epoch)> = None;
-        while self.step < total && !self.give_up() {
+        if self.evaluation_due {
+            self.evaluate(control, observe)?;
+        }
+        while !self.evaluation_due && self.step < total && !self.give_up() {
             let (e, s) = self.job.order.locate(self.step as usize);
             if epoch.as_ref().is_none_or(|(at, _)| *at != e) {
                 epoch = Some((e, self.job.order.epoch(e)));
@@ -392,6 +400,9 @@ impl<'a, B: Backend> Run<'a, B> {
             if control.save.swap(false, Ordering::SeqCst) {
                 self.save(observe)?;
             }
+        }
+        if self.evaluation_due {
+            return self.stop(observe);
         }
         if self.give_up() {
             observe(Event::Note(format!(
@@ -417,7 +428,7 @@ impl<'a, B: Backend> Run<'a, B> {
         }
         self.backend.fill_zero(grads.out());
         let skip = self.one_class(step, observe);
-        let Ok(report) = self.gradient(step, &interrupted, grads) else { return Ok(None) };
+        let Ok(report) = self.backend.within(|| self.gradient(step, &interrupted, grads)) else { return Ok(None) };
         self.check(&report, step)?;
         let norm = self.backend.square_norm(grads.view()).sqrt();
         if !norm.is_finite() {
@@ -445,7 +456,7 @@ impl<'a, B: Backend> Run<'a, B> {
         values.extend(report.groups.iter().flatten().copied());
         let values = values.iter().map(|(m, v)| (m.name().to_owned(), *v)).collect();
         observe(Event::Step { step: self.step, total: self.job.total_steps as u64, values });
-        self.after_step(ends_epoch, observe)?;
+        self.after_step(ends_epoch, control, observe)?;
         self.kl_guard(&report, observe)?;
         Ok(Some(()))
     }
@@ -453,7 +464,7 @@ impl<'a, B: Backend> Run<'a, B> {
     fn gradient(
         &self,
         step: data::Step,
-        interrupted: &dyn Fn() -> bool,
+        interrupted: &(dyn Fn() -> bool + Sync),
         grads: &mut Mat<B, B::Real>,
     ) -> Result<StepReport, Interrupted> {
         let (job, rows) = (self.job, &self.job.train);

@@ -30,6 +30,15 @@ pub struct Execution {
     pub z0_first: bool,
     /// Compute a prompt once for all its answers.
     pub share_prompts: bool,
+    /// Logits that a trained head keeps for backward at one time; it computes the others again.
+    pub kept_logits: usize,
+}
+
+impl Execution {
+    /// Entries of the vocabulary whose logits are kept for a pack, when `passes` packs wait for backward together.
+    pub(crate) fn kept_entries(&self, pack: &Pack, passes: usize) -> usize {
+        self.kept_logits / passes.max(1) / pack.num_grad_targets.max(1)
+    }
 }
 
 /// What a preference step needs beside its rows.
@@ -64,7 +73,7 @@ pub struct StepContext<'a, B: Backend> {
     /// Adapter dropout, with the step's key.
     pub dropout: Option<Dropout>,
     /// Asked between packs; `true` abandons the step.
-    pub interrupted: &'a dyn Fn() -> bool,
+    pub interrupted: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// Rows that share a `z0`, with each row's factor in the step's loss.
@@ -163,7 +172,7 @@ impl<'a, B: Backend> StepContext<'a, B> {
             }
             let ctx = self.context(who, i);
             let forward = self.policy.decoder.forward(&ctx, pack, &self.parts(pack, who), Keep::Nothing);
-            accumulate(pack, &self.policy.decoder.score(&ctx, pack, &forward, extra, false), &mut sums);
+            accumulate(pack, &self.policy.decoder.score(&ctx, pack, &forward, extra, None), &mut sums);
             load.add(&forward.load);
         }
         Ok((sums, load))
@@ -176,12 +185,18 @@ impl<'a, B: Backend> StepContext<'a, B> {
         }
     }
 
-    /// Forward over one pack for backward to follow.
-    fn kept(&self, i: usize, pack: &Pack) -> (Parts<B>, Forward<B>, Scores<B>) {
+    /// Forward over one pack for backward to follow, with `passes - 1` others in memory.
+    fn kept(&self, i: usize, pack: &Pack, passes: usize) -> (Parts<B>, Forward<B>, Scores<B>) {
         let ctx = self.context(Who::Policy, i);
         let parts = self.parts(pack, Who::Policy);
         let forward = self.policy.decoder.forward(&ctx, pack, &parts, self.execution.keep);
-        let scores = self.policy.decoder.score(&ctx, pack, &forward, self.extra, true);
+        let scores = self.policy.decoder.score(
+            &ctx,
+            pack,
+            &forward,
+            self.extra,
+            Some(self.execution.kept_entries(pack, passes)),
+        );
         (parts, forward, scores)
     }
 
@@ -371,7 +386,7 @@ pub fn preference_step<B: Backend>(
                 }
                 None => {
                     let pack = pack.base_only();
-                    let mut pass = cx.kept(i, &pack);
+                    let mut pass = cx.kept(i, &pack, 1);
                     balanced.prepare(&mut pass);
                     cx.backward(i, &pack, pass, dlogp, grads);
                 }
@@ -404,7 +419,7 @@ fn policy_sweep<B: Backend>(
         if (cx.interrupted)() {
             return Err(Interrupted);
         }
-        let pass = cx.kept(i, pack);
+        let pass = cx.kept(i, pack, packs.len());
         accumulate(pack, &pass.2, &mut sums);
         load.add(&pass.1.load);
         kept.push(Some(pass));
@@ -459,7 +474,7 @@ fn plain_text<B: Backend>(
         if (cx.interrupted)() {
             return Err(Interrupted);
         }
-        let pass = cx.kept(i, pack);
+        let pass = cx.kept(i, pack, 1);
         accumulate(pack, &pass.2, &mut sums);
         cx.backward(i, pack, pass, |_| coefficient, grads);
     }

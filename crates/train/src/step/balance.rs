@@ -64,11 +64,13 @@ pub(super) fn balanced_text<B: Backend>(
     for &n in micro_batches {
         let mut load = RouterLoad::default();
         let mut passes: Vec<(usize, Pack, Pass<B>)> = Vec::new();
-        for pack in text_packs(cx, &rows[first..first + n]) {
+        let packs = text_packs(cx, &rows[first..first + n]);
+        let count = packs.len();
+        for pack in packs {
             if (cx.interrupted)() {
                 return Err(Interrupted);
             }
-            let pass = cx.kept(number, &pack);
+            let pass = cx.kept(number, &pack, count);
             accumulate(&pack, &pass.2, &mut sums[first..first + n]);
             load.add(&pass.1.load);
             passes.push((number, pack, pass));
