@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Average(crate::average::AverageArgs),
     /// Write a model in other programs' formats.
     Export(crate::export::ExportArgs),
+    /// Write a model with its linear layers in four or eight bits, in bitsandbytes' layout.
+    Quantize(crate::quantize::QuantizeArgs),
     /// The whole story on made-up arithmetic, offline: tokenizer, model, SFT, KTO, evaluation.
     Demo(DemoArgs),
     /// Look at data, count, convert, mix, sample, clean and label them.

@@ -23,6 +23,7 @@ mod output;
 mod plan;
 mod progress;
 mod pull;
+mod quantize;
 mod runs;
 mod score;
 mod screen;
@@ -64,6 +65,7 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Merge(args) => merge::merge(&args, screen),
         Command::Average(args) => average::average(&args, screen),
         Command::Export(args) => export::export(&args, screen),
+        Command::Quantize(args) => quantize::quantize(&args, screen),
         Command::Demo(args) => demo::demo(&args, screen),
         Command::Data(args) => data::data(&args, screen),
         Command::Pull(args) => pull::pull(&args, screen),

@@ -63,8 +63,32 @@ pub struct Model {
     pub path: PathBuf,
     /// How weights are stored in memory; arithmetic is float32.
     pub dtype: Dtype,
+    /// How the frozen linear layers are held, when in codes.
+    pub quantisation: Option<Quantisation>,
     /// Weight of the load-balancing loss of experts; `None`: the model's own.
     pub router_aux_loss_coef: Option<f64>,
+}
+
+/// A quantised base, made when the model is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quantisation {
+    /// What the codes mean.
+    pub code: QuantCode,
+    /// Scales of four-bit codes are quantised too.
+    pub nested: bool,
+    /// Layers or parts of the model that stay as they are.
+    pub skip: Vec<String>,
+}
+
+/// Codes of a quantised base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuantCode {
+    /// Four bits, normal-float.
+    Nf4,
+    /// Four bits, floating point.
+    Fp4,
+    /// Eight bits, a scale per row.
+    Int8,
 }
 
 /// Storage of weights.

@@ -151,6 +151,7 @@ impl Resolved {
             model: Model {
                 path: self.word("model_name_or_path").into(),
                 dtype: self.dtype(),
+                quantisation: self.quantisation(),
                 router_aux_loss_coef: self.float("router_aux_loss_coef"),
             },
             tuning: self.tuning(),
@@ -180,6 +181,18 @@ impl Resolved {
             "bfloat16" => Dtype::Bfloat16,
             _ => Dtype::Auto,
         }
+    }
+
+    fn quantisation(&self) -> Option<Quantisation> {
+        let code = match (self.flag("load_in_4bit"), self.flag("load_in_8bit"), self.word("bnb_4bit_quant_type")) {
+            (true, _, "fp4") => QuantCode::Fp4,
+            (true, ..) => QuantCode::Nf4,
+            (_, true, _) => QuantCode::Int8,
+            (false, false, _) => return None,
+        };
+        let nested = code != QuantCode::Int8 && self.flag("use_bnb_nested_quant");
+        let skip = self.list("llm_int8_skip_modules").unwrap_or(&[]).to_vec();
+        Some(Quantisation { code, nested, skip })
     }
 
     fn tuning(&self) -> Tuning {

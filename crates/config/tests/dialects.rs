@@ -218,6 +218,6 @@ fn flags_become_keys_and_secrets_are_never_shown() {
 fn an_unknown_key_of_another_tool_is_said_to_be_unknown() {
     let found = account("sft.yaml", &format!("{LLAMA_FACTORY}cutof_len: 3\n")).unwrap();
     assert_eq!(*outcome(&found, "cutof_len"), Outcome::Unknown(Some("cutoff_len")));
-    let found = account("run.yaml", "learning_rate: fast\nbananas: 1\nload_in_4bit: true\n").unwrap();
+    let found = account("run.yaml", "learning_rate: fast\nbananas: 1\nlora_task_type: SEQ_CLS\n").unwrap();
     assert_eq!(found.iter().map(|a| brief(&a.outcome)).collect::<Vec<_>>(), ["refused", "unknown", "refused"]);
 }

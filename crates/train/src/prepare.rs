@@ -148,7 +148,7 @@ impl Job {
             );
             return Err(Error::Mismatch { what });
         }
-        Ok(Job {
+        let mut job = Job {
             config,
             checkpoint,
             blueprint,
@@ -163,7 +163,9 @@ impl Job {
             balance,
             positions,
             notes,
-        })
+        };
+        job.notes.extend(crate::storage::notes(&job));
+        Ok(job)
     }
 
     /// The preference settings of the run, when it has any.

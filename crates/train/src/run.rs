@@ -271,7 +271,7 @@ impl<'a, B: Backend> Run<'a, B> {
         observe: &mut dyn FnMut(Event),
     ) -> Result<Run<'a, B>, Error> {
         let Built { decoder, table, mut values, notes } = Built::stored_as(
-            storage_of(job),
+            &crate::storage::storage_of(job),
             backend,
             &job.checkpoint,
             job.blueprint.clone(),
@@ -579,14 +579,6 @@ impl<'a, B: Backend> Run<'a, B> {
             )));
         }
         Ok(())
-    }
-}
-
-/// How frozen weights are held, when not as they are.
-pub(crate) fn storage_of(job: &Job) -> Option<kernels::StoredDtype> {
-    match job.config.model.dtype {
-        config::Dtype::Bfloat16 => Some(kernels::StoredDtype::Bf16),
-        config::Dtype::Float32 | config::Dtype::Auto => None,
     }
 }
 

@@ -19,7 +19,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("rundir", &[]),
     ("tables", &[]),
     ("testkit", &[]),
-    ("weights", &[]),
+    ("weights", &["kernels"]),
     ("xtask", &[]),
     ("data", &["tables"]),
     ("nn", &["kernels", "pack"]),

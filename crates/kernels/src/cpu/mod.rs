@@ -12,6 +12,7 @@ use crate::apart::Apart;
 use crate::attention::cpu::AttentionLoops;
 use crate::capped::cpu::CappedLoops;
 use crate::clamped::cpu::ClampedLoops;
+use crate::codes::{CodeLoops, Decode};
 use crate::geglu::cpu::GeGluLoops;
 use crate::gemm::cpu::GemmLoops;
 use crate::gemm::turn::Turn;
@@ -35,6 +36,8 @@ pub trait Loops<E>:
     + AttentionLoops<E>
     + CappedLoops<E>
     + ClampedLoops<E>
+    + CodeLoops<E>
+    + Decode
     + GeGluLoops<E>
     + GemmLoops<E>
     + HeadLoops<E>
