@@ -3,7 +3,7 @@
 use crate::args::{PresetArgs, PresetCommand};
 use crate::failure::Failure;
 use crate::output::{self, Side, table};
-use config::PRESETS;
+use config::PRESET_FILES;
 use serde_json::json;
 
 /// `prospect preset`
@@ -26,14 +26,17 @@ fn ls(json: bool) -> Result<(), Failure> {
     // The first line of each says what it is for.
     let about = |text: &str| text.lines().next().unwrap_or_default().trim_start_matches("# ").to_owned();
     if json {
-        return PRESETS.iter().try_for_each(|(name, text)| output::json(&json!({"name": name, "about": about(text)})));
+        return PRESET_FILES
+            .iter()
+            .try_for_each(|(name, text)| output::json(&json!({"name": name, "about": about(text)})));
     }
-    let rows: Vec<Vec<String>> = PRESETS.iter().map(|(name, text)| vec![(*name).to_owned(), about(text)]).collect();
+    let rows: Vec<Vec<String>> =
+        PRESET_FILES.iter().map(|(name, text)| vec![(*name).to_owned(), about(text)]).collect();
     table(&[Side::Left, Side::Left], &rows)
 }
 
 fn text_of(name: &str) -> Result<&'static str, Failure> {
-    let found = PRESETS.iter().find(|(own, _)| *own == name).map(|(_, text)| *text);
-    let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
+    let found = PRESET_FILES.iter().find(|(own, _)| *own == name).map(|(_, text)| *text);
+    let names: Vec<&str> = PRESET_FILES.iter().map(|(name, _)| *name).collect();
     found.ok_or_else(|| Failure::usage(format!("{name} is no preset: there are {}", names.join(", "))))
 }

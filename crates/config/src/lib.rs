@@ -21,10 +21,10 @@ mod value;
 mod yaml;
 
 pub use config::*;
-pub use dialect::{Accounted, Dialect, Outcome, account, as_yaml, import, recognise};
+pub use dialect::{Accounted, Dialect, Outcome, PRESETS, account, as_yaml, import, recognise};
 pub use flat::flat;
 pub use note::{Note, NoteKind};
-pub use preset::PRESETS;
+pub use preset::PRESET_FILES;
 pub use problem::{Code, Errors, Piece, Place, Problem, Source, Style};
 pub use schema::schema;
 pub use table::{Entry, Scope, Section, Status, all as keys};

@@ -6,7 +6,7 @@ use crate::table;
 use crate::yaml::{self, Content, Pair};
 
 /// Name and text of every preset, as in `configs/presets`.
-pub const PRESETS: [(&str, &str); 4] = [
+pub const PRESET_FILES: [(&str, &str); 4] = [
     ("3b", include_str!("../../../configs/presets/3b.yaml")),
     ("7b", include_str!("../../../configs/presets/7b.yaml")),
     ("13b", include_str!("../../../configs/presets/13b.yaml")),
@@ -19,7 +19,7 @@ pub(crate) fn pairs(pairs: &[Pair], over: &[Pair]) -> Result<Vec<Pair>, Errors> 
     let Some(pair) = named(over).or_else(|| named(pairs)) else { return Ok(Vec::new()) };
     let Content::Scalar { text, .. } = &pair.value.content else { return Ok(Vec::new()) };
     // A name that is none of ours is the table's to refuse.
-    let Some((name, text)) = PRESETS.iter().find(|(name, _)| name == text) else { return Ok(Vec::new()) };
+    let Some((name, text)) = PRESET_FILES.iter().find(|(name, _)| name == text) else { return Ok(Vec::new()) };
     let source = Source::File(format!("preset {name}"));
     match yaml::parse(&source, text)? {
         Some(yaml::Node { content: Content::Map(own), .. }) => {
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn every_preset_loads_and_gives_way_to_what_is_written() {
-        for (name, _) in PRESETS {
+        for (name, _) in PRESET_FILES {
             let text = format!("preset: {name}\nmodel_name_or_path: m\ndataset_name: d\nr: 4\n");
             let loaded = crate::load("run.yaml", &text, &[]).unwrap_or_else(|e| panic!("{name}: {e}"));
             let crate::Tuning::Lora(lora) = &loaded.config.tuning else { panic!("{name} trains an adapter") };

@@ -177,6 +177,20 @@ impl Check<'_> {
         }
     }
 
+    /// Codes are never trained.
+    pub(crate) fn quantised(&mut self) {
+        let on = |key: &&str| self.settings.flag(key) == Some(true);
+        let asked: Vec<&str> = ["load_in_4bit", "load_in_8bit"].into_iter().filter(on).collect();
+        if asked.len() > 1 {
+            let message = "a base is held in four bits or in eight";
+            self.conflict(Code::Conflict, &asked, message, "keep one of the two");
+        } else if !asked.is_empty() && self.facts.adapter == AdapterMode::Full {
+            let keys = [asked[0], "use_peft", "freeze_trainable_layers"];
+            let message = "a quantised base cannot be trained itself";
+            self.conflict(Code::Conflict, &keys, message, "set `use_peft: true`, or remove it");
+        }
+    }
+
     /// `compat: trl` against keys that say otherwise.
     fn compat(&mut self) {
         if !self.facts.compat {

@@ -74,6 +74,7 @@ fn a_trl_file_of_another_era_runs_unchanged_with_every_key_accounted_for() {
         Model {
             path: "./models/OpenSeek-Small-v1-SFT".into(),
             dtype: Dtype::Bfloat16,
+            quantisation: None,
             router_aux_loss_coef: None,
             rope_scaling: None
         }

@@ -9,9 +9,11 @@
 
 pub mod adamw;
 pub mod adamw8;
+mod apart;
 pub mod attention;
 pub mod capped;
 pub mod clamped;
+pub mod codes;
 pub mod cpu;
 pub mod dora;
 pub mod embed;
@@ -21,6 +23,7 @@ pub mod grouped;
 pub mod head;
 pub mod latent;
 mod memory;
+pub mod paged;
 mod real;
 pub mod rmsnorm;
 pub mod rope;
@@ -33,10 +36,11 @@ pub mod tampered;
 pub mod timed;
 
 pub use adamw::{Adamw, AdamwStep};
-pub use adamw8::{Adamw8, Codes, Moments, Rounding, Values};
+pub use adamw8::{Adamw8, MomentCodes, Moments, Rounding, Values};
 pub use attention::{Attention, AttentionGrads, AttentionSaved, AttentionShape, KeyValue, Span};
 pub use capped::CappedHead;
 pub use clamped::{Clamp, ClampedGlu};
+pub use codes::{Codes, Scales};
 pub use cpu::Cpu;
 pub use dora::{Dora, LowRank};
 pub use embed::Embed;
@@ -46,7 +50,8 @@ pub use grouped::{Grouped, Groups};
 pub use half::bf16;
 pub use head::{ForBackward, Head, HeadExtra, HeadSaved, HeadScores};
 pub use latent::Latent;
-pub use memory::{Acc, Dst, HostBytes, HostTensor, Mat, Memory, Out, StoredDtype, View};
+pub use memory::{Acc, Coded, Dst, HostBytes, HostTensor, Mat, Memory, Out, StoredDtype, View};
+pub use paged::{PAGE, Paged, PagedSpan};
 pub use real::{Elem, Real};
 pub use rmsnorm::{RmsNorm, RmsNormSaved};
 pub use rope::{Rope, RopeLayout, RopeTable};
@@ -68,6 +73,7 @@ pub trait Backend:
     + RmsNorm
     + Rope
     + Attention
+    + Paged
     + Sink
     + Latent
     + SwiGlu
@@ -89,6 +95,7 @@ impl<B> Backend for B where
         + RmsNorm
         + Rope
         + Attention
+        + Paged
         + Sink
         + Latent
         + SwiGlu

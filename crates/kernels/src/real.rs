@@ -36,14 +36,14 @@ pub trait Real:
     fn of(x: f64) -> Self;
     /// To `f64`.
     fn f64(self) -> f64;
-    /// `self * a + b`, rounded once.
-    fn mul_add(self, a: Self, b: Self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
     /// Natural logarithm.
     fn ln(self) -> Self;
     /// `e^self`. In f32 a polynomial that vectorises: relative error below 1.2e-7 for arguments in [-87, 88], 0 below.
     fn exp(self) -> Self;
+    /// `self * b + c`, rounded once.
+    fn mul_add(self, b: Self, c: Self) -> Self;
     /// Hyperbolic tangent.
     fn tanh(self) -> Self;
     /// The larger of two.
@@ -65,10 +65,6 @@ impl Real for f32 {
         f64::from(self)
     }
     #[inline(always)]
-    fn mul_add(self, a: f32, b: f32) -> f32 {
-        self.mul_add(a, b)
-    }
-    #[inline(always)]
     fn sqrt(self) -> f32 {
         self.sqrt()
     }
@@ -79,6 +75,10 @@ impl Real for f32 {
     #[inline(always)]
     fn exp(self) -> f32 {
         exp_f32(self)
+    }
+    #[inline(always)]
+    fn mul_add(self, b: f32, c: f32) -> f32 {
+        self.mul_add(b, c)
     }
     #[inline(always)]
     fn tanh(self) -> f32 {
@@ -107,10 +107,6 @@ impl Real for f64 {
         self
     }
     #[inline(always)]
-    fn mul_add(self, a: f64, b: f64) -> f64 {
-        self.mul_add(a, b)
-    }
-    #[inline(always)]
     fn sqrt(self) -> f64 {
         self.sqrt()
     }
@@ -121,6 +117,10 @@ impl Real for f64 {
     #[inline(always)]
     fn exp(self) -> f64 {
         self.exp()
+    }
+    #[inline(always)]
+    fn mul_add(self, b: f64, c: f64) -> f64 {
+        self.mul_add(b, c)
     }
     #[inline(always)]
     fn tanh(self) -> f64 {

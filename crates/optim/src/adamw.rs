@@ -1,7 +1,7 @@
 //! AdamW over an arena: two moments beside the values, in full or in eight bits; weight decay on the tensors that want it.
 
 use kernels::adamw8::BLOCK;
-use kernels::{AdamwStep, Backend, Codes, Mat, Moments, Rounding, Values, bf16};
+use kernels::{AdamwStep, Backend, Mat, MomentCodes, Moments, Rounding, Values, bf16};
 use std::ops::Range;
 
 /// Tensors with fewer elements keep moments of full precision, as in bitsandbytes.
@@ -117,9 +117,9 @@ pub struct Eight<B: Backend> {
 }
 
 impl<B: Backend> Eight<B> {
-    fn part(&mut self, own: &Range<usize>, blocks: &Range<usize>) -> Codes<'_, B> {
+    fn part(&mut self, own: &Range<usize>, blocks: &Range<usize>) -> MomentCodes<'_, B> {
         let codes = self.codes.out().cols(own.clone()).into_acc();
-        Codes { codes, absmax: self.absmax.out().cols(blocks.clone()).into_acc() }
+        MomentCodes { codes, absmax: self.absmax.out().cols(blocks.clone()).into_acc() }
     }
 }
 

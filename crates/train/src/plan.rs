@@ -83,7 +83,7 @@ impl Plan {
         let b = &job.blueprint;
         let tensors = trained_tensors(job);
         let trainable: usize = tensors.iter().map(|t| t.elements).sum();
-        let stored: u64 = job.checkpoint.infos().map(|t| t.byte_len() as u64).sum();
+        let stored = crate::storage::held_bytes(job);
         let frozen = match job.config.tuning {
             config::Tuning::Full => 0,
             config::Tuning::Blocks(_) => stored - stored / b.num_parameters().max(1) as u64 * trainable as u64,
@@ -119,7 +119,7 @@ impl Plan {
         let state = optimizer_bytes(job, &tensors);
         let memory = vec![
             ("process", PROCESS),
-            ("frozen weights (mapped)", frozen),
+            ("frozen weights", frozen),
             ("trained weights", held as u64 + arena * copies),
             ("gradients", arena),
             ("optimiser state", state),

@@ -3,10 +3,11 @@
 mod end;
 mod record;
 mod reference;
+mod samples;
 mod save;
 
 use crate::evaluate::preference;
-use crate::optimizer::{holds_halves, optimizer_of};
+use crate::optimizer::optimizer_of;
 use crate::plan::schedule_of;
 use crate::policy::Policy;
 use crate::step::{
@@ -37,6 +38,15 @@ pub enum Event {
     Note(String),
     /// A line of the opening: model, data, objective, plan.
     Opening(String),
+    /// Rows are tokenised: bytes of their files done, and in all. `done` is `total` once, at the end.
+    Tokenising {
+        /// Which rows.
+        what: &'static str,
+        /// Bytes done.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
     /// Work that takes a while, in units of its own.
     Progress {
         /// What is done.
@@ -148,7 +158,17 @@ fn in_folder(
     let resume = resume && folder.path().join(rundir::lock::FILE).exists();
     let lock = if resume { Some(Lock::read(folder.path())?) } else { None };
     let kept = kept_of(config, lock.as_ref());
-    let job = Job::new(config.clone(), Clock::at(kept.clock), observe)?;
+    if lock.is_none() {
+        folder.write("config.yaml", loaded.resolved_yaml.as_bytes())?;
+        folder.write(config::SCHEMA_FILE, config::schema().to_string().as_bytes())?;
+        folder.keep_inputs(inputs)?;
+    }
+    let job = match Job::until(config.clone(), Clock::at(kept.clock), control, observe) {
+        Err(Error::Data(data::Error::Stopped { .. })) => {
+            return Ok(Ended { step: 0, stopped: true, values: Vec::new(), folder: folder.path().to_owned() });
+        }
+        other => other?,
+    };
     let plan = match kept.execution {
         Some(execution) => Plan::given(&job, execution),
         None => Plan::new(&job)?,
@@ -160,12 +180,7 @@ fn in_folder(
             save::check_config(folder, &loaded.resolved_yaml)?.into_iter().for_each(|n| observe(Event::Note(n)));
             lock.notes(&now).into_iter().for_each(|n| observe(Event::Note(n)));
         }
-        None => {
-            folder.write("config.yaml", loaded.resolved_yaml.as_bytes())?;
-            folder.write(config::SCHEMA_FILE, config::schema().to_string().as_bytes())?;
-            folder.keep_inputs(inputs)?;
-            folder.write(rundir::lock::FILE, &now.to_json())?;
-        }
+        None => folder.write(rundir::lock::FILE, &now.to_json())?,
     }
     folder.set_total_steps(job.total_steps as u64)?;
     for note in &job.notes {
@@ -257,8 +272,7 @@ impl<'a, B: Backend> Run<'a, B> {
         observe: &mut dyn FnMut(Event),
     ) -> Result<Run<'a, B>, Error> {
         let Built { decoder, table, mut values, halves, notes } = Built::stored_as(
-            storage_of(job),
-            holds_halves(job),
+            &crate::storage::storage_of(job),
             backend,
             &job.checkpoint,
             job.blueprint.clone(),
@@ -564,14 +578,6 @@ impl<'a, B: Backend> Run<'a, B> {
             )));
         }
         Ok(())
-    }
-}
-
-/// How frozen weights are held, when not as they are.
-pub(crate) fn storage_of(job: &Job) -> Option<kernels::StoredDtype> {
-    match job.config.model.dtype {
-        config::Dtype::Bfloat16 => Some(kernels::StoredDtype::Bf16),
-        config::Dtype::Float32 | config::Dtype::Auto => None,
     }
 }
 

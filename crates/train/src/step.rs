@@ -165,18 +165,30 @@ impl<'a, B: Backend> StepContext<'a, B> {
         extra: bool,
         sequences: usize,
     ) -> Result<(Vec<Sequence>, RouterLoad), Interrupted> {
-        let mut load = RouterLoad::default();
         let mut sums = vec![Sequence::default(); sequences];
+        let load = self.visit(packs, who, extra, &mut |pack, scores| accumulate(pack, scores, &mut sums))?;
+        Ok((sums, load))
+    }
+
+    /// Scores pack after pack, nothing kept for backward.
+    pub(crate) fn visit(
+        &self,
+        packs: &[Pack],
+        who: Who,
+        extra: bool,
+        each: &mut dyn FnMut(&Pack, &Scores<B>),
+    ) -> Result<RouterLoad, Interrupted> {
+        let mut load = RouterLoad::default();
         for (i, pack) in packs.iter().enumerate() {
             if (self.interrupted)() {
                 return Err(Interrupted);
             }
             let ctx = self.context(who, i);
             let forward = self.policy.decoder.forward(&ctx, pack, &self.parts(pack, who), Keep::Nothing);
-            accumulate(pack, &self.policy.decoder.score(&ctx, pack, &forward, extra, None), &mut sums);
+            each(pack, &self.policy.decoder.score(&ctx, pack, &forward, extra, None));
             load.add(&forward.load);
         }
-        Ok((sums, load))
+        Ok(load)
     }
 
     pub(crate) fn parts(&self, pack: &Pack, who: Who) -> Parts<B> {

@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::dtype::{DType, TensorInfo};
 use crate::error::Error;
 use crate::folder::{ConfigChanges, copy_companions, read_config, write_config};
-use crate::safetensors::Mapped;
+use crate::quantise::Values;
 use crate::target::leaves;
 use crate::write::{Sink, write_model};
 
@@ -66,12 +66,13 @@ pub struct MergeReport {
 /// base, has another shape, or is quantised.
 pub fn merge(base: &Checkpoint, adapter: &Adapter, out: &Path, options: &MergeOptions) -> Result<MergeReport, Error> {
     let config = read_config(base.dir())?;
-    if let Some(value) = config.get("quantization_config").filter(|v| !v.is_null()) {
+    let quantised = base.is_quantised();
+    if let Some(value) = config.get("quantization_config").filter(|v| !v.is_null() && !quantised) {
         return Err(Error::Unsupported {
             path: base.dir().to_owned(),
             key: "quantization_config".to_owned(),
             value: value.to_string(),
-            why: "an adapter is merged into the unquantised base model; give that one",
+            why: "an adapter is merged into the unquantised base model, or into one in bitsandbytes' codes; give one of these",
         });
     }
     check_modules(base, adapter)?;
@@ -81,7 +82,7 @@ pub fn merge(base: &Checkpoint, adapter: &Adapter, out: &Path, options: &MergeOp
         return Err(Error::SameFolder { path: out.to_owned() });
     }
 
-    let mut infos: Vec<TensorInfo> = base.infos().map(|info| stored_as(info, options.dtype)).collect();
+    let mut infos: Vec<TensorInfo> = base.logical_infos()?.iter().map(|info| stored_as(info, options.dtype)).collect();
     let untied = untied_head(base, adapter, &config)?;
     infos.extend(untied.iter().map(|info| stored_as(info, options.dtype)));
     let mut merged = Vec::with_capacity(adapter.pairs.len());
@@ -89,12 +90,11 @@ pub fn merge(base: &Checkpoint, adapter: &Adapter, out: &Path, options: &MergeOp
         if let Some(whole) = adapter.whole.iter().find(|t| t.name == info.name) {
             return sink.put(&whole.values);
         }
-        let name = if untied.is_some() && info.name == HEAD { EMBEDDING } else { &info.name };
-        let weight = base.get(name)?;
-        match info.name.strip_suffix(".weight").and_then(|module| adapter.get(module)) {
-            Some(pair) => merged.push(merge_weight(&weight, pair, info.dtype, sink)?),
-            None if weight.dtype() == info.dtype => sink.put_bytes(weight.bytes())?,
-            None => copy_converted(&weight, sink)?,
+        let weight = base.values(if untied.is_some() && info.name == HEAD { EMBEDDING } else { &info.name })?;
+        match (info.name.strip_suffix(".weight").and_then(|module| adapter.get(module)), &weight) {
+            (Some(pair), _) => merged.push(merge_weight(&weight, pair, info, sink)?),
+            (None, Values::Plain(plain)) if plain.dtype() == info.dtype => sink.put_bytes(plain.bytes())?,
+            (None, _) => copy_converted(&weight, sink)?,
         }
         weight.release();
         Ok::<(), Error>(())
@@ -102,7 +102,7 @@ pub fn merge(base: &Checkpoint, adapter: &Adapter, out: &Path, options: &MergeOp
     merged.sort_by(|a, b| a.module.cmp(&b.module));
     let copied = copy_companions(base.dir(), out)?;
     let set = untied.iter().map(|_| ("tie_word_embeddings".to_owned(), false.into())).collect();
-    write_config(base.dir(), out, &ConfigChanges { dtype: options.dtype, set, ..ConfigChanges::default() })?;
+    write_config(base.dir(), out, &ConfigChanges { dtype: options.dtype, unquantized: quantised, set })?;
     Ok(MergeReport { dir: out.to_owned(), bytes, modules: merged, copied })
 }
 
@@ -137,9 +137,19 @@ fn check_modules(base: &Checkpoint, adapter: &Adapter) -> Result<(), Error> {
             let modules: BTreeSet<String> = leaves(&matrices.collect::<Vec<_>>()).into_iter().collect();
             return Err(Error::NoTarget { target: pair.module.clone(), modules: modules.into_iter().collect() });
         }
-        let weight = base.get_shaped(&name, &[pair.outputs(), pair.inputs()])?;
-        if !weight.dtype().is_float() {
-            return Err(weight.wrong_type("F32, BF16, F16 or F64: merge into the unquantised base model"));
+        let shape = [pair.outputs(), pair.inputs()];
+        match base.values(&name)? {
+            Values::Quantised(weight) if weight.shape != shape => {
+                let (path, expected) = (base.dir().to_owned(), shape.to_vec());
+                return Err(Error::Shape { path, name, expected, found: weight.shape });
+            }
+            Values::Quantised(_) => {}
+            Values::Plain(weight) => {
+                weight.expect_shape(&shape)?;
+                if !weight.dtype().is_float() {
+                    return Err(weight.wrong_type("F32, BF16, F16 or F64: merge into the unquantised base model"));
+                }
+            }
         }
     }
     Ok(())
@@ -147,12 +157,12 @@ fn check_modules(base: &Checkpoint, adapter: &Adapter) -> Result<(), Error> {
 
 /// Puts W + scale * B A, one block of rows after the other.
 fn merge_weight(
-    weight: &Mapped,
+    weight: &Values,
     pair: &LoraPair<'_>,
-    stored: DType,
+    info: &TensorInfo,
     sink: &mut Sink<'_>,
 ) -> Result<MergedModule, Error> {
-    let (r, scale) = (pair.rank, pair.scale as f32);
+    let (r, scale, stored) = (pair.rank, pair.scale as f32, info.dtype);
     let (outputs, inputs) = (pair.outputs(), pair.inputs());
     let mut report =
         MergedModule { module: pair.module.clone(), elements: outputs * inputs, changed: 0, largest_update: 0.0 };
@@ -176,7 +186,7 @@ fn merge_weight(
             report.largest_update = update.iter().fold(report.largest_update, |m, u| m.max(u.abs()));
         }
         if !block.iter().all(|w| w.abs() < limit) {
-            return Err(Error::NonFinite { name: weight.name().to_owned(), dtype: stored });
+            return Err(Error::NonFinite { name: info.name.clone(), dtype: stored });
         }
         report.changed += count_changed(before, block, stored);
         sink.put(block)?;
@@ -223,8 +233,8 @@ fn count_changed(before: &[f32], after: &[f32], stored: DType) -> usize {
 }
 
 /// Puts all values, a block at a time, in the type that is stored.
-fn copy_converted(weight: &Mapped, sink: &mut Sink<'_>) -> Result<(), Error> {
-    let count = weight.info().element_count();
+fn copy_converted(weight: &Values, sink: &mut Sink<'_>) -> Result<(), Error> {
+    let count = weight.shape().iter().product();
     let mut block = vec![0.0f64; BLOCK.min(count)];
     for start in (0..count).step_by(BLOCK) {
         let block = &mut block[..BLOCK.min(count - start)];

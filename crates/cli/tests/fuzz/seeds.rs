@@ -36,6 +36,9 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
                 .to_vec(),
         ],
         "tiktoken" => vec![(0..=255u8).map(vocabulary).collect::<String>().into_bytes()],
+        "gguf" => crate::outside::gguf_seeds(),
+        "latex" => crate::outside::latex_seeds(),
+        "http" => crate::outside::http_seeds(),
         _ => vec![
             br#"{"a": {"file_name": "a.json", "formatting": "sharegpt", "ranking": true, "columns": {"messages": "m", "chosen": "c",
                 "rejected": "r"}, "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}},

@@ -39,6 +39,7 @@ impl Check<'_> {
                 }
             }
         }
+        self.quantised();
         if let Some(setting) = self.settings.get("freeze_trainable_layers") {
             if setting.value == Value::Int(0) {
                 let help = "give the number of blocks that are trained: 2 for the last two, -2 for the first two";

@@ -1,7 +1,7 @@
 //! A few thousand elements at a time are unpacked, updated and packed again.
 
 use super::code::{SIGNED, UNSIGNED, encode};
-use super::{Adamw8, BLOCK, Codes, Moments, Rounding, Values};
+use super::{Adamw8, BLOCK, MomentCodes, Moments, Rounding, Values};
 use crate::adamw::AdamwStep;
 use crate::cpu::simd::loops;
 use crate::{Cpu, Out, Real, View};
@@ -93,7 +93,7 @@ impl<'a, E: Real> StateChunks<'a, E> {
                 StateChunks::Real(cut(m.inner(), CHUNK), cut(v.inner(), CHUNK))
             }
             Moments::Codes { m, v, rounding } => {
-                let cut = |Codes { codes, absmax }: Codes<'a, Cpu<E>>| {
+                let cut = |MomentCodes { codes, absmax }: MomentCodes<'a, Cpu<E>>| {
                     assert!(codes.shape() == (1, n) && absmax.shape() == (1, n.div_ceil(BLOCK)));
                     (cut(codes.inner(), CHUNK), cut(absmax.inner(), CHUNK / BLOCK))
                 };

@@ -22,7 +22,7 @@ pub enum Rounding {
 }
 
 /// A moment in eight bits: of each [`BLOCK`] elements their codes and the largest amount.
-pub struct Codes<'a, B: Memory> {
+pub struct MomentCodes<'a, B: Memory> {
     /// `[1, n]`.
     pub codes: Acc<'a, B, u8>,
     /// `[1, n / BLOCK]`, rounded up.
@@ -41,9 +41,9 @@ pub enum Moments<'a, B: Memory> {
     /// Eight bits each. Quantised after the update, so that an error enters through the next one only.
     Codes {
         /// First moments.
-        m: Codes<'a, B>,
+        m: MomentCodes<'a, B>,
         /// Second moments.
-        v: Codes<'a, B>,
+        v: MomentCodes<'a, B>,
         /// How they are rounded.
         rounding: Rounding,
     },
@@ -62,9 +62,9 @@ pub enum Values<'a, B: Memory> {
     },
 }
 
-impl<'a, B: Memory> Codes<'a, B> {
-    fn on<C: Memory<Real = B::Real>>(self) -> Codes<'a, C> {
-        Codes { codes: self.codes.0.on().into_acc(), absmax: self.absmax.0.on().into_acc() }
+impl<'a, B: Memory> MomentCodes<'a, B> {
+    fn on<C: Memory<Real = B::Real>>(self) -> MomentCodes<'a, C> {
+        MomentCodes { codes: self.codes.0.on().into_acc(), absmax: self.absmax.0.on().into_acc() }
     }
 }
 

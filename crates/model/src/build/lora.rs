@@ -146,11 +146,12 @@ impl<B: Backend> Builder<'_, B> {
         if !adapters.trains(embed) && !adapters.trains(head) {
             return Ok(None);
         }
-        let source = self.source(embed, &[b.vocab, b.hidden])?;
-        Ok(Some(match adapters.trains(head) {
-            true => Tensor::Trained(self.trained_matrix(head, &[b.vocab, b.hidden], source)),
-            false => Tensor::Frozen(self.backend.store(self.held(&source, b.vocab * b.hidden), b.vocab, b.hidden)),
-        }))
+        if adapters.trains(head) {
+            let source = self.source(embed, &[b.vocab, b.hidden])?;
+            return Ok(Some(Tensor::Trained(self.trained_matrix(head, &[b.vocab, b.hidden], source))));
+        }
+        let held = self.held(embed, &[b.vocab, b.hidden])?;
+        Ok(Some(Tensor::Frozen(self.backend.store(held, b.vocab, b.hidden))))
     }
 }
 
