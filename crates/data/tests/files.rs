@@ -334,7 +334,7 @@ fn cached_tokens_are_the_tokens_and_any_change_misses() {
 fn tokenising_that_was_stopped_goes_on_and_gives_the_same() {
     let folder = Folder::new("stopped");
     let row =
-        |i: usize| format!("{{\"prompt\": \"{i}+{i}\", \"completion\": \"{}\", \"label\": {}}}\n", i * 2, i % 2 == 0);
+        |i: usize| format!("{{\"prompt\": \"{i}+{i}\", \"completion\": \"{}\", \"label\": {}}}\n", i * 2, i.is_multiple_of(2));
     let file = folder.file("a.jsonl", (0..2000).map(row).collect::<String>());
     let (tokenizer, cache, options) = (tokenizer(), folder.0.join("cache"), Options::new(Task::Kto));
     let files = std::slice::from_ref(&file);
