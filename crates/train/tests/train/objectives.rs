@@ -308,9 +308,7 @@ fn an_interrupted_step_is_abandoned_at_any_pack() {
     for z0_first in [false, true] {
         let execution = Execution { budget_rows: 100, z0_first, ..PLAIN };
         let (asked, limit) = (AtomicU32::new(0), AtomicU32::new(u32::MAX));
-        let interrupted = || {
-            asked.fetch_add(1, Ordering::SeqCst) >= limit.load(Ordering::SeqCst)
-        };
+        let interrupted = || asked.fetch_add(1, Ordering::SeqCst) >= limit.load(Ordering::SeqCst);
         let mut cx = lab.context(execution);
         cx.interrupted = &interrupted;
         let run = |most: u32| {
