@@ -294,6 +294,7 @@ fn a_server_that_is_stopped_finishes_what_it_began() {
         assert!(status == 200 && events.contains("[DONE]"), "{status}: {events}");
         running.join().unwrap().unwrap();
         drop(idle);
-        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
     });
+    drop(server);
+    assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
 }
