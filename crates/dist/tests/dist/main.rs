@@ -1,0 +1,5 @@
+//! Every engine against the same conformance suite, the fixed tree, shards, dealing, launchers.
+
+mod conformance;
+mod launchers;
+mod sums;
