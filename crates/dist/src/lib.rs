@@ -23,4 +23,4 @@ pub use error::Error;
 pub use mpi::Mpi;
 pub use shards::Shards;
 pub use solo::Solo;
-pub use world::{Collective, Meter, Traffic, World};
+pub use world::{Collective, Meter, TIMEOUT, Traffic, World};

@@ -20,7 +20,7 @@ impl Node {
     }
 
     fn is_left_of(self, other: Node) -> bool {
-        self.level == other.level && self.index % 2 == 0 && self.index + 1 == other.index
+        self.level == other.level && self.index.is_multiple_of(2) && self.index + 1 == other.index
     }
 
     fn parent(self) -> Node {
@@ -60,6 +60,11 @@ impl Tree {
     /// What could not be added up yet.
     pub fn nodes(&self) -> &[(Node, Vec<f32>)] {
         &self.nodes
+    }
+
+    /// As [`Tree::nodes`], given away.
+    pub fn into_nodes(self) -> Vec<(Node, Vec<f32>)> {
+        self.nodes
     }
 
     /// The sum of all, when every leaf is there; `None` without any.

@@ -8,6 +8,7 @@ mod companions;
 mod error;
 mod evaluate;
 mod folder;
+pub mod gradient;
 mod merge;
 mod plan;
 pub mod policy;
