@@ -169,6 +169,8 @@ pub struct Data {
     pub chat_template: Option<PathBuf>,
     /// Tokens per row, >= 1; `None` for no limit but the model's.
     pub max_length: Option<usize>,
+    /// Whether `max_length` is the default, which gives way to a model with fewer positions.
+    pub default_length: bool,
     /// What happens to longer rows.
     pub truncation: Truncation,
     /// What happens to rows that cannot be read.

@@ -10,7 +10,11 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 /// Every key that has a meaning in this run, defaults filled in; a key that stays unset is absent.
-pub(crate) struct Resolved(BTreeMap<&'static str, Value>);
+pub(crate) struct Resolved {
+    values: BTreeMap<&'static str, Value>,
+    /// `max_length` was not given: the model may have less.
+    default_length: bool,
+}
 
 const CHECKED: &str = "values were read as the table's types and checked by its rules";
 
@@ -36,11 +40,11 @@ impl Resolved {
         }
         values.insert("trainer", Value::Text(if facts.sft { "sft" } else { "kto" }.into()));
         values.insert("use_peft", Value::Bool(facts.adapter != AdapterMode::Full));
-        Resolved(values)
+        Resolved { values, default_length: settings.get("max_length").is_none() }
     }
 
     fn float(&self, key: &str) -> Option<f64> {
-        match self.0.get(key)? {
+        match self.values.get(key)? {
             Value::Float(x) => Some(*x),
             Value::Int(n) => Some(*n as f64),
             _ => None,
@@ -48,28 +52,28 @@ impl Resolved {
     }
 
     fn count(&self, key: &str) -> Option<usize> {
-        match self.0.get(key)? {
+        match self.values.get(key)? {
             Value::Int(n) => usize::try_from(*n).ok(),
             _ => None,
         }
     }
 
     fn bool(&self, key: &str) -> Option<bool> {
-        match self.0.get(key)? {
+        match self.values.get(key)? {
             Value::Bool(b) => Some(*b),
             _ => None,
         }
     }
 
     fn text(&self, key: &str) -> Option<&str> {
-        match self.0.get(key)? {
+        match self.values.get(key)? {
             Value::Text(text) => Some(text),
             _ => None,
         }
     }
 
     fn list(&self, key: &str) -> Option<&[String]> {
-        match self.0.get(key)? {
+        match self.values.get(key)? {
             Value::List(items) => Some(items),
             _ => None,
         }
@@ -120,7 +124,8 @@ impl Resolved {
     fn section(&self, section: Section, without: &[&str], out: &mut String) {
         let entries = table::all().filter(|e| matches!(e.status, Status::Works(s, _) if s == section));
         let mut parent = None;
-        let found = entries.filter(|e| !without.contains(&e.key)).filter_map(|e| Some((e.key, self.0.get(e.key)?)));
+        let found =
+            entries.filter(|e| !without.contains(&e.key)).filter_map(|e| Some((e.key, self.values.get(e.key)?)));
         for (key, value) in found {
             let nested = key.split_once('.');
             if let Some((outer, _)) = nested
@@ -129,6 +134,10 @@ impl Resolved {
                 let _ = writeln!(out, "{outer}:");
             }
             parent = nested.map(|(outer, _)| outer);
+            if key == "max_length" && self.default_length {
+                let _ = writeln!(out, "# {key}: {} (the default), or as many as the model has", written(value));
+                continue;
+            }
             let (indent, name) = nested.map_or(("", key), |(_, inner)| ("  ", inner));
             let _ = writeln!(out, "{indent}{name}: {}", written(value));
         }
@@ -184,7 +193,7 @@ impl Resolved {
             };
             return Tuning::Adapter { path: path.into(), claims };
         }
-        if let Some(Value::Int(blocks)) = self.0.get("freeze_trainable_layers") {
+        if let Some(Value::Int(blocks)) = self.values.get("freeze_trainable_layers") {
             return Tuning::Blocks(*blocks);
         }
         if !self.flag("use_peft") {
@@ -217,6 +226,7 @@ impl Resolved {
             text_field: self.text("dataset_text_field").unwrap_or("text").into(),
             chat_template: self.text("chat_template_path").map(PathBuf::from),
             max_length: self.count("max_length"),
+            default_length: self.default_length,
             truncation: if self.word("truncation") == "drop" { Truncation::Drop } else { Truncation::KeepStart },
             bad_rows: if self.word("bad_rows") == "skip" { BadRows::Skip } else { BadRows::Error },
             shuffle: self.flag("shuffle"),
@@ -224,7 +234,7 @@ impl Resolved {
     }
 
     fn mix(&self) -> Option<Mix> {
-        let weights = match self.0.get("mix_weights") {
+        let weights = match self.values.get("mix_weights") {
             Some(Value::Numbers(weights)) => weights.clone(),
             _ => Vec::new(),
         };

@@ -144,7 +144,10 @@ fn every_default_of_the_table_can_be_written_and_means_the_same() {
         if !entry.default.is_empty() {
             let bare = load(around, "", "").unwrap().config;
             let written = load(around, entry.key, entry.default).unwrap_or_else(|e| panic!("`{}`:\n{e}", entry.key));
-            assert_eq!(written.config, bare, "`{}: {}`", entry.key, entry.default);
+            let mut config = written.config;
+            // A length that was asked for does not give way to the model's positions.
+            config.data.default_length |= entry.key == "max_length";
+            assert_eq!(config, bare, "`{}: {}`", entry.key, entry.default);
         }
     }
 }

@@ -138,6 +138,15 @@ pub fn diff(left: &Path, right: &Path) -> Result<Diff, Error> {
     Ok(Diff { config, metrics: pair(numbers(left), numbers(right)) })
 }
 
+/// The keys whose values in a resolved configuration differ from those of the run at `root`, with theirs on the left.
+///
+/// Errors: the run's configuration cannot be read.
+pub fn changed(root: &Path, resolved: &str) -> Result<Vec<Differing<String>>, Error> {
+    let mut config = pair(config(root)?, entries(resolved));
+    config.retain(|entry| entry.left != entry.right);
+    Ok(config)
+}
+
 /// A panel for each metric, with a line for each run: its values in `log.jsonl` over its steps.
 ///
 /// Errors: a folder is no run folder, or no run has logged a metric.

@@ -108,7 +108,7 @@ fn text_of_piece(data: &Dataset, piece: Piece) -> TextRow {
 
 impl Job {
     /// Loads and checks everything. Weights are mapped, not read.
-    pub fn new(config: Config, clock: Clock, observe: &mut dyn FnMut(Event)) -> Result<Job, Error> {
+    pub fn new(mut config: Config, clock: Clock, observe: &mut dyn FnMut(Event)) -> Result<Job, Error> {
         let checkpoint = Checkpoint::open(&config.model.path)?;
         let blueprint = model::arch::blueprint(&weights::read_config(&config.model.path)?)?;
         let tokenizer = tokenizer(&config, clock)?;
@@ -121,16 +121,10 @@ impl Job {
             );
             return Err(Error::Mismatch { what });
         }
-        if let Some(max) = config.data.max_length.filter(|m| *m > blueprint.max_positions) {
-            let what = format!(
-                "max_length: {max} is above the {} positions of the model (max_position_embeddings); lower max_length",
-                blueprint.max_positions
-            );
-            return Err(Error::Mismatch { what });
-        }
+        let mut notes = Vec::new();
+        fit_length(&mut config, blueprint.max_positions, &mut notes)?;
         let balance = balance(&config, &blueprint)?;
         let adapter = AdapterPlan::new(&config.tuning, &blueprint)?;
-        let mut notes = Vec::new();
         let ends = ends(&config, &tokenizer);
         let (train, eval) = datasets(&config, &tokenizer, &mut notes, observe)?;
         let order = order(&config, &train, unit_count(&config, &train));
@@ -209,6 +203,20 @@ impl Job {
         files.dedup();
         files
     }
+}
+
+/// Holds `max_length` within the model's positions: a default gives way, what was asked for is an error.
+fn fit_length(config: &mut Config, positions: usize, notes: &mut Vec<String>) -> Result<(), Error> {
+    let Some(max) = config.data.max_length.filter(|max| *max > positions) else { return Ok(()) };
+    if !config.data.default_length {
+        let what = format!(
+            "max_length: {max} is above the {positions} positions of the model (max_position_embeddings); lower max_length"
+        );
+        return Err(Error::Mismatch { what });
+    }
+    notes.push(format!("max_length: {positions}, all the positions that the model has; {max} is the default"));
+    config.data.max_length = Some(positions);
+    Ok(())
 }
 
 /// The last `n` of `all` blocks, or the first when it is negative; never more than there are.

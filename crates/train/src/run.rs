@@ -156,6 +156,7 @@ fn in_folder(
     match &lock {
         Some(lock) => {
             lock.check(&now)?;
+            save::check_config(folder, &loaded.resolved_yaml)?.into_iter().for_each(|n| observe(Event::Note(n)));
             lock.notes(&now).into_iter().for_each(|n| observe(Event::Note(n)));
         }
         None => {
@@ -237,6 +238,8 @@ struct Run<'a, B: Backend> {
     window: Window,
     best: Option<(f64, u64)>,
     stale_evaluations: usize,
+    /// An evaluation of the present step was stopped on the way.
+    evaluation_due: bool,
     one_class_steps: u64,
     last_saved: Option<u64>,
     last_values: Vec<(String, f64)>,
@@ -292,6 +295,7 @@ impl<'a, B: Backend> Run<'a, B> {
             window: Window::default(),
             best: None,
             stale_evaluations: 0,
+            evaluation_due: false,
             one_class_steps: 0,
             last_saved: None,
             last_values: Vec::new(),
@@ -372,7 +376,10 @@ impl<'a, B: Backend> Run<'a, B> {
         let total = self.job.total_steps as u64;
         let mut grads = self.backend.mat(1, self.policy.table.len());
         let mut epoch: Option<(usize, data::order::Epoch)> = None;
-        while self.step < total && !self.give_up() {
+        if self.evaluation_due {
+            self.evaluate(control, observe)?;
+        }
+        while !self.evaluation_due && self.step < total && !self.give_up() {
             let (e, s) = self.job.order.locate(self.step as usize);
             if epoch.as_ref().is_none_or(|(at, _)| *at != e) {
                 epoch = Some((e, self.job.order.epoch(e)));
@@ -392,6 +399,9 @@ impl<'a, B: Backend> Run<'a, B> {
             if control.save.swap(false, Ordering::SeqCst) {
                 self.save(observe)?;
             }
+        }
+        if self.evaluation_due {
+            return self.stop(observe);
         }
         if self.give_up() {
             observe(Event::Note(format!(
@@ -445,7 +455,7 @@ impl<'a, B: Backend> Run<'a, B> {
         values.extend(report.groups.iter().flatten().copied());
         let values = values.iter().map(|(m, v)| (m.name().to_owned(), *v)).collect();
         observe(Event::Step { step: self.step, total: self.job.total_steps as u64, values });
-        self.after_step(ends_epoch, observe)?;
+        self.after_step(ends_epoch, control, observe)?;
         self.kl_guard(&report, observe)?;
         Ok(Some(()))
     }

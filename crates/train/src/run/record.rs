@@ -1,11 +1,12 @@
 //! What a step leaves behind: log lines, evaluations, and when a checkpoint is due.
 
-use super::{Event, Run};
+use super::{Control, Event, Run};
 use crate::evaluate::evaluate_rows;
 use crate::{Error, report};
 use config::Interval;
 use kernels::Backend;
 use serde_json::{Map, Value, json};
+use std::sync::atomic::Ordering;
 
 impl<B: Backend> Run<'_, B> {
     fn due(&self, interval: Interval, ends_epoch: bool) -> bool {
@@ -18,16 +19,22 @@ impl<B: Backend> Run<'_, B> {
         }
     }
 
-    /// Logs, evaluates, saves, in this order: a checkpoint holds all that its step did.
-    pub(super) fn after_step(&mut self, ends_epoch: bool, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
+    /// Logs, evaluates, saves, in this order: a checkpoint holds all that its step did. An evaluation that was stopped
+    /// stays due, and nothing is saved here.
+    pub(super) fn after_step(
+        &mut self,
+        ends_epoch: bool,
+        control: &Control,
+        observe: &mut dyn FnMut(Event),
+    ) -> Result<(), Error> {
         let config = &self.job.config;
         if self.due(config.logging.every, ends_epoch) || (config.logging.first_step && self.step == 1) {
             self.log_window(observe)?;
         }
         if self.due(config.evaluation.every, ends_epoch) {
-            self.evaluate(observe)?;
+            self.evaluate(control, observe)?;
         }
-        if self.due(config.saving.every, ends_epoch) {
+        if !self.evaluation_due && self.due(config.saving.every, ends_epoch) {
             self.save(observe)?;
         }
         Ok(())
@@ -56,10 +63,12 @@ impl<B: Backend> Run<'_, B> {
         self.last_values.extend(values);
     }
 
-    pub(super) fn evaluate(&mut self, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
+    pub(super) fn evaluate(&mut self, control: &Control, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
         let Some(eval) = &self.job.eval else { return Ok(()) };
-        let never = || false;
-        let mut values = evaluate_rows(self.job, eval, &self.context(eval, 1, false, &never)).unwrap_or_default();
+        let interrupted = || control.stop.load(Ordering::SeqCst);
+        let found = evaluate_rows(self.job, eval, &self.context(eval, 1, false, &interrupted));
+        self.evaluation_due = found.is_err();
+        let Ok(mut values) = found else { return Ok(()) };
         values.push(("step".to_owned(), self.step as f64));
         if let Some(best) = &self.job.config.evaluation.best {
             let found = values.iter().find(|(k, _)| *k == best.metric).map(|(_, v)| *v);
@@ -69,12 +78,7 @@ impl<B: Backend> Run<'_, B> {
                     what: format!("metric_for_best_model: {} is not among {}", best.metric, known.join(", ")),
                 });
             };
-            let threshold = self.job.config.evaluation.early_stopping.map_or(0.0, |e| e.threshold);
-            let gain = self.best.map(|(old, _)| if best.greater_is_better { found - old } else { old - found });
-            self.stale_evaluations = if gain.is_none_or(|g| g > threshold) { 0 } else { self.stale_evaluations + 1 };
-            if gain.is_none_or(|g| g > 0.0) {
-                self.best = Some((found, self.step));
-            }
+            self.compare(found, best.greater_is_better);
         }
         self.record(values, observe)?;
         let config = &self.job.config;
@@ -85,8 +89,28 @@ impl<B: Backend> Run<'_, B> {
         Ok(())
     }
 
+    /// Holds an evaluation's value against the best so far.
+    fn compare(&mut self, found: f64, greater_is_better: bool) {
+        let threshold = self.job.config.evaluation.early_stopping.map_or(0.0, |e| e.threshold);
+        let gain = gain(found, self.best.map(|(best, _)| best), greater_is_better);
+        self.stale_evaluations = if gain > threshold { 0 } else { self.stale_evaluations + 1 };
+        if gain > 0.0 {
+            self.best = Some((found, self.step));
+        }
+    }
+
     pub(super) fn give_up(&self) -> bool {
         self.job.config.evaluation.early_stopping.is_some_and(|e| self.stale_evaluations >= e.patience)
+    }
+}
+
+/// How much better `found` is than the best so far. What is not finite is never better: nothing would beat it.
+fn gain(found: f64, best: Option<f64>, greater_is_better: bool) -> f64 {
+    match best {
+        _ if !found.is_finite() => f64::NEG_INFINITY,
+        None => f64::INFINITY,
+        Some(best) if greater_is_better => found - best,
+        Some(best) => best - found,
     }
 }
 
@@ -95,5 +119,19 @@ fn number(name: &str, value: f64) -> Value {
     match name.strip_prefix("eval_").unwrap_or(name) {
         "step" | "num_tokens" | "n_chosen" | "n_rejected" => json!(value as u64),
         _ => serde_json::Number::from_f64(value).map_or(Value::Null, Value::Number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gain;
+
+    #[test]
+    fn an_evaluation_that_is_not_a_number_is_never_the_best() {
+        for found in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert!(gain(found, None, false) < 0.0 && gain(found, Some(1.0), true) < 0.0);
+        }
+        assert!(gain(9.0, None, false) > 0.0);
+        assert_eq!((gain(2.0, Some(3.0), false), gain(2.0, Some(3.0), true)), (1.0, -1.0));
     }
 }

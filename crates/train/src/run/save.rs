@@ -2,7 +2,7 @@
 
 use super::{Event, Run};
 use crate::{Error, Job, state};
-use config::Resume;
+use config::{Resume, Section, Status};
 use kernels::Backend;
 use objective::metrics::Window;
 use rundir::{Checkpoint, RunFolder};
@@ -31,6 +31,7 @@ impl<B: Backend> Run<'_, B> {
             "window": window,
             "best": self.best.map(|(value, step)| json!([value.to_bits(), step])),
             "stale_evaluations": self.stale_evaluations,
+            "evaluation_due": self.evaluation_due,
             "one_class_steps": self.one_class_steps,
         }))?;
         self.last_saved = Some(self.step);
@@ -64,6 +65,7 @@ impl<B: Backend> Run<'_, B> {
         self.tokens = number("tokens")?;
         self.optimizer.steps = number("updates")?;
         self.stale_evaluations = number("stale_evaluations")? as usize;
+        self.evaluation_due = meta.get("evaluation_due").and_then(Value::as_bool).unwrap_or(false);
         self.one_class_steps = number("one_class_steps")?;
         let cells = meta.get("window").and_then(Value::as_array).ok_or_else(|| broken("window"))?;
         let cell = |v: &'_ Value| -> Option<(String, f64, u64)> {
@@ -92,6 +94,52 @@ pub(super) fn newest(job: &Job, folder: &RunFolder) -> Result<(Option<Checkpoint
         notes.push("no checkpoint yet: starting from step 0".to_owned());
     }
     Ok((found, notes))
+}
+
+/// Whether another value makes it another run. Files are compared by what is in them (the lock), and a run may be made longer.
+fn decides(key: &str) -> bool {
+    let free = [
+        "model_name_or_path",
+        "adapter_name_or_path",
+        "dataset_name",
+        "eval_dataset_name",
+        "dataset_dir",
+        "tokenized_path",
+        "max_steps",
+        "num_train_epochs",
+        "kl_warn",
+        "kl_stop",
+        "threads",
+        "max_memory",
+        "gradient_checkpointing",
+    ];
+    let entry = config::keys().find(|entry| entry.key == key);
+    let section =
+        entry.and_then(|entry| if let Status::Works(section, _) = entry.status { Some(section) } else { None });
+    let records = [Section::Evaluation, Section::Saving, Section::Logging];
+    !free.contains(&key) && section.is_none_or(|section| !records.contains(&section))
+}
+
+/// What differs from the configuration that the run in `folder` began with, one sentence each.
+///
+/// Errors: a key that decides what is computed has another value.
+pub(super) fn check_config(folder: &RunFolder, resolved: &str) -> Result<Vec<String>, Error> {
+    let changed = rundir::runs::changed(folder.path(), resolved)?;
+    let side = |value: &Option<String>| value.clone().unwrap_or_else(|| "unset".to_owned());
+    let said = |d: &rundir::runs::Differing<String>| {
+        format!("{}: {} when the run began, {} now", d.key, side(&d.left), side(&d.right))
+    };
+    let (refused, free): (Vec<_>, Vec<_>) = changed.iter().partition(|d| decides(&d.key));
+    if refused.is_empty() {
+        let quiet = ["output_dir", "resume_from_checkpoint", "overwrite_output_dir"];
+        return Ok(free.into_iter().filter(|d| !quiet.contains(&d.key.as_str())).map(said).collect());
+    }
+    let what = format!(
+        "the run in {} began with another configuration, and would be neither of the two:\n  {}\nuse the same settings (`prospect resume {0}` does), or begin a new run from one of its checkpoints",
+        folder.path().display(),
+        refused.into_iter().map(said).collect::<Vec<_>>().join("\n  ")
+    );
+    Err(Error::Mismatch { what })
 }
 
 /// A checkpoint that is named has to be one of the run folder: its log, its reference and its lock belong to it.

@@ -119,6 +119,23 @@ fn max_length_above_the_models_positions_is_refused() {
 }
 
 #[test]
+fn a_length_that_nobody_asked_for_gives_way_to_the_models_positions() {
+    let scratch = Scratch::new("default-length");
+    let folder = copy_of("qwen2", &scratch);
+    edit_config(&folder, json!({"max_position_embeddings": 96}));
+    let with = json!({"model_name_or_path": folder, "max_length": null, "max_steps": 2});
+    let config = over(&small("kto", &scratch.join("run"), lora()), with);
+    let mut events = Vec::new();
+    train(&config, &Control::default(), &mut events).unwrap();
+    assert!(notes(&events).contains("max_length: 96"), "{}", notes(&events));
+    // The run folder's own configuration asks for nothing either, and so resumes.
+    let written = std::fs::read_to_string(scratch.join("run/config.yaml")).unwrap();
+    let said = "resume_from_checkpoint".to_owned();
+    let loaded = config::load("config.yaml", &written, &[(said, "true".to_owned())]).unwrap();
+    assert!(!train::run(&loaded, &[], &Control::default(), &mut |_| {}).unwrap().stopped);
+}
+
+#[test]
 fn rows_that_cannot_be_trained_on_are_refused() {
     let scratch = Scratch::new("rows");
     let file = scratch.join("rows.jsonl");
@@ -304,6 +321,25 @@ fn changed_files_are_refused_by_name_when_a_run_is_resumed() {
         std::fs::write(&file, kept).unwrap();
     }
     resume(&config);
+}
+
+#[test]
+fn a_changed_configuration_is_refused_by_key_when_a_run_is_resumed() {
+    let scratch = Scratch::new("reconfigured");
+    let config = small("kto", &scratch.join("run"), lora());
+    stop_after(&config, 2);
+    let again = over(&config, json!({"resume_from_checkpoint": true}));
+    for (with, said) in [
+        (json!({"beta": 0.2}), "beta: 0.1 when the run began, 0.2 now"),
+        (json!({"seed": 7}), "seed: 42 when the run began, 7 now"),
+        (json!({"lora_r": 8}), "lora_r: 4 when the run began, 8 now"),
+        (json!({"val_size": 4}), "val_size: unset when the run began, 4"),
+    ] {
+        refused(&over(&again, with), 2, &[said, "prospect resume"]);
+    }
+    // What only decides what is written down may change, and is said.
+    let said = notes(&resume(&over(&config, json!({"logging_steps": 3}))));
+    assert!(said.contains("logging_steps: 1 when the run began, 3 now"), "{said}");
 }
 
 #[test]
