@@ -48,25 +48,22 @@ pub struct Launch {
     pub local_size: Option<usize>,
 }
 
-/// Variables of the rank, of the number of ranks, of those on this machine. `srun` is told from the batch script
-/// around it, which has a rank too, by its step.
+/// Variables of the rank, of the number of ranks, of those on this machine; for `srun`, the number of ranks is one of its step's:
+/// the batch script around it has a rank too.
 #[rustfmt::skip] // a table: one row, one line
-const KNOWN: [(Launcher, &str, &str, &[&str], Option<&str>); 5] = [
-    (Launcher::OpenMpi, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", &["OMPI_COMM_WORLD_LOCAL_SIZE"], None),
-    (Launcher::Torchrun, "RANK", "WORLD_SIZE", &["LOCAL_WORLD_SIZE"], None),
-    (Launcher::Slurm, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", &["SLURM_STEP_TASKS_PER_NODE"], Some("SLURM_STEP_ID")),
-    (Launcher::Hydra, "PMI_RANK", "PMI_SIZE", &["MPI_LOCALNRANKS"], None),
-    (Launcher::Pmix, "PMIX_RANK", "PMIX_SIZE", &["PMIX_LOCAL_SIZE"], None),
+const KNOWN: [(Launcher, [&str; 3]); 5] = [
+    (Launcher::OpenMpi, ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"]),
+    (Launcher::Torchrun, ["RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"]),
+    (Launcher::Slurm, ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"]),
+    (Launcher::Hydra, ["PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"]),
+    (Launcher::Pmix, ["PMIX_RANK", "PMIX_SIZE", "PMIX_LOCAL_SIZE"]),
 ];
 
 /// What the variables say; `None` where no launcher set any.
 ///
 /// Errors: a variable that is no number, a rank beyond the number of ranks.
 pub fn detect(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Launch>, Error> {
-    for (launcher, rank, size, local, mark) in KNOWN {
-        if mark.is_some_and(|m| variable(m).is_none()) {
-            continue;
-        }
+    for (launcher, [rank, size, local]) in KNOWN {
         let (Some(rank_text), Some(size_text)) = (variable(rank), variable(size)) else { continue };
         let number = |name: &str, text: &str| {
             text.parse::<usize>().map_err(|_| Error::Launch {
@@ -80,7 +77,7 @@ pub fn detect(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Launch
         }
         // `2(x3)` is Slurm's way to say two on each of three machines.
         let first_number = |text: String| text.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
-        let local_size = local.iter().find_map(|name| variable(name).and_then(first_number)).filter(|n| *n > 0);
+        let local_size = variable(local).and_then(first_number).filter(|n| *n > 0);
         return Ok(Some(Launch { launcher, rank: own, size: all, local_size }));
     }
     Ok(None)

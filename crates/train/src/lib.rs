@@ -31,6 +31,6 @@ pub use plan::{Plan, learning_rates};
 pub use prepare::{Job, Rows, loss_of};
 pub use rehearse::rehearse;
 pub use report::opening;
-pub use run::{Control, Ended, Event, run};
+pub use run::{Control, Ended, Event, run, run_on};
 pub use score::{ScoreRow, rows_to_score, score};
 pub use validate::{Finding, validate};

@@ -34,7 +34,10 @@ const ALLOWED: [(&str, &[&str]); 22] = [
         &["config", "data", "kernels", "model", "nn", "objective", "optim", "pack", "rundir", "train", "weights"],
     ),
     ("demo", &["config", "data", "eval", "infer", "model", "rundir", "train", "weights"]),
-    ("prospect", &["config", "data", "demo", "dist", "eval", "gguf", "hub", "infer", "model", "rundir", "train", "weights"]),
+    (
+        "prospect",
+        &["config", "data", "demo", "dist", "eval", "gguf", "hub", "infer", "model", "rundir", "train", "weights"],
+    ),
 ];
 
 /// What every crate may use in its tests.
