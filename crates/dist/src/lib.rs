@@ -8,6 +8,7 @@
 mod comm;
 pub mod deal;
 mod error;
+pub mod estimate;
 pub mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;
