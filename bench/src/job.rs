@@ -141,7 +141,9 @@ impl<'a, B: Backend> Stepper<'a, B> {
         let (Some(preference), Reference::Cached) = (self.preference(), &self.policy.reference) else { return };
         for step in 0..self.job.total_steps {
             let rows = rows_of(self.job, step);
-            let pairs = reference_logps(&self.context(), &preference, &rows).unwrap_or_else(never_interrupted);
+            let cx = self.context();
+            let pairs = self.backend.within(|| reference_logps(&cx, &preference, &rows));
+            let pairs = pairs.unwrap_or_else(never_interrupted);
             rows.iter().zip(pairs).for_each(|(&row, pair)| self.cached[row as usize] = pair);
         }
     }
@@ -156,11 +158,13 @@ impl<'a, B: Backend> Stepper<'a, B> {
             Some(preference) => {
                 let normaliser = vec![1.0 / rows.len() as f64; rows.len()];
                 let group = RowGroup { rows, normaliser };
-                preference_step(&self.context(), &preference, &[group], &mut grads)
+                let cx = self.context();
+                self.backend.within(|| preference_step(&cx, &preference, &[group], &mut grads))
             }
             None => {
                 let texts: Vec<TextRow> = rows.iter().flat_map(|&unit| self.job.train.texts(unit)).collect();
-                text_step(&self.context(), &texts, &[texts.len()], &mut grads)
+                let cx = self.context();
+                self.backend.within(|| text_step(&cx, &texts, &[texts.len()], &mut grads))
             }
         };
         let report = report.unwrap_or_else(never_interrupted);

@@ -8,9 +8,9 @@ use crate::arithmetic::median;
 use crate::machine::{Rates, threads};
 use crate::noise::{floats, tokens};
 use kernels::{
-    Acc, Adamw, AdamwStep, Attention, AttentionGrads, AttentionSaved, AttentionShape, Cpu, Embed, Gemm, Head,
-    HeadSaved, HostTensor, KeyValue, Mat, Memory, RmsNorm, RmsNormSaved, Rope, RopeLayout, RopeTable, RowOps, Span,
-    StoredDtype, SwiGlu, Weight,
+    Acc, Adamw, AdamwStep, Attention, AttentionGrads, AttentionSaved, AttentionShape, Cpu, Embed, ForBackward, Gemm,
+    Head, HeadSaved, HostTensor, KeyValue, Mat, Memory, RmsNorm, RmsNormSaved, Rope, RopeLayout, RopeTable, RowOps,
+    Span, StoredDtype, SwiGlu, Weight,
 };
 use serde::Serialize;
 use std::sync::Arc;
@@ -271,19 +271,23 @@ impl<'a> Table<'a> {
         let w = self.mat(v, d);
         let w = Weight::Param(w.view());
         let (product, all, shape) = (2 * S * v * d, v * d + S * d, format!("{S} x {d} -> {v}"));
-        self.add("head", shape.clone(), product, all, || drop(cpu.head(h.view(), w, &ids, false, None)));
-        self.add("head, extra", shape.clone(), product, all, || drop(cpu.head(h.view(), w, &ids, true, None)));
+        self.add("head", shape.clone(), product, all, || {
+            drop(cpu.head(h.view(), w, &ids, false, ForBackward::Nothing))
+        });
+        self.add("head, extra", shape.clone(), product, all, || {
+            drop(cpu.head(h.view(), w, &ids, true, ForBackward::Nothing))
+        });
         self.add("head, unit gradient", shape.clone(), 2 * product, all + S * d, || {
-            drop(cpu.head(h.view(), w, &ids, false, Some(unit.out())));
+            drop(cpu.head(h.view(), w, &ids, false, ForBackward::Unit(unit.out())));
         });
         self.add("head, extra, unit gradient", shape.clone(), 2 * product, all + S * d, || {
-            drop(cpu.head(h.view(), w, &ids, true, Some(unit.out())));
+            drop(cpu.head(h.view(), w, &ids, true, ForBackward::Unit(unit.out())));
         });
-        let lse = cpu.head(h.view(), w, &ids, false, None).lse;
+        let lse = cpu.head(h.view(), w, &ids, false, ForBackward::Nothing).lse;
         let coefficient = vec![1e-3; S];
         let mut dw = cpu.zeros::<f32>(v, d);
         self.add("head_back", shape, 3 * product, all + 2 * v * d + S * d, || {
-            let saved = HeadSaved { tokens: &ids, lse: &lse, coefficient: &coefficient };
+            let saved = HeadSaved { tokens: &ids, lse: &lse, coefficient: &coefficient, logits: None };
             cpu.head_back(h.view(), w, saved, unit.out(), dw.acc());
         });
     }

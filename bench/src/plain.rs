@@ -65,7 +65,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         for pack in &packs {
             let parts = Parts::new(k, pack);
             let forward = self.decoder.forward(&ctx, pack, &parts, Keep::All);
-            let scores = self.decoder.score(&ctx, pack, &forward, false, true);
+            let scores = self.decoder.score(&ctx, pack, &forward, false, Some(0));
             loss -= scores.logp.iter().map(|p| p.f64()).sum::<f64>() / targets as f64;
             let coefficient = vec![B::Real::of(-1.0 / targets as f64); pack.targets.len()];
             let mut grads = Grads { table: &self.table, values: &mut self.grads };

@@ -17,7 +17,7 @@ pub enum Stuck {
 }
 
 /// A way for ranks to exchange bytes. Every rank makes the same calls in the same order.
-pub trait Comm {
+pub trait Comm: Send + Sync {
     /// This rank, from 0.
     fn rank(&self) -> usize;
 

@@ -5,9 +5,9 @@
 
 use crate::{Comm, Error, Stuck};
 use mpi_sys as ffi;
-use std::cell::Cell;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bytes of a message at most: MPI counts in 32 bits.
@@ -23,8 +23,8 @@ pub struct Mpi {
     size: usize,
     /// Set for good when an exchange fails: messages under way may then still point at memory that is gone, so nothing of MPI
     /// is called again, and without a call nothing moves.
-    dead: Cell<bool>,
-    exchanges: Cell<u32>,
+    dead: AtomicBool,
+    exchanges: AtomicU32,
 }
 
 /// A message under way, and with whom.
@@ -34,22 +34,27 @@ struct Pending {
 }
 
 impl Mpi {
-    /// Starts MPI. Once per process, on the thread that will use it.
+    /// Starts MPI. Once per process; dropped on the same thread, used by one thread at a time.
     ///
     /// Errors: MPI does not start.
     pub fn start() -> Result<Mpi, Error> {
         let (mut provided, mut rank, mut size): (c_int, c_int, c_int) = (0, 0, 0);
         // SAFETY: null arguments are allowed since MPI-2; the rest point at locals. Communicators are constants of MPI.
         let failed = unsafe {
-            ffi::MPI_Init_thread(std::ptr::null_mut(), std::ptr::null_mut(), ffi::RSMPI_THREAD_FUNNELED, &mut provided)
-                + ffi::MPI_Comm_set_errhandler(ffi::RSMPI_COMM_WORLD, ffi::RSMPI_ERRORS_RETURN)
+            ffi::MPI_Init_thread(
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                ffi::RSMPI_THREAD_SERIALIZED,
+                &mut provided,
+            ) + ffi::MPI_Comm_set_errhandler(ffi::RSMPI_COMM_WORLD, ffi::RSMPI_ERRORS_RETURN)
                 + ffi::MPI_Comm_rank(ffi::RSMPI_COMM_WORLD, &mut rank)
                 + ffi::MPI_Comm_size(ffi::RSMPI_COMM_WORLD, &mut size)
         };
-        if failed != 0 {
+        // SAFETY: a constant of MPI.
+        if failed != 0 || provided < unsafe { ffi::RSMPI_THREAD_SERIALIZED } {
             return Err(Error::Launch { what: "MPI does not start; see what it said above".to_owned() });
         }
-        Ok(Mpi { rank: rank as usize, size: size as usize, dead: Cell::new(false), exchanges: Cell::new(0) })
+        Ok(Mpi { rank: rank as usize, size: size as usize, dead: AtomicBool::new(false), exchanges: AtomicU32::new(0) })
     }
 
     fn post_receive(&self, from: usize, tag: c_int, part: &mut [u8], pending: &mut Vec<Pending>) -> bool {
@@ -218,9 +223,8 @@ impl Comm for Mpi {
     }
 
     fn exchange(&self, send: &[&[u8]], receive: &mut [&mut [u8]], until: Instant) -> Result<(), Stuck> {
-        assert!(!self.dead.get(), "an exchange after one that failed");
-        let tag = (self.exchanges.get() % 16_384) as c_int;
-        self.exchanges.set(self.exchanges.get().wrapping_add(1));
+        assert!(!self.dead.load(Ordering::SeqCst), "an exchange after one that failed");
+        let tag = (self.exchanges.fetch_add(1, Ordering::SeqCst) % 16_384) as c_int;
         let mut pending = Vec::new();
         let mut result = Ok(());
         // Beginning with the next rank, so that not all send to rank 0 first.
@@ -237,12 +241,12 @@ impl Comm for Mpi {
         }
         receive[self.rank].copy_from_slice(send[self.rank]);
         let result = result.and_then(|()| self.wait(pending, until));
-        self.dead.set(result.is_err());
+        self.dead.store(result.is_err(), Ordering::SeqCst);
         result
     }
 
     fn leave(&self, why: &str) {
-        if !self.dead.replace(true) {
+        if !self.dead.swap(true, Ordering::SeqCst) {
             self.say(why);
         }
     }
@@ -250,7 +254,7 @@ impl Comm for Mpi {
 
 impl Drop for Mpi {
     fn drop(&mut self) {
-        if self.dead.get() {
+        if self.dead.load(Ordering::SeqCst) {
             // The launcher ends all ranks as soon as one goes without `MPI_Finalize`: the others get time to say why they end.
             std::thread::sleep(GRACE);
         } else {

@@ -1,9 +1,9 @@
 //! Collectives over any engine: sums in the order of the ranks, bytes and time counted, whoever is missing named.
 
 use crate::{Comm, Error, Shards, Solo, Stuck};
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What ranks do together.
@@ -90,10 +90,15 @@ pub const TIMEOUT: Duration = Duration::from_secs(60);
 pub struct World {
     comm: Box<dyn Comm>,
     hosts: Vec<String>,
-    timeout: Cell<Duration>,
-    step: Cell<u64>,
-    meter: Cell<Meter>,
-    failed: RefCell<Option<Error>>,
+    state: Mutex<State>,
+}
+
+/// What changes as ranks talk.
+struct State {
+    timeout: Duration,
+    step: u64,
+    meter: Meter,
+    failed: Option<Error>,
 }
 
 impl World {
@@ -116,14 +121,11 @@ impl World {
     }
 
     fn with(comm: Box<dyn Comm>, hosts: Vec<String>, timeout: Duration) -> World {
-        World {
-            comm,
-            hosts,
-            timeout: Cell::new(timeout),
-            step: Cell::new(0),
-            meter: Cell::new(Meter::default()),
-            failed: RefCell::new(None),
-        }
+        World { comm, hosts, state: Mutex::new(State { timeout, step: 0, meter: Meter::default(), failed: None }) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// This rank, from 0.
@@ -148,27 +150,27 @@ impl World {
 
     /// What was moved so far.
     pub fn meter(&self) -> Meter {
-        self.meter.get()
+        self.state().meter
     }
 
     /// How long to wait for others from now on.
     pub fn set_timeout(&self, timeout: Duration) {
-        self.timeout.set(timeout);
+        self.state().timeout = timeout;
     }
 
     /// The step that is named when a rank does not come, from 1.
     pub fn set_step(&self, step: u64) {
-        self.step.set(step);
+        self.state().step = step;
     }
 
     /// The error that ended the talk, if one did: what could not report it at its place is asked here.
     pub fn failure(&self) -> Option<Error> {
-        self.failed.borrow().clone()
+        self.state().failed.clone()
     }
 
     /// Tells the others that this rank ends, unless the talk is over already.
     pub fn leave(&self, why: &str) {
-        if self.size() > 1 && self.failed.borrow().is_none() {
+        if self.size() > 1 && self.failure().is_none() {
             self.comm.leave(why);
         }
     }
@@ -178,27 +180,27 @@ impl World {
             return Err(e);
         }
         let begin = Instant::now();
-        let result = self.comm.exchange(send, receive, begin + self.timeout.get());
+        let until = begin + self.state().timeout;
+        let result = self.comm.exchange(send, receive, until);
         let waited = begin.elapsed();
         let others = |parts: &mut dyn Iterator<Item = usize>| -> u64 {
             parts.enumerate().filter(|(r, _)| *r != self.rank()).map(|(_, n)| n as u64).sum()
         };
-        let mut meter = self.meter.get();
-        let traffic = &mut meter.0[what as usize];
+        let mut state = self.state();
+        let traffic = &mut state.meter.0[what as usize];
         traffic.calls += 1;
         traffic.sent += others(&mut send.iter().map(|p| p.len()));
         traffic.received += others(&mut receive.iter().map(|p| p.len()));
         traffic.seconds += waited.as_secs_f64();
-        self.meter.set(meter);
         result.map_err(|stuck| {
             let named = match &stuck {
                 Stuck::Missing(ranks) => ranks.clone(),
                 Stuck::Left { rank, .. } => vec![*rank],
             };
             let hosts = named.iter().map(|r| self.hosts[*r].clone()).collect();
-            let (step, rank) = (self.step.get(), (self.rank(), self.size()));
+            let (step, rank) = (state.step, (self.rank(), self.size()));
             let error = Error::Peer { stuck, hosts, step, collective: what, waited, rank };
-            *self.failed.borrow_mut() = Some(error.clone());
+            state.failed = Some(error.clone());
             error
         })
     }

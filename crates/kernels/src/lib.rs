@@ -39,7 +39,7 @@ pub use embed::Embed;
 pub use geglu::GeGlu;
 pub use gemm::{Gemm, Weight};
 pub use grouped::{Grouped, Groups};
-pub use head::{Head, HeadExtra, HeadSaved, HeadScores};
+pub use head::{ForBackward, Head, HeadExtra, HeadSaved, HeadScores};
 pub use latent::Latent;
 pub use memory::{Acc, Dst, HostBytes, HostTensor, Mat, Memory, Out, StoredDtype, View};
 pub use real::{Elem, Real};

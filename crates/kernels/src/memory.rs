@@ -33,6 +33,11 @@ pub trait Memory: Sized + Send + Sync + 'static {
     /// Copies a whole stored weight out as `Real` (parameters that are trained start so).
     fn stored_to_host(&self, stored: &Self::Stored, dst: &mut [Self::Real]);
 
+    /// Runs `work` where its operators start soonest.
+    fn within<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        work()
+    }
+
     /// A matrix with unspecified contents.
     fn mat<T: Elem>(&self, rows: usize, cols: usize) -> Mat<Self, T> {
         Mat { buf: self.alloc(rows * cols), rows, cols }

@@ -3,9 +3,9 @@
 mod special;
 
 use crate::{
-    Acc, Adamw, AdamwStep, Attention, AttentionGrads, AttentionSaved, AttentionShape, Backend, Dst, Elem, Embed, Gemm,
-    Head, HeadSaved, HeadScores, HostTensor, KeyValue, Memory, Out, RmsNorm, RmsNormSaved, Rope, RopeTable, RowOps,
-    Span, SwiGlu, View, Weight,
+    Acc, Adamw, AdamwStep, Attention, AttentionGrads, AttentionSaved, AttentionShape, Backend, Dst, Elem, Embed,
+    ForBackward, Gemm, Head, HeadSaved, HeadScores, HostTensor, KeyValue, Memory, Out, RmsNorm, RmsNormSaved, Rope,
+    RopeTable, RowOps, Span, SwiGlu, View, Weight,
 };
 
 /// The result that is wrong.
@@ -308,12 +308,14 @@ impl<B: Backend + Memory<Act = f64, Real = f64>> Head for Tampered<B> {
         w: Weight<Self>,
         tokens: &[u32],
         extra: bool,
-        unit: Option<Out<Self, f64>>,
+        backward: ForBackward<Self>,
     ) -> HeadScores<f64> {
-        let Some(unit) = unit else { return self.inner.head(h.on(), weight(w), tokens, extra, None) };
+        let ForBackward::Unit(unit) = backward else {
+            return self.inner.head(h.on(), weight(w), tokens, extra, backward.on());
+        };
         let mut scores = HeadScores::default();
         self.spoil(Fault::HeadUnit, unit, |unit| {
-            scores = self.inner.head(h.on(), weight(w), tokens, extra, Some(unit.out));
+            scores = self.inner.head(h.on(), weight(w), tokens, extra, ForBackward::Unit(unit.out));
         });
         scores
     }
@@ -321,13 +323,13 @@ impl<B: Backend + Memory<Act = f64, Real = f64>> Head for Tampered<B> {
         &self,
         h: View<Self, f64>,
         w: Weight<Self>,
-        saved: HeadSaved<'_, f64>,
+        saved: HeadSaved<'_, Self>,
         dh: Out<Self, f64>,
         dw: Acc<Self, f64>,
     ) {
         self.spoil(Fault::HeadDh, dh, |dh| {
             self.spoil(Fault::HeadDw, dw, |dw| {
-                self.inner.head_back(h.on(), weight(w), saved, dh.out, dw.into_acc());
+                self.inner.head_back(h.on(), weight(w), saved.on(), dh.out, dw.into_acc());
             });
         });
     }

@@ -3,9 +3,9 @@
 mod special;
 
 use crate::{
-    Acc, Adamw, AdamwStep, Attention, AttentionGrads, AttentionSaved, AttentionShape, Backend, Dst, Elem, Embed, Gemm,
-    Head, HeadSaved, HeadScores, HostTensor, KeyValue, Memory, Out, RmsNorm, RmsNormSaved, Rope, RopeTable, RowOps,
-    Span, SwiGlu, View, Weight,
+    Acc, Adamw, AdamwStep, Attention, AttentionGrads, AttentionSaved, AttentionShape, Backend, Dst, Elem, Embed,
+    ForBackward, Gemm, Head, HeadSaved, HeadScores, HostTensor, KeyValue, Memory, Out, RmsNorm, RmsNormSaved, Rope,
+    RopeTable, RowOps, Span, SwiGlu, View, Weight,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -187,6 +187,9 @@ impl<B: Backend> Memory for Timed<B> {
     fn stored_to_host(&self, stored: &B::Stored, dst: &mut [B::Real]) {
         self.inner.stored_to_host(stored, dst);
     }
+    fn within<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.inner.within(work)
+    }
 }
 
 impl<B: Backend> Gemm for Timed<B> {
@@ -312,19 +315,19 @@ impl<B: Backend> Head for Timed<B> {
         w: Weight<Self>,
         tokens: &[u32],
         extra: bool,
-        unit: Option<Out<Self, B::Act>>,
+        backward: ForBackward<Self>,
     ) -> HeadScores<B::Real> {
-        self.time(Operator::Head, |b| b.head(h.on(), weight(w), tokens, extra, unit.map(Out::on)))
+        self.time(Operator::Head, |b| b.head(h.on(), weight(w), tokens, extra, backward.on()))
     }
     fn head_back(
         &self,
         h: View<Self, B::Act>,
         w: Weight<Self>,
-        saved: HeadSaved<'_, B::Real>,
+        saved: HeadSaved<'_, Self>,
         dh: Out<Self, B::Act>,
         dw: Acc<Self, B::Real>,
     ) {
-        self.time(Operator::HeadBack, |b| b.head_back(h.on(), weight(w), saved, dh.on(), dw.unwrapped()));
+        self.time(Operator::HeadBack, |b| b.head_back(h.on(), weight(w), saved.on(), dh.on(), dw.unwrapped()));
     }
     fn logits(&self, h: View<Self, B::Act>, w: Weight<Self>) -> Vec<B::Real> {
         self.time(Operator::Head, |b| b.logits(h.on(), weight(w)))

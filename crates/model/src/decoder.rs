@@ -1,7 +1,7 @@
 //! A decoder's forward and backward over one pack: the whole of it in one screen each.
 
 use crate::Blueprint;
-use kernels::{Backend, HeadExtra, HeadSaved, HeadScores, Mat, Out, Real, View, Weight};
+use kernels::{Backend, ForBackward, HeadExtra, HeadSaved, HeadScores, Mat, Out, Real, View, Weight};
 use nn::{
     Balancing, Block, Context, Grads, Kept, LayerCache, Norm, NormSaved, Params, Part, Rotary, RouterLoad, Tensor,
 };
@@ -99,8 +99,28 @@ pub struct Scores<B: Backend> {
     pub extra: Option<HeadExtra<B::Real>>,
     /// Of graded targets.
     lse: Vec<B::Real>,
-    /// `d logp / d h` of graded targets, where the head is frozen and backward will come.
-    unit_sd: Option<Mat<B>>,
+    /// Of graded targets, where backward will come.
+    kept: HeadKept<B>,
+}
+
+/// What backward through the head needs beside the hidden rows.
+enum HeadKept<B: Backend> {
+    /// No backward, or logits that are computed again.
+    Nothing,
+    /// `d logp / d h`, where the head is frozen.
+    Unit(Mat<B>),
+    /// Logits of the first entries of the vocabulary, where it is trained.
+    Logits(Mat<B>),
+}
+
+impl<B: Backend> HeadKept<B> {
+    fn receive(&mut self) -> ForBackward<'_, B> {
+        match self {
+            HeadKept::Nothing => ForBackward::Nothing,
+            HeadKept::Unit(unit_sd) => ForBackward::Unit(unit_sd.out()),
+            HeadKept::Logits(logits_sv) => ForBackward::Logits(logits_sv.out()),
+        }
+    }
 }
 
 impl<B: Backend> Decoder<B> {
@@ -180,19 +200,32 @@ impl<B: Backend> Decoder<B> {
         out
     }
 
-    /// Scores the targets of a forward pass. `backward` says that [`Decoder::backward`] will follow.
-    pub fn score(&self, ctx: &Context<B>, pack: &Pack, forward: &Forward<B>, extra: bool, backward: bool) -> Scores<B> {
+    /// Scores the targets of a forward pass. `backward` says that [`Decoder::backward`] will follow, and of how many entries of
+    /// the vocabulary a trained head's logits are kept until then.
+    pub fn score(
+        &self,
+        ctx: &Context<B>,
+        pack: &Pack,
+        forward: &Forward<B>,
+        extra: bool,
+        backward: Option<usize>,
+    ) -> Scores<B> {
         let tokens: Vec<u32> = pack.targets.iter().map(|t| t.token).collect();
         let (graded, ungraded) = tokens.split_at(pack.num_grad_targets);
-        let w_vd = self.head(&ctx.params);
-        let frozen = matches!(w_vd, Weight::Stored(_));
-        let h_sd = &forward.graded.h_sd;
-        let mut unit_sd = (backward && frozen).then(|| ctx.backend.mat(h_sd.rows(), h_sd.cols()));
-        let scores = self.head_scores(ctx, h_sd.view(), graded, extra, unit_sd.as_mut().map(Mat::out));
-        let others = self.head_scores(ctx, forward.ungraded_sd.view(), ungraded, false, None);
+        let (h_sd, frozen) = (&forward.graded.h_sd, matches!(self.head(&ctx.params), Weight::Stored(_)));
+        let logits = backward.unwrap_or(0).min(self.blueprint.vocab);
+        let mut kept = match backward {
+            Some(_) if frozen => HeadKept::Unit(ctx.backend.mat(h_sd.rows(), h_sd.cols())),
+            Some(_) if logits > 0 && self.blueprint.logit_cap.is_none() => {
+                HeadKept::Logits(ctx.backend.mat(h_sd.rows(), logits))
+            }
+            _ => HeadKept::Nothing,
+        };
+        let scores = self.head_scores(ctx, h_sd.view(), graded, extra, kept.receive());
+        let others = self.head_scores(ctx, forward.ungraded_sd.view(), ungraded, false, ForBackward::Nothing);
         let mut logp = scores.logp;
         logp.extend(others.logp);
-        Scores { logp, extra: scores.extra, lse: scores.lse, unit_sd }
+        Scores { logp, extra: scores.extra, lse: scores.lse, kept }
     }
 
     fn head_scores(
@@ -201,13 +234,14 @@ impl<B: Backend> Decoder<B> {
         h_sd: View<B, B::Act>,
         tokens: &[u32],
         extra: bool,
-        unit: Option<Out<B, B::Act>>,
+        backward: ForBackward<B>,
     ) -> HeadScores<B::Real> {
         let w_vd = self.head(&ctx.params);
-        match self.blueprint.logit_cap {
-            None => ctx.backend.head(h_sd, w_vd, tokens, extra, unit),
-            Some(cap) => ctx.backend.capped_head(cap, h_sd, w_vd, tokens, extra, unit),
-        }
+        let Some(cap) = self.blueprint.logit_cap else {
+            return ctx.backend.head(h_sd, w_vd, tokens, extra, backward);
+        };
+        let unit = if let ForBackward::Unit(unit) = backward { Some(unit) } else { None };
+        ctx.backend.capped_head(cap, h_sd, w_vd, tokens, extra, unit)
     }
 
     /// All logits of every target's row, `[targets, v]` (sampling, comparisons).
@@ -236,14 +270,18 @@ impl<B: Backend> Decoder<B> {
             coefficient.len(),
             rows.len()
         );
-        let mut dh_sd = match scores.unit_sd {
-            Some(unit_sd) => {
+        let mut dh_sd = match scores.kept {
+            HeadKept::Unit(unit_sd) => {
                 let mut dh_sd = k.zeros(unit_sd.rows(), unit_sd.cols());
                 let all: Vec<u32> = (0..rows.len() as u32).collect();
                 k.scatter_add(unit_sd.view(), &all, coefficient, dh_sd.acc());
                 dh_sd
             }
-            None => self.head_backward(ctx, grads, pack, &h_sd, &scores.lse, coefficient),
+            HeadKept::Nothing => self.head_backward(ctx, grads, pack, &h_sd, (&scores.lse, coefficient), None),
+            HeadKept::Logits(mut logits_sv) => {
+                let logits = Some(logits_sv.out());
+                self.head_backward(ctx, grads, pack, &h_sd, (&scores.lse, coefficient), logits)
+            }
         };
         drop(h_sd);
         let mut dx_sd = k.mat(x_sd.rows(), x_sd.cols());
@@ -272,15 +310,15 @@ impl<B: Backend> Decoder<B> {
         grads: &mut Grads<B>,
         pack: &Pack,
         h_sd: &Mat<B>,
-        lse: &[B::Real],
-        coefficient: &[B::Real],
+        (lse, coefficient): (&[B::Real], &[B::Real]),
+        logits: Option<Out<B, B::Act>>,
     ) -> Mat<B> {
         let Tensor::Trained(id) = self.head.as_ref().unwrap_or(&self.embed) else {
             panic!("backward of a pass that was scored without it");
         };
         let tokens: Vec<u32> = pack.targets[..pack.num_grad_targets].iter().map(|t| t.token).collect();
         let mut dh_sd = ctx.backend.mat(h_sd.rows(), h_sd.cols());
-        let saved = HeadSaved { tokens: &tokens, lse, coefficient };
+        let saved = HeadSaved { tokens: &tokens, lse, coefficient, logits };
         let (w_vd, dw_vd) = (self.head(&ctx.params), grads.acc(*id));
         match self.blueprint.logit_cap {
             None => ctx.backend.head_back(h_sd.view(), w_vd, saved, dh_sd.out(), dw_vd),

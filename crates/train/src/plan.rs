@@ -60,10 +60,11 @@ impl Plan {
         for &budget_rows in budgets {
             for &keep in keeps {
                 for z0_first in [false, true] {
-                    let execution = Execution { budget_rows, keep, z0_first, share_prompts: true };
+                    let mut execution = Execution { budget_rows, keep, z0_first, share_prompts: true, kept_logits: 0 };
                     let plan = Plan::with(job, load, execution, available);
                     if plan.total() <= available {
-                        return Ok(plan);
+                        execution.kept_logits = kept_logits(job, &plan, available);
+                        return Ok(Plan::with(job, load, execution, available));
                     }
                     if smallest.as_ref().is_none_or(|s| plan.total() < s.total()) {
                         smallest = Some(plan);
@@ -120,7 +121,8 @@ impl Plan {
         let saved = 4 * (held * per_row * b.layers.len()) as u64;
         let targets = scale(load.targets, execution.budget_rows.max(1));
         let held_targets = if execution.z0_first { targets } else { load.targets };
-        let head = 4 * (3 * held_targets * b.hidden + 512.min(held_targets.max(1)) * 2048) as u64;
+        let kept = execution.kept_logits.min(held_targets * b.vocab);
+        let head = 4 * (3 * held_targets * b.hidden + 512.min(held_targets.max(1)) * 2048 + kept) as u64;
         let working = 4
             * (scale(load.base + load.tail, execution.budget_rows) * working_floats(b)
                 + if execution.keep == Keep::Inputs { pack_base * kept_floats(b) } else { 0 }) as u64;
@@ -154,6 +156,19 @@ impl Plan {
         }
         out
     }
+}
+
+/// Share of the room of weights, gradients and moments that the logits of a trained head may take: as many need not be
+/// computed again, and the peak stays what the optimiser makes it.
+const LOGITS_SHARE: u64 = 8;
+
+/// Logits that a trained head keeps for backward, within a plan that fits without any.
+fn kept_logits(job: &Job, plan: &Plan, available: u64) -> usize {
+    if !matches!(job.tuning(), model::Tuning::Full) || job.blueprint.logit_cap.is_some() {
+        return 0;
+    }
+    let share = 4 * 4 * plan.trainable as u64 / LOGITS_SHARE;
+    (share.min(available - plan.total()) / 4) as usize
 }
 
 /// Weights that are trained themselves.

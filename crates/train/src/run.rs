@@ -345,7 +345,7 @@ impl<'a, B: Backend> Run<'a, B> {
         rows: &'s Rows,
         which: usize,
         dropout: bool,
-        interrupted: &'s dyn Fn() -> bool,
+        interrupted: &'s (dyn Fn() -> bool + Sync),
     ) -> StepContext<'s, B> {
         let key = mix(mix(self.job.config.engine.seed) ^ self.step);
         StepContext {
@@ -438,7 +438,7 @@ impl<'a, B: Backend> Run<'a, B> {
         }
         grads.begin(self.backend);
         let skip = self.one_class(step, observe);
-        let report = match self.gradient(step, &interrupted, grads) {
+        let report = match self.backend.within(|| self.gradient(step, &interrupted, grads)) {
             Ok(report) => report,
             Err(Interrupted) => return self.ranks.world.failure().map_or(Ok(None), |e| Err(e.into())),
         };
@@ -470,7 +470,7 @@ impl<'a, B: Backend> Run<'a, B> {
     fn gradient(
         &self,
         step: data::Step,
-        interrupted: &dyn Fn() -> bool,
+        interrupted: &(dyn Fn() -> bool + Sync),
         grads: &mut Gradient<B>,
     ) -> Result<StepReport, Interrupted> {
         let (job, rows) = (self.job, &self.job.train);

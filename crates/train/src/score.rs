@@ -123,7 +123,7 @@ fn score_chunk(model: &Inference, rows: &[ScoreRow]) -> Vec<Vec<f32>> {
     let ctx = model.context(true);
     for pack in plan_packs(&families_of_rows(answers, true), PACK_ROWS) {
         let forward = model.decoder.forward(&ctx, &pack, &Parts::new(ctx.backend, &pack), Keep::Nothing);
-        let scores = model.decoder.score(&ctx, &pack, &forward, false, false);
+        let scores = model.decoder.score(&ctx, &pack, &forward, false, None);
         for (target, logp) in pack.targets.iter().zip(scores.logp) {
             logps[target.sequence as usize].push(logp);
         }

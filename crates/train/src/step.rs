@@ -33,6 +33,15 @@ pub struct Execution {
     pub z0_first: bool,
     /// Compute a prompt once for all its answers.
     pub share_prompts: bool,
+    /// Logits that a trained head keeps for backward at one time; it computes the others again.
+    pub kept_logits: usize,
+}
+
+impl Execution {
+    /// Entries of the vocabulary whose logits are kept for a pack, when `passes` packs wait for backward together.
+    pub(crate) fn kept_entries(&self, pack: &Pack, passes: usize) -> usize {
+        self.kept_logits / passes.max(1) / pack.num_grad_targets.max(1)
+    }
 }
 
 /// What a preference step needs beside its rows.
@@ -67,7 +76,7 @@ pub struct StepContext<'a, B: Backend> {
     /// Adapter dropout, with the step's key.
     pub dropout: Option<Dropout>,
     /// Asked between packs; `true` abandons the step.
-    pub interrupted: &'a dyn Fn() -> bool,
+    pub interrupted: &'a (dyn Fn() -> bool + Sync),
     /// All ranks, if there are several.
     pub team: Option<&'a World>,
 }
@@ -168,7 +177,7 @@ impl<'a, B: Backend> StepContext<'a, B> {
             }
             let (ctx, pack) = (self.context(who, i), &packs[i]);
             let forward = self.policy.decoder.forward(&ctx, pack, &self.parts(pack, who), Keep::Nothing);
-            accumulate(pack, &self.policy.decoder.score(&ctx, pack, &forward, extra, false), &mut sums);
+            accumulate(pack, &self.policy.decoder.score(&ctx, pack, &forward, extra, None), &mut sums);
             loads.push(forward.load);
         }
         let load = self.share_load(packs, &mut sums, &loads)?;
@@ -182,12 +191,18 @@ impl<'a, B: Backend> StepContext<'a, B> {
         }
     }
 
-    /// Forward over one pack for backward to follow.
-    fn kept(&self, i: usize, pack: &Pack) -> (Parts<B>, Forward<B>, Scores<B>) {
+    /// Forward over one pack for backward to follow, with `passes - 1` others in memory.
+    fn kept(&self, i: usize, pack: &Pack, passes: usize) -> (Parts<B>, Forward<B>, Scores<B>) {
         let ctx = self.context(Who::Policy, i);
         let parts = self.parts(pack, Who::Policy);
         let forward = self.policy.decoder.forward(&ctx, pack, &parts, self.execution.keep);
-        let scores = self.policy.decoder.score(&ctx, pack, &forward, self.extra, true);
+        let scores = self.policy.decoder.score(
+            &ctx,
+            pack,
+            &forward,
+            self.extra,
+            Some(self.execution.kept_entries(pack, passes)),
+        );
         (parts, forward, scores)
     }
 
@@ -378,7 +393,7 @@ pub fn preference_step<B: Backend>(
                     }
                     None => {
                         let pack = packs[i].base_only();
-                        let mut pass = cx.kept(i, &pack);
+                        let mut pass = cx.kept(i, &pack, 1);
                         balanced.prepare(&mut pass);
                         cx.backward(i, &pack, pass, dlogp, grads);
                     }
@@ -414,7 +429,7 @@ fn policy_sweep<B: Backend>(
         if cx.stopping() {
             return Err(Interrupted);
         }
-        let mut pass = cx.kept(i, &packs[i]);
+        let mut pass = cx.kept(i, &packs[i], packs.len());
         accumulate(&packs[i], &pass.2, &mut sums);
         loads.push(std::mem::take(&mut pass.1.load));
         kept[i] = Some(pass);
@@ -473,7 +488,7 @@ fn plain_text<B: Backend>(
             return Err(Interrupted);
         }
         if let Some(i) = turn {
-            let pass = cx.kept(i, &packs[i]);
+            let pass = cx.kept(i, &packs[i], 1);
             accumulate(&packs[i], &pass.2, &mut sums);
             cx.backward(i, &packs[i], pass, |_| coefficient, grads);
             numbers.push(Vec::new());

@@ -101,7 +101,7 @@ pub fn shaped_text_step<B: Backend>(
                 parts = parts.with_noise(noise.of_pack(cx.backend, pack, rows, decoder.blueprint.hidden));
             }
             let forward = decoder.forward(&ctx, pack, &parts, execution.keep);
-            let scores = decoder.score(&ctx, pack, &forward, cx.extra, true);
+            let scores = decoder.score(&ctx, pack, &forward, cx.extra, Some(execution.kept_entries(pack, 1)));
             accumulate(pack, &scores, &mut sums);
             let graded = &scores.logp[..pack.num_grad_targets];
             let mut coefficient = vec![B::Real::of(sft::coefficient(targets)); graded.len()];

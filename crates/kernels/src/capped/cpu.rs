@@ -199,11 +199,11 @@ impl<E: Real> CappedHead for Cpu<E> {
         cap: f64,
         h: View<Self, E>,
         w: Weight<Self>,
-        saved: HeadSaved<'_, E>,
+        saved: HeadSaved<'_, Self>,
         dh: Out<Self, E>,
         dw: Acc<Self, E>,
     ) {
-        let HeadSaved { tokens, lse, coefficient } = saved;
+        let HeadSaved { tokens, lse, coefficient, .. } = saved;
         assert!(h.rows == tokens.len() && lse.len() == h.rows && coefficient.len() == h.rows);
         assert!(dw.shape() == (shape(w).0, h.cols));
         let (mut dh, mut dw) = (dh, dw);

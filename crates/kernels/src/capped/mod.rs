@@ -6,7 +6,7 @@ use crate::{Acc, HeadSaved, HeadScores, Memory, Out, View, Weight};
 
 /// As [`crate::Head`], operator by operator, with capped logits. A room of its own, so that the plain head pays nothing.
 pub trait CappedHead: Memory {
-    /// As [`crate::Head::head`]; `unit` receives `slope[token] w[token] - sum_v p_v slope[v] w[v]`, `slope = 1 - tanh²`.
+    /// As [`crate::Head::head`]; no logits are kept, and `unit` receives `slope[token] w[token] - sum_v p_v slope[v] w[v]`, `slope = 1 - tanh²`.
     fn capped_head(
         &self,
         cap: f64,
@@ -22,7 +22,7 @@ pub trait CappedHead: Memory {
         cap: f64,
         h_sd: View<Self, Self::Act>,
         w_vd: Weight<Self>,
-        saved: HeadSaved<'_, Self::Real>,
+        saved: HeadSaved<'_, Self>,
         dh_sd: Out<Self, Self::Act>,
         dw_vd: Acc<Self, Self::Real>,
     );

@@ -63,9 +63,9 @@ impl BufferPool {
 
     fn give(&self, block: Block) {
         let mut state = self.state();
-        state.live_bytes -= block.layout.size();
-        state.free_bytes += block.layout.size();
-        state.free.entry(block.layout.size()).or_default().push(block);
+        state.live_bytes -= block.size;
+        state.free_bytes += block.size;
+        state.free.entry(block.size).or_default().push(block);
     }
 }
 
@@ -78,8 +78,11 @@ fn size_class(bytes: usize) -> usize {
 
 /// Raw memory, zeroed when made.
 struct Block {
+    /// The first line inside `memory`.
     ptr: NonNull<u8>,
-    layout: Layout,
+    memory: NonNull<u8>,
+    /// Bytes from `ptr`.
+    size: usize,
 }
 
 // SAFETY: a block is exclusively owned plain memory.
@@ -87,19 +90,29 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
+    /// Zeroed memory from the system is not touched until it is used, so a generous block costs nothing. That holds for what
+    /// is aligned as `malloc` aligns; asked for more, the standard library writes the zeros itself. So a line more is asked
+    /// for, and the block begins at the first whole one.
     fn new(size: usize) -> Block {
-        let layout = Layout::from_size_align(size, LINE).expect("buffer size overflows");
-        // SAFETY: the size is not zero (`size_class` rounds up to a line). Zeroed memory from the system is not touched
-        // until it is used, so a generous block costs nothing.
-        let ptr = unsafe { alloc_zeroed(layout) };
-        Block { ptr: NonNull::new(ptr).unwrap_or_else(|| handle_alloc_error(layout)), layout }
+        let layout = Block::layout(size);
+        // SAFETY: the size is not zero.
+        let memory = unsafe { alloc_zeroed(layout) };
+        let memory = NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout));
+        // SAFETY: at most LINE - 1 bytes on, and LINE more than `size` were asked for.
+        let ptr = unsafe { memory.add(memory.as_ptr().align_offset(LINE)) };
+        Block { ptr, memory, size }
+    }
+
+    fn layout(size: usize) -> Layout {
+        let bytes = size.checked_add(LINE).expect("buffer size overflows");
+        Layout::from_size_align(bytes, align_of::<u64>()).expect("buffer size overflows")
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
         // SAFETY: allocated with this layout, freed once.
-        unsafe { dealloc(self.ptr.as_ptr(), self.layout) }
+        unsafe { dealloc(self.memory.as_ptr(), Block::layout(self.size)) }
     }
 }
 

@@ -132,6 +132,10 @@ impl<E: Real> Memory for Cpu<E> {
     fn stored_to_host(&self, stored: &CpuStored, dst: &mut [E]) {
         stored.unpack(0..stored.rows, dst);
     }
+    /// On this CPU's threads: operators that are called there are not handed over first.
+    fn within<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.install(work)
+    }
 }
 
 impl<'a, E: Real, T> View<'a, Cpu<E>, T> {

@@ -1,10 +1,10 @@
 //! Tiles of rows by vocabulary; the logits of one tile are the only ones that exist.
 
-use super::{Head, HeadExtra, HeadSaved, HeadScores};
-use crate::cpu::simd::{exp_sum, lane_max, lane_sum, loops};
+use super::{ForBackward, Head, HeadExtra, HeadSaved, HeadScores};
+use crate::cpu::simd::{exp_sums, lane_max, loops};
 use crate::gemm::cpu::{direct, panels, shape};
 use crate::gemm::{Gemm, Weight};
-use crate::{Acc, Cpu, Memory, Out, Real, View};
+use crate::{Acc, Cpu, Mat, Memory, Out, Real, View};
 
 /// Scored rows of a tile.
 const ROWS: usize = 512;
@@ -39,13 +39,13 @@ loops! {
         fn max_row(row: &[E]) -> E {
             lane_max(row)
         }
-        /// Replaces each logit by `exp(logit - max)` and returns the sum.
-        fn exp_row(row: &mut [E], max: E) -> E {
-            exp_sum(row, max)
+        /// Sums of `exp(logit - max)`, of `exp(logit - max) * logit`, and of logits.
+        fn sums_row(row: &mut [E], max: E) -> [E; 3] {
+            exp_sums::<E, false>(row, max)
         }
-        /// Sum of logits, and of `exp(logit - max) * logit`.
-        fn logit_sums_row(row: &[E], max: E) -> (E, E) {
-            (lane_sum([row], |[x]| x), lane_sum([row], |[x]| (x - max).exp() * x))
+        /// The same; leaves `exp(logit - max)` in place of each logit.
+        fn exp_row(row: &mut [E], max: E) -> [E; 3] {
+            exp_sums::<E, true>(row, max)
         }
         /// Replaces each logit by `-coefficient * exp(logit - lse)`.
         fn dlogits_row(row: &mut [E], coefficient: E, lse: E) {
@@ -54,9 +54,9 @@ loops! {
     }
 }
 
-/// Takes one tile's logits into a row's statistics and leaves `exp(logit - max)` in their place; returns the factor by
-/// which earlier sums shrank.
-fn absorb<E: Real>(row: &mut [E], first: usize, token: u32, extra: bool, state: &mut Running<E>) -> E {
+/// Takes one tile's logits into a row's statistics; with `write` it leaves `exp(logit - max)` in their place. Returns the factor
+/// by which earlier sums shrank.
+fn absorb<E: Real>(row: &mut [E], first: usize, token: u32, write: bool, state: &mut Running<E>) -> E {
     if let Some(&logit) = (token as usize).checked_sub(first).and_then(|i| row.get(i)) {
         state.target = logit;
     }
@@ -64,15 +64,13 @@ fn absorb<E: Real>(row: &mut [E], first: usize, token: u32, extra: bool, state: 
     // A NaN never compares greater; the sum below carries it on to the log-probability, where it is noticed.
     let max = state.max.max(tile_max);
     let shrink = if state.max == max { E::ONE } else { (state.max - max).exp() };
-    if extra {
-        if tile_max > state.max {
-            state.argmax = (first + row.iter().position(|&x| x == tile_max).unwrap_or(0)) as u32;
-        }
-        let (total, weighted) = E::logit_sums_row(row, max);
-        state.total += total;
-        state.weighted = state.weighted * shrink + weighted;
+    if tile_max > state.max {
+        state.argmax = (first + row.iter().position(|&x| x == tile_max).unwrap_or(0)) as u32;
     }
-    state.sum = state.sum * shrink + E::exp_row(row, max);
+    let [sum, weighted, total] = if write { E::exp_row(row, max) } else { E::sums_row(row, max) };
+    state.sum = state.sum * shrink + sum;
+    state.weighted = state.weighted * shrink + weighted;
+    state.total += total;
     state.max = max;
     shrink
 }
@@ -84,16 +82,25 @@ impl<E: Real> Head for Cpu<E> {
         w: Weight<Self>,
         tokens: &[u32],
         extra: bool,
-        unit: Option<Out<Self, E>>,
+        backward: ForBackward<Self>,
     ) -> HeadScores<E> {
-        assert!(h.rows == tokens.len() && unit.as_ref().is_none_or(|u| u.rows == h.rows && u.cols == h.cols));
+        assert!(h.rows == tokens.len());
         let mut scores = HeadScores { extra: extra.then(HeadExtra::default), ..Default::default() };
-        let mut unit = unit;
         let vocabulary = shape(w).0;
+        let mut backward = backward;
+        match &backward {
+            ForBackward::Nothing => {}
+            ForBackward::Unit(unit) => assert!(unit.rows == h.rows && unit.cols == h.cols),
+            ForBackward::Logits(logits) => assert!(logits.rows == h.rows && logits.cols <= vocabulary),
+        }
         for first in (0..h.rows).step_by(ROWS) {
             let rows = first..(first + ROWS).min(h.rows);
-            let unit = unit.as_mut().map(|u| u.again().rows(rows.clone()));
-            let states = score_rows(self, h.rows(rows.clone()), w, &tokens[rows], extra, unit);
+            let backward = match &mut backward {
+                ForBackward::Nothing => ForBackward::Nothing,
+                ForBackward::Unit(unit) => ForBackward::Unit(unit.again().rows(rows.clone())),
+                ForBackward::Logits(logits) => ForBackward::Logits(logits.again().rows(rows.clone())),
+            };
+            let states = score_rows(self, h.rows(rows.clone()), w, &tokens[rows], backward);
             for s in states {
                 let lse = s.max + s.sum.ln();
                 scores.logp.push(s.target - lse);
@@ -112,11 +119,11 @@ impl<E: Real> Head for Cpu<E> {
         &self,
         h: View<Self, E>,
         w: Weight<Self>,
-        saved: HeadSaved<'_, E>,
+        saved: HeadSaved<'_, Self>,
         dh: Out<Self, E>,
         dw: Acc<Self, E>,
     ) {
-        let HeadSaved { tokens, lse, coefficient } = saved;
+        let HeadSaved { tokens, lse, coefficient, logits: mut kept } = saved;
         assert!(
             h.rows == tokens.len()
                 && lse.len() == h.rows
@@ -124,17 +131,21 @@ impl<E: Real> Head for Cpu<E> {
                 && dw.shape() == (shape(w).0, h.cols)
         );
         let (mut dh, mut dw) = (dh, dw);
-        let mut scratch = self.mat::<E>(ROWS.min(h.rows), VOCAB.max(1));
+        let mut scratch = Scratch::new(self, h.rows.min(ROWS));
         for begin in (0..h.rows).step_by(ROWS) {
             let rows = begin..(begin + ROWS).min(h.rows);
             let h = h.rows(rows.clone());
             self.fill_zero(dh.again().rows(rows.clone()));
+            let mut kept = kept.as_mut().map(|kept| kept.again().rows(rows.clone()));
             tiles(self, w, |first, w| {
-                if w.rows > scratch.cols() {
-                    scratch = self.mat(scratch.rows(), w.rows);
-                }
-                let mut logits = scratch.out().rows(0..h.rows).cols(0..w.rows);
-                self.linear(1.0, h, Weight::Param(w), logits.again());
+                let mut logits = match room(kept.as_mut(), first, w.rows) {
+                    Some(logits) => logits,
+                    None => {
+                        let mut logits = scratch.of(h.rows, w.rows);
+                        self.linear(1.0, h, Weight::Param(w), logits.again());
+                        logits
+                    }
+                };
                 self.each(logits.again().row_chunks(16), |(at, mut logits)| {
                     for i in 0..logits.rows {
                         let s = rows.start + at + i;
@@ -158,14 +169,42 @@ impl<E: Real> Head for Cpu<E> {
     }
 }
 
-/// The running statistics of up to [`ROWS`] rows after the whole vocabulary; fills `unit`.
+/// The logits of one tile.
+struct Scratch<'c, E: Real> {
+    cpu: &'c Cpu<E>,
+    logits: Mat<Cpu<E>, E>,
+}
+
+impl<'c, E: Real> Scratch<'c, E> {
+    fn new(cpu: &'c Cpu<E>, rows: usize) -> Scratch<'c, E> {
+        Scratch { cpu, logits: cpu.mat(rows, VOCAB) }
+    }
+
+    /// Room for a tile; one of a stored weight may be wider than others.
+    fn of(&mut self, rows: usize, cols: usize) -> Out<'_, Cpu<E>, E> {
+        if cols > self.logits.cols() {
+            self.logits = self.cpu.mat(self.logits.rows(), cols);
+        }
+        self.logits.out().rows(0..rows).cols(0..cols)
+    }
+}
+
+/// The columns of a tile among the logits that are kept, when all of them are.
+fn room<'o, E: Real>(
+    kept: Option<&'o mut Out<'_, Cpu<E>, E>>,
+    first: usize,
+    cols: usize,
+) -> Option<Out<'o, Cpu<E>, E>> {
+    kept.filter(|kept| first + cols <= kept.cols).map(|kept| kept.again().cols(first..first + cols))
+}
+
+/// The running statistics of up to [`ROWS`] rows after the whole vocabulary; fills what backward wants.
 fn score_rows<E: Real>(
     cpu: &Cpu<E>,
     h: View<Cpu<E>, E>,
     w: Weight<Cpu<E>>,
     tokens: &[u32],
-    extra: bool,
-    mut unit: Option<Out<Cpu<E>, E>>,
+    backward: ForBackward<Cpu<E>>,
 ) -> Vec<Running<E>> {
     let start = Running {
         max: E::NEG_INFINITY,
@@ -177,21 +216,24 @@ fn score_rows<E: Real>(
     };
     let mut states = vec![start; h.rows];
     let mut shrinks = vec![E::ONE; h.rows];
-    let mut scratch = cpu.mat::<E>(h.rows, VOCAB.min(shape(w).0).max(1));
+    let mut scratch = Scratch::new(cpu, h.rows);
+    let (mut unit, mut kept) = match backward {
+        ForBackward::Nothing => (None, None),
+        ForBackward::Unit(unit) => (Some(unit), None),
+        ForBackward::Logits(logits) => (None, Some(logits)),
+    };
     if let Some(unit) = &mut unit {
         cpu.fill_zero(unit.again());
     }
     tiles(cpu, w, |first, w| {
-        if w.rows > scratch.cols() {
-            scratch = cpu.mat(h.rows, w.rows);
-        }
-        let mut logits = scratch.out().cols(0..w.rows);
+        let mut logits = room(kept.as_mut(), first, w.rows).unwrap_or_else(|| scratch.of(h.rows, w.rows));
         cpu.linear(1.0, h, Weight::Param(w), logits.again());
+        let write = unit.is_some();
         let tasks: Vec<_> =
             logits.again().row_chunks(16).into_iter().zip(states.chunks_mut(16)).zip(shrinks.chunks_mut(16)).collect();
         cpu.each(tasks, |(((at, mut logits), states), shrinks)| {
             for i in 0..logits.rows {
-                shrinks[i] = absorb(logits.row_mut(i), first, tokens[at + i], extra, &mut states[i]);
+                shrinks[i] = absorb(logits.row_mut(i), first, tokens[at + i], write, &mut states[i]);
             }
         });
         if let Some(unit) = &mut unit {
@@ -202,17 +244,22 @@ fn score_rows<E: Real>(
         }
     });
     if let Some(unit) = &mut unit {
-        let table = direct(w);
-        let mut own = vec![E::ZERO; unit.cols];
-        for (s, state) in states.iter().enumerate() {
-            let token = tokens[s] as usize;
-            match table {
-                Ok(w) => own.copy_from_slice(w.row(token)),
-                Err(stored) => stored.unpack(token..token + 1, &mut own),
-            }
-            let scale = E::ONE / state.sum;
-            unit.row_mut(s).iter_mut().zip(&own).for_each(|(u, w)| *u = *w - *u * scale);
-        }
+        finish_unit(&states, tokens, w, unit);
     }
     states
+}
+
+/// From `sum_v exp(logit_v - max) w[v]` to `w[token] - sum_v p_v w[v]`.
+fn finish_unit<E: Real>(states: &[Running<E>], tokens: &[u32], w: Weight<Cpu<E>>, unit: &mut Out<Cpu<E>, E>) {
+    let table = direct(w);
+    let mut own = vec![E::ZERO; unit.cols];
+    for (s, state) in states.iter().enumerate() {
+        let token = tokens[s] as usize;
+        match table {
+            Ok(w) => own.copy_from_slice(w.row(token)),
+            Err(stored) => stored.unpack(token..token + 1, &mut own),
+        }
+        let scale = E::ONE / state.sum;
+        unit.row_mut(s).iter_mut().zip(&own).for_each(|(u, w)| *u = *w - *u * scale);
+    }
 }

@@ -169,13 +169,13 @@ impl<B: Backend + Memory<Act = f64, Real = f64>> CappedHead for Tampered<B> {
         cap: f64,
         h: View<Self, f64>,
         w: Weight<Self>,
-        saved: HeadSaved<'_, f64>,
+        saved: HeadSaved<'_, Self>,
         dh: Out<Self, f64>,
         dw: Acc<Self, f64>,
     ) {
         self.spoil(Fault::CappedDh, dh, |dh| {
             self.spoil(Fault::CappedDw, dw, |dw| {
-                self.inner.capped_head_back(cap, h.on(), weight(w), saved, dh.out, dw.into_acc());
+                self.inner.capped_head_back(cap, h.on(), weight(w), saved.on(), dh.out, dw.into_acc());
             });
         });
     }

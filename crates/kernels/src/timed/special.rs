@@ -162,11 +162,13 @@ impl<B: Backend> CappedHead for Timed<B> {
         cap: f64,
         h: View<Self, B::Act>,
         w: Weight<Self>,
-        saved: HeadSaved<'_, B::Real>,
+        saved: HeadSaved<'_, Self>,
         dh: Out<Self, B::Act>,
         dw: Acc<Self, B::Real>,
     ) {
-        self.time(Operator::HeadBack, |b| b.capped_head_back(cap, h.on(), weight(w), saved, dh.on(), dw.unwrapped()));
+        self.time(Operator::HeadBack, |b| {
+            b.capped_head_back(cap, h.on(), weight(w), saved.on(), dh.on(), dw.unwrapped())
+        });
     }
     fn capped_logits(&self, cap: f64, h: View<Self, B::Act>, w: Weight<Self>) -> Vec<B::Real> {
         self.time(Operator::Head, |b| b.capped_logits(cap, h.on(), weight(w)))

@@ -59,7 +59,7 @@ fn one<B: Checkable>(room: &mut Room<B>, weight: Weight<B>, w: &[f64], (s, d, v)
     let c = room.noise::<B::Real>(1, s, 5);
     let coefficient: Vec<B::Real> = to(&c.at);
     let (mut dh, mut dw) = (room.blank::<B::Act>(s, d), room.of::<B::Real>(v, d, &vec![0.0; v * d]));
-    let saved = HeadSaved { tokens: &tokens, lse: &scores.lse, coefficient: &coefficient };
+    let saved = HeadSaved { tokens: &tokens, lse: &scores.lse, coefficient: &coefficient, logits: None };
     room.backend.capped_head_back(CAP, h.view(), weight, saved, dh.out(), dw.acc());
     let loss = |h: &[f64], w: &[f64]| dot(&logp(h, w, &tokens, d), &c.at);
     room.expect_slopes(&what("dh"), &dh, &h.at, |h| loss(h, w), d + v);

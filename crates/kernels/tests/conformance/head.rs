@@ -2,7 +2,7 @@
 
 use crate::Checkable;
 use crate::room::{Room, dot};
-use kernels::{HeadSaved, StoredDtype, Weight};
+use kernels::{ForBackward, HeadSaved, StoredDtype, Weight};
 use testkit::{noise, to};
 
 /// Plain softmax of one row.
@@ -83,10 +83,10 @@ fn scores<B: Checkable>(room: &mut Room<B>, weight: Weight<B>, w: &[f64], (s, d,
     // Logits are sums over `d`, the softmax's sum is over `v` but all of one sign: its relative error does not add up.
     let length = d;
 
-    let plain_scores = room.backend.head(h.view(), weight, &tokens, false, None);
+    let plain_scores = room.backend.head(h.view(), weight, &tokens, false, ForBackward::Nothing);
     assert!(plain_scores.extra.is_none());
     let mut unit = room.blank::<B::Act>(s, d);
-    let all = room.backend.head(h.view(), weight, &tokens, true, Some(unit.out()));
+    let all = room.backend.head(h.view(), weight, &tokens, true, ForBackward::Unit(unit.out()));
     room.expect_host(&what("logp"), &plain_scores.logp, &logp, length);
     room.expect_host(&what("logp with all else"), &all.logp, &logp, length);
     room.expect_host(&what("lse"), &all.lse, &lse, length);
@@ -128,10 +128,10 @@ fn scores<B: Checkable>(room: &mut Room<B>, weight: Weight<B>, w: &[f64], (s, d,
 fn backward<B: Checkable>(room: &mut Room<B>, weight: Weight<B>, w: &[f64], (s, d, v): (usize, usize, usize)) {
     let what = |name: &str| format!("head {name}, {s} rows of {d}, vocabulary {v}");
     let (h, tokens, c) = (room.noise::<B::Act>(s, d, 3), tokens(s, v), room.noise::<B::Real>(1, s, 5));
-    let lse = room.backend.head(h.view(), weight, &tokens, false, None).lse;
+    let lse = room.backend.head(h.view(), weight, &tokens, false, ForBackward::Nothing).lse;
     let (mut dh, mut dw) = (room.blank::<B::Act>(s, d), room.of::<B::Real>(v, d, &vec![0.0; v * d]));
     let coefficient: Vec<B::Real> = to(&c.at);
-    let saved = HeadSaved { tokens: &tokens, lse: &lse, coefficient: &coefficient };
+    let saved = HeadSaved { tokens: &tokens, lse: &lse, coefficient: &coefficient, logits: None };
     room.backend.head_back(h.view(), weight, saved, dh.out(), dw.acc());
     let loss = |h: &[f64], w: &[f64]| -> f64 {
         let row = |(i, h): (usize, &[f64])| {
@@ -142,6 +142,18 @@ fn backward<B: Checkable>(room: &mut Room<B>, weight: Weight<B>, w: &[f64], (s, 
     };
     room.expect_slopes(&what("dh"), &dh, &h.at, |h| loss(h, w), d + v);
     room.expect_slopes(&what("dw"), &dw, w, |w| loss(&h.at, w), d + s);
+    let plain = (room.read(&what("dh"), &dh), room.read(&what("dw"), &dw));
+    for kept in [1.min(v), v / 2, v.min(2048), v] {
+        let mut logits = room.blank::<B::Act>(s, kept);
+        let later = ForBackward::Logits(logits.out());
+        let lse = room.backend.head(h.view(), weight, &tokens, false, later).lse;
+        let (mut dh, mut dw) = (room.blank::<B::Act>(s, d), room.of::<B::Real>(v, d, &vec![0.0; v * d]));
+        let logits = Some(logits.out());
+        let saved = HeadSaved { tokens: &tokens, lse: &lse, coefficient: &coefficient, logits };
+        room.backend.head_back(h.view(), weight, saved, dh.out(), dw.acc());
+        let found = (room.read(&what("dh"), &dh), room.read(&what("dw"), &dw));
+        assert!(found == plain, "{}: {kept} logits kept or computed again", what("gradient"));
+    }
 }
 
 /// A row that is not finite says so; its neighbours do not.
@@ -151,6 +163,7 @@ fn not_a_number<B: Checkable>(room: &mut Room<B>) {
     values[d + 1] = f64::NAN;
     let h = room.of::<B::Act>(3, d, &values);
     let w = room.noise::<B::Real>(v, d, 2);
-    let logp: Vec<f64> = to(&room.backend.head(h.view(), Weight::Param(w.view()), &[1, 2, 3], true, None).logp);
+    let logp: Vec<f64> =
+        to(&room.backend.head(h.view(), Weight::Param(w.view()), &[1, 2, 3], true, ForBackward::Nothing).logp);
     assert!(logp[0].is_finite() && logp[1].is_nan() && logp[2].is_finite(), "{logp:?}");
 }

@@ -37,7 +37,7 @@ fn logits_and_log_probabilities_equal_transformers() {
             // The last row predicts past the end; we do not compute it.
             let gap = largest_gap(&logits, &want[..logits.len()]);
             assert!(gap < 1e-4, "{arch} sequence {i}: logits differ by {gap}");
-            let scores = built.decoder.score(&ctx, &pack, &forward, false, false);
+            let scores = built.decoder.score(&ctx, &pack, &forward, false, None);
             let gap = largest_gap(&scores.logp, &expected.get(&format!("logps.{i}")).unwrap().to_f32().unwrap());
             assert!(gap < 1e-4, "{arch} sequence {i}: log-probabilities differ by {gap}");
         }
@@ -53,7 +53,7 @@ fn gradients_of_the_mean_nll_equal_transformers() {
         let pack = whole(&ids(&sequences(&arch)[0]["input_ids"]));
         let parts = Parts::new(&cpu, &pack);
         let forward = built.decoder.forward(&ctx, &pack, &parts, Keep::All);
-        let scores = built.decoder.score(&ctx, &pack, &forward, false, true);
+        let scores = built.decoder.score(&ctx, &pack, &forward, false, Some(0));
         let n = pack.targets.len();
         let mut values = cpu.zeros(1, built.table.len());
         let mut grads = Grads { table: &built.table, values: &mut values };

@@ -39,7 +39,7 @@ fn loss_and_grad<B: Double>(
     let ctx = context_at(backend, built, values);
     let parts = Parts::new(backend, pack);
     let forward = built.decoder.forward(&ctx, pack, &parts, keep);
-    let scores = built.decoder.score(&ctx, pack, &forward, false, keep != Keep::Nothing);
+    let scores = built.decoder.score(&ctx, pack, &forward, false, (keep != Keep::Nothing).then_some(0));
     let loss = scores.logp.iter().zip(c).map(|(l, c)| l * c).sum();
     if keep == Keep::Nothing {
         return (loss, Vec::new());

@@ -60,6 +60,7 @@ pub(super) fn kept(
         keep: if flag("recompute") { Keep::Inputs } else { Keep::All },
         z0_first: flag("z0_first"),
         share_prompts: true,
+        kept_logits: number("kept_logits").unwrap_or(0) as usize,
     });
     let kept = Kept {
         resume: said["resume"] == json!(true),
@@ -100,13 +101,15 @@ pub(super) fn plan(world: &World, job: &Job, kept: &Kept) -> Result<Plan, Error>
             keep: if said["recompute"] == json!(true) { Keep::Inputs } else { Keep::All },
             z0_first: said["z0_first"] == json!(true),
             share_prompts: true,
+            kept_logits: said["kept_logits"].as_u64().unwrap_or(0) as usize,
         };
         Plan::given(job, execution)
     }))
 }
 
 fn execution_json(e: Execution) -> Value {
-    json!({"budget_rows": e.budget_rows, "recompute": e.keep == Keep::Inputs, "z0_first": e.z0_first})
+    json!({"budget_rows": e.budget_rows, "recompute": e.keep == Keep::Inputs, "z0_first": e.z0_first,
+        "kept_logits": e.kept_logits})
 }
 
 /// The lock of a run as it is now.

@@ -66,7 +66,8 @@ impl<B: Backend> Run<'_, B> {
     pub(super) fn evaluate(&mut self, control: &Control, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
         let Some(eval) = &self.job.eval else { return Ok(()) };
         let interrupted = || control.stop.load(Ordering::SeqCst);
-        let found = evaluate_rows(self.job, eval, &self.context(eval, 1, false, &interrupted));
+        let cx = self.context(eval, 1, false, &interrupted);
+        let found = self.backend.within(|| evaluate_rows(self.job, eval, &cx));
         self.evaluation_due = found.is_err();
         let Ok(mut values) = found else { return Ok(()) };
         values.push(("step".to_owned(), self.step as f64));

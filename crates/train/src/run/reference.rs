@@ -74,7 +74,7 @@ impl<B: Backend> Run<'_, B> {
     fn reference_values(
         &self,
         counts: [usize; 2],
-        interrupted: &dyn Fn() -> bool,
+        interrupted: &(dyn Fn() -> bool + Sync),
         observe: &mut dyn FnMut(Event),
     ) -> Result<Cached, Interrupted> {
         let job = self.job;
@@ -82,7 +82,7 @@ impl<B: Backend> Run<'_, B> {
         let mut take = |set: &Rows, which: usize, rows: &[u32]| {
             let cx = self.context(set, which, false, interrupted);
             let preference = preference(job, set).expect("a reference is for a preference loss");
-            let pairs = reference_logps(&cx, &preference, rows)?;
+            let pairs = self.backend.within(|| reference_logps(&cx, &preference, rows))?;
             rows.iter().zip(pairs).for_each(|(&r, p)| cached[which][r as usize] = p);
             Ok(())
         };

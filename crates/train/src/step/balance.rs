@@ -71,7 +71,7 @@ pub(super) fn balanced_text<B: Backend>(
             if cx.stopping() {
                 return Err(Interrupted);
             }
-            let mut pass = cx.kept(number + i, &packs[i]);
+            let mut pass = cx.kept(number + i, &packs[i], packs.len());
             accumulate(&packs[i], &pass.2, sums);
             loads.push(std::mem::take(&mut pass.1.load));
             passes[i] = Some(pass);

@@ -116,10 +116,14 @@ fn every_schedule_of_a_step_gives_the_same_bits() {
             lab.dropout = dropout.filter(|_| lab.job.adapter.is_some());
             for budget_rows in [1 << 20, 150] {
                 let plain = step(&lab, Execution { budget_rows, ..PLAIN });
-                for (keep, z0_first) in [(Keep::Inputs, false), (Keep::All, true), (Keep::Inputs, true)] {
-                    let other = step(&lab, Execution { budget_rows, keep, z0_first, ..PLAIN });
-                    other
-                        .assert_same(&plain, &format!("{name}, packs of {budget_rows}, {keep:?}, z0 first {z0_first}"));
+                for (keep, z0_first, kept_logits) in [
+                    (Keep::Inputs, false, 0),
+                    (Keep::All, true, 1 << 20),
+                    (Keep::Inputs, true, 0),
+                    (Keep::All, false, 20_000),
+                ] {
+                    let execution = Execution { budget_rows, keep, z0_first, kept_logits, ..PLAIN };
+                    step(&lab, execution).assert_same(&plain, &format!("{name}, {execution:?}"));
                 }
             }
         }
@@ -127,8 +131,10 @@ fn every_schedule_of_a_step_gives_the_same_bits() {
     for (name, config) in cases("sft") {
         let lab = Lab::new(C::new(2), &config, 0.02);
         let texts = lab.texts(8);
-        let again = lab.text_step(Execution { keep: Keep::Inputs, ..PLAIN }, &texts);
-        again.assert_same(&lab.text_step(PLAIN, &texts), &name);
+        for (keep, kept_logits) in [(Keep::Inputs, 0), (Keep::All, 20_000), (Keep::All, 1 << 20)] {
+            let again = lab.text_step(Execution { keep, kept_logits, ..PLAIN }, &texts);
+            again.assert_same(&lab.text_step(PLAIN, &texts), &format!("{name}, {kept_logits} logits kept"));
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use kernels::Cpu;
 use objective::metrics::Metric;
 use rundir::{Opening, RunFolder, Status};
 use serde_json::{Value, json};
-use std::cell::Cell;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use train::step::{Execution, RowGroup, preference_step, score_preference};
 use train::{Control, Error, Event};
 
@@ -307,25 +307,22 @@ fn an_interrupted_step_is_abandoned_at_any_pack() {
     let lab = Lab::new(Cpu::<f32>::new(1), &config, 0.02);
     for z0_first in [false, true] {
         let execution = Execution { budget_rows: 100, z0_first, ..PLAIN };
-        let asked = Cell::new(0);
-        let limit = Cell::new(u32::MAX);
-        let interrupted = || {
-            asked.set(asked.get() + 1);
-            asked.get() > limit.get()
-        };
+        let (asked, limit) = (AtomicU32::new(0), AtomicU32::new(u32::MAX));
+        let interrupted = || asked.fetch_add(1, Ordering::SeqCst) >= limit.load(Ordering::SeqCst);
         let mut cx = lab.context(execution);
         cx.interrupted = &interrupted;
         let run = |most: u32| {
-            asked.set(0);
-            limit.set(most);
+            asked.store(0, Ordering::SeqCst);
+            limit.store(most, Ordering::SeqCst);
             let mut grads = train::gradient::Gradient::running(&lab.backend, lab.policy.table.len());
             let group = RowGroup { rows: (0..8).collect(), normaliser: vec![0.125; 8] };
             preference_step(&cx, &lab.preference(), &[group], &mut grads).is_ok()
         };
         // Once before each pack of the reference, of the policy, and of the backward pass.
         score_preference(&cx, &lab.preference(), &[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
-        let packs = asked.get() / 2;
-        assert!(packs > 2 && run(u32::MAX) && asked.get() == 3 * packs, "asked {} times", asked.get());
+        let asked = || asked.load(Ordering::SeqCst);
+        let packs = asked() / 2;
+        assert!(packs > 2 && run(u32::MAX) && asked() == 3 * packs, "asked {} times", asked());
         assert!((0..3 * packs).all(|most| !run(most)) && run(3 * packs));
     }
 }
