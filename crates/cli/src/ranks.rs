@@ -41,7 +41,7 @@ fn engine(launch: &Launch) -> Result<World, Failure> {
 }
 
 #[cfg(not(feature = "mpi"))]
-const NO_MPI: &str = "This program was built without `mpi`, over which ranks on CPUs meet: build it with `cargo build --release --features mpi` (Debian: apt-get install libopenmpi-dev openmpi-bin libclang-dev)";
+const NO_MPI: &str = "This program was built without `mpi`, over which ranks on CPUs meet: build it with `cargo build --release --features mpi` (Debian: apt-get install libopenmpi-dev openmpi-bin)";
 
 /// `prospect launch`
 #[cfg(not(feature = "mpi"))]

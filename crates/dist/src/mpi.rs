@@ -1,19 +1,31 @@
 //! MPI, linked when built: point-to-point messages that are never waited for without a deadline.
 //!
-//! Open MPI's and MPICH's own collectives would not say who is missing, and sum in an order of their own; so only
-//! `MPI_Isend` and `MPI_Irecv` are used, all posted at once, and asked after until the deadline.
+//! MPI's own collectives would not say who is missing, and sum in an order of their own; so only `MPI_Isend` and `MPI_Irecv` are used,
+//! all posted at once, and asked after until the deadline. `mpi/shim.c` gives them plain arguments.
 
 use crate::{Comm, Error, Stuck};
-use mpi_sys as ffi;
-use std::ffi::c_int;
-use std::mem::MaybeUninit;
+use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+unsafe extern "C" {
+    fn prospect_mpi_start(rank: *mut c_int, size: *mut c_int) -> c_int;
+    fn prospect_mpi_host(name: *mut c_char, room: c_int) -> c_int;
+    fn prospect_mpi_send(bytes: *const c_void, len: c_int, to: c_int, tag: c_int) -> *mut c_void;
+    fn prospect_mpi_receive(bytes: *mut c_void, len: c_int, from: c_int, tag: c_int) -> *mut c_void;
+    fn prospect_mpi_test(request: *mut c_void) -> c_int;
+    fn prospect_mpi_take(tag: c_int, bytes: *mut c_void, len: c_int) -> c_int;
+    fn prospect_mpi_end();
+}
 
 /// Bytes of a message at most: MPI counts in 32 bits.
 const MESSAGE: usize = 1 << 30;
 /// Tag of the last words of a rank; those of exchanges are below.
 const FAREWELL: c_int = 32_767;
+/// Bytes of last words: so few that MPI sends them without asking the receiver.
+const LAST_WORDS: usize = 512;
+/// Begins the last words of a rank that waited in vain for those that follow.
+const IN_VAIN: &str = "in vain:";
 /// How long last words may take, and how long the others get to read them before MPI's launcher ends them.
 const GRACE: Duration = Duration::from_millis(1500);
 
@@ -30,91 +42,69 @@ pub struct Mpi {
 /// A message under way, and with whom.
 struct Pending {
     peer: usize,
-    request: ffi::MPI_Request,
+    request: *mut c_void,
 }
 
 impl Mpi {
     /// Starts MPI. Once per process; dropped on the same thread, used by one thread at a time.
     ///
-    /// Errors: MPI does not start.
+    /// Errors: MPI does not start, or allows one thread only.
     pub fn start() -> Result<Mpi, Error> {
-        let (mut provided, mut rank, mut size): (c_int, c_int, c_int) = (0, 0, 0);
-        // SAFETY: null arguments are allowed since MPI-2; the rest point at locals. Communicators are constants of MPI.
-        let failed = unsafe {
-            ffi::MPI_Init_thread(
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                ffi::RSMPI_THREAD_SERIALIZED,
-                &mut provided,
-            ) + ffi::MPI_Comm_set_errhandler(ffi::RSMPI_COMM_WORLD, ffi::RSMPI_ERRORS_RETURN)
-                + ffi::MPI_Comm_rank(ffi::RSMPI_COMM_WORLD, &mut rank)
-                + ffi::MPI_Comm_size(ffi::RSMPI_COMM_WORLD, &mut size)
-        };
-        // SAFETY: a constant of MPI.
-        if failed != 0 || provided < unsafe { ffi::RSMPI_THREAD_SERIALIZED } {
-            return Err(Error::Launch { what: "MPI does not start; see what it said above".to_owned() });
+        let (mut rank, mut size): (c_int, c_int) = (0, 0);
+        // SAFETY: both point at locals.
+        let failed = unsafe { prospect_mpi_start(&mut rank, &mut size) };
+        if failed != 0 {
+            let what = format!("MPI does not start (call {failed} of its beginning failed); see what it said above");
+            return Err(Error::Launch { what });
         }
-        Ok(Mpi { rank: rank as usize, size: size as usize, dead: AtomicBool::new(false), exchanges: AtomicU32::new(0) })
+        let (dead, exchanges) = (AtomicBool::new(false), AtomicU32::new(0));
+        Ok(Mpi { rank: rank as usize, size: size as usize, dead, exchanges })
     }
 
+    /// Posts what is to be received from a rank; `false` if MPI refuses.
     fn post_receive(&self, from: usize, tag: c_int, part: &mut [u8], pending: &mut Vec<Pending>) -> bool {
         part.chunks_mut(MESSAGE).all(|chunk| {
-            let mut request = MaybeUninit::uninit();
+            let len = chunk.len() as c_int;
             // SAFETY: the buffer lives until `exchange` returns; if it returns before the message is whole, MPI is not called
             // again (`dead`), so nothing is written later.
-            let code = unsafe {
-                ffi::MPI_Irecv(
-                    chunk.as_mut_ptr().cast(),
-                    chunk.len() as c_int,
-                    ffi::RSMPI_UINT8_T,
-                    from as c_int,
-                    tag,
-                    ffi::RSMPI_COMM_WORLD,
-                    request.as_mut_ptr(),
-                )
-            };
-            // SAFETY: MPI sets the request unless it failed.
-            pending.extend((code == 0).then(|| Pending { peer: from, request: unsafe { request.assume_init() } }));
-            code == 0
+            let request = unsafe { prospect_mpi_receive(chunk.as_mut_ptr().cast(), len, from as c_int, tag) };
+            pending.push(Pending { peer: from, request });
+            !request.is_null()
         })
     }
 
+    /// Posts what is to be sent to a rank; `false` if MPI refuses.
     fn post_send(&self, to: usize, tag: c_int, part: &[u8], pending: &mut Vec<Pending>) -> bool {
         part.chunks(MESSAGE).all(|chunk| {
-            let mut request = MaybeUninit::uninit();
             // SAFETY: as for receiving; a buffer that is sent is only read.
-            let code = unsafe {
-                ffi::MPI_Isend(
-                    chunk.as_ptr().cast(),
-                    chunk.len() as c_int,
-                    ffi::RSMPI_UINT8_T,
-                    to as c_int,
-                    tag,
-                    ffi::RSMPI_COMM_WORLD,
-                    request.as_mut_ptr(),
-                )
-            };
-            // SAFETY: MPI sets the request unless it failed.
-            pending.extend((code == 0).then(|| Pending { peer: to, request: unsafe { request.assume_init() } }));
-            code == 0
+            let request = unsafe { prospect_mpi_send(chunk.as_ptr().cast(), chunk.len() as c_int, to as c_int, tag) };
+            pending.push(Pending { peer: to, request });
+            !request.is_null()
         })
+    }
+
+    /// Asks after every message under way and lets go of those that are through; who failed, if anyone did.
+    fn test(pending: &mut Vec<Pending>) -> Option<usize> {
+        let mut failed = None;
+        pending.retain(|p| {
+            // SAFETY: the request came from the shim, is not null and not done yet.
+            match unsafe { prospect_mpi_test(p.request) } {
+                0 => true,
+                1 => false,
+                _ => {
+                    failed = Some(p.peer);
+                    true
+                }
+            }
+        });
+        failed
     }
 
     /// Waits until everything is through, someone leaves, or time is up.
     fn wait(&self, mut pending: Vec<Pending>, until: Instant) -> Result<(), Stuck> {
         let mut rounds = 0u32;
         loop {
-            let mut broken = None;
-            pending.retain_mut(|p| {
-                let mut done: c_int = 0;
-                // SAFETY: the request came from MPI and is open; statuses may be ignored.
-                let code = unsafe { ffi::MPI_Test(&mut p.request, &mut done, ffi::RSMPI_STATUS_IGNORE) };
-                if code != 0 {
-                    broken = Some(p.peer);
-                }
-                done == 0
-            });
-            if let Some(peer) = broken {
+            if let Some(peer) = Mpi::test(&mut pending) {
                 return Err(Stuck::Missing(vec![peer]));
             }
             if pending.is_empty() {
@@ -145,34 +135,15 @@ impl Mpi {
 
     /// What a rank said when it left, if one did.
     fn last_words(&self) -> Option<Stuck> {
-        let (mut there, mut status): (c_int, _) = (0, MaybeUninit::<ffi::MPI_Status>::zeroed());
-        // SAFETY: the flag and the status are locals; MPI fills the status where there is a message.
-        unsafe {
-            ffi::MPI_Iprobe(ffi::RSMPI_ANY_SOURCE, FAREWELL, ffi::RSMPI_COMM_WORLD, &mut there, status.as_mut_ptr());
-        }
-        if there == 0 {
-            return None;
-        }
-        // SAFETY: filled above; plain integers, valid at zero.
-        let from = unsafe { status.assume_init() }.MPI_SOURCE;
         let mut text = [0u8; LAST_WORDS];
-        // SAFETY: every farewell has this length; a message is there, so this returns.
-        unsafe {
-            ffi::MPI_Recv(
-                text.as_mut_ptr().cast(),
-                LAST_WORDS as c_int,
-                ffi::RSMPI_UINT8_T,
-                from,
-                FAREWELL,
-                ffi::RSMPI_COMM_WORLD,
-                ffi::RSMPI_STATUS_IGNORE,
-            );
-        }
+        // SAFETY: every farewell has this length.
+        let from = unsafe { prospect_mpi_take(FAREWELL, text.as_mut_ptr().cast(), LAST_WORDS as c_int) };
+        let rank = usize::try_from(from).ok()?;
         let end = text.iter().position(|b| *b == 0).unwrap_or(LAST_WORDS);
         let why = String::from_utf8_lossy(&text[..end]).into_owned();
         Some(match why.strip_prefix(IN_VAIN) {
             Some(names) => Stuck::Missing(names.split(',').filter_map(|n| n.parse().ok()).collect()),
-            None => Stuck::Left { rank: from as usize, why },
+            None => Stuck::Left { rank, why },
         })
     }
 
@@ -184,25 +155,17 @@ impl Mpi {
         for to in (0..self.size).filter(|r| *r != self.rank) {
             self.post_send(to, FAREWELL, &text, &mut pending);
         }
+        pending.retain(|p| !p.request.is_null());
         let until = Instant::now() + GRACE;
-        while !pending.is_empty() && Instant::now() < until {
-            pending.retain_mut(|p| {
-                let mut done: c_int = 0;
-                // SAFETY: the request came from MPI and is open; the text outlives this loop, and what is left is never asked
-                // after again.
-                unsafe { ffi::MPI_Test(&mut p.request, &mut done, ffi::RSMPI_STATUS_IGNORE) };
-                done == 0
-            });
+        while !pending.is_empty() && Instant::now() < until && Mpi::test(&mut pending).is_none() {
             std::thread::yield_now();
+        }
+        // What nobody took is still being sent: its bytes have to stay.
+        if !pending.is_empty() {
+            std::mem::forget(text);
         }
     }
 }
-
-/// Begins the last words of a rank that waited in vain for those that follow.
-const IN_VAIN: &str = "in vain:";
-
-/// Bytes of last words: so few that MPI sends them without asking the receiver.
-const LAST_WORDS: usize = 512;
 
 impl Comm for Mpi {
     fn rank(&self) -> usize {
@@ -214,12 +177,10 @@ impl Comm for Mpi {
     }
 
     fn host(&self) -> String {
-        let mut name = vec![0u8; 1024];
-        let mut len: c_int = 0;
-        // SAFETY: MPI_MAX_PROCESSOR_NAME is 256 in Open MPI and 128 in MPICH.
-        unsafe { ffi::MPI_Get_processor_name(name.as_mut_ptr().cast(), &mut len) };
-        name.truncate(len as usize);
-        String::from_utf8_lossy(&name).into_owned()
+        let mut name = [0u8; 256];
+        // SAFETY: the shim writes no more than there is room for.
+        let len = unsafe { prospect_mpi_host(name.as_mut_ptr().cast(), name.len() as c_int) };
+        String::from_utf8_lossy(&name[..len as usize]).into_owned()
     }
 
     fn exchange(&self, send: &[&[u8]], receive: &mut [&mut [u8]], until: Instant) -> Result<(), Stuck> {
@@ -259,7 +220,7 @@ impl Drop for Mpi {
             std::thread::sleep(GRACE);
         } else {
             // SAFETY: started once, ended once, nothing under way.
-            unsafe { ffi::MPI_Finalize() };
+            unsafe { prospect_mpi_end() };
         }
     }
 }

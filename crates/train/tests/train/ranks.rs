@@ -213,3 +213,13 @@ fn a_run_on_all_ranks_packs_rows() {
         "train_batch_size": 5});
     assert_same_on_any_number_of_ranks("ranks-packed", &|out| job("sft", out, over(&lora(), keys.clone())));
 }
+
+/// Under `mpirun`, each process is one rank of the run that this variable describes (`.ci/mpi`); alone there is nothing to do.
+#[cfg(feature = "mpi")]
+#[test]
+fn ranks_of_mpi_train() {
+    let Ok(config) = std::env::var("PROSPECT_TEST_RANKS") else { return };
+    let world = World::new(Box::new(dist::Mpi::start().unwrap()), Duration::from_secs(60)).unwrap();
+    let loaded = config::load("ranks.yaml", &config, &[]).unwrap_or_else(|e| panic!("{e:?}"));
+    train::run_on(&world, &loaded, &[], &Control::default(), &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+}
