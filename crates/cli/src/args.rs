@@ -28,7 +28,7 @@ Examples:
   prospect plan run.yaml                            what a run would do and take
   prospect train run.yaml learning_rate=1e-6        train, one setting changed
   prospect resume runs/kto                          go on where a run was stopped
-  prospect generate runs/sft/final --prompt \"Hi\"    ask a model
+  prospect chat runs/sft                            talk with a model
   prospect data show rows.jsonl --model models/base   a row as the model will see it
 
 Results go to stdout, everything else to stderr.
@@ -67,15 +67,23 @@ pub(crate) enum Command {
     /// Log-probabilities of completions under a model.
     Score(ScoreArgs),
     /// Continue prompts.
-    Generate(GenerateArgs),
+    Generate(crate::generate::GenerateArgs),
+    /// Talk with a model on the terminal.
+    Chat(crate::chat::ChatArgs),
+    /// Serve a model over HTTP, with the interface of OpenAI's.
+    Serve(crate::serve::ServeArgs),
     /// Are answers right? Grades them as the Qwen2.5-Math harness does, or strictly.
     Grade(crate::grade::GradeArgs),
     /// Ask benchmarks of mathematics, and grade the answers.
     Eval(crate::eval::EvalArgs),
     /// Merge an adapter into its base model, and check the result against both.
     Merge(MergeArgs),
+    /// The mean of several models of one shape, or of several adapters.
+    Average(crate::average::AverageArgs),
     /// Write a model in other programs' formats.
     Export(crate::export::ExportArgs),
+    /// Write a model with its linear layers in four or eight bits, in bitsandbytes' layout.
+    Quantize(crate::quantize::QuantizeArgs),
     /// The whole story on made-up arithmetic, offline: tokenizer, model, SFT, KTO, evaluation.
     Demo(DemoArgs),
     /// Look at data, count, convert, mix, sample, clean and label them.
@@ -315,57 +323,6 @@ pub(crate) struct ScoreArgs {
     #[arg(long)]
     pub(crate) tokens: bool,
     /// Print one JSON object per row: index, logp (nats), num_tokens, and token_logps with --tokens.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// `prospect generate`
-#[derive(Args)]
-#[command(after_help = "\
-Examples:
-  prospect generate models/base --prompt \"What is 7 + 5?\"
-  prospect generate models/base --adapter runs/kto/final --data prompts.jsonl --temperature 0 --json
-  prospect generate models/base --raw --prompt \"Once upon a time\" --max-new-tokens 100
-
-What is not given comes from the model's generation_config.json; without one, generation is greedy.")]
-pub(crate) struct GenerateArgs {
-    /// A model folder: config.json, *.safetensors, tokenizer.json.
-    #[arg(value_name = "MODEL")]
-    pub(crate) model: PathBuf,
-    /// One prompt; a user's turn if the model has a chat template.
-    #[arg(
-        long,
-        value_name = "TEXT",
-        required_unless_present = "data",
-        conflicts_with = "data",
-        allow_hyphen_values = true
-    )]
-    pub(crate) prompt: Option<String>,
-    /// Prompts, as JSONL or JSON: rows with `prompt` (text or turns), `messages`, or `text`.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) data: Option<PathBuf>,
-    /// A LoRA adapter for the model.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) adapter: Option<PathBuf>,
-    /// Take the prompt as it stands: no chat template, only the tokens that the tokenizer adds by itself.
-    #[arg(long)]
-    pub(crate) raw: bool,
-    /// Tokens to generate at most [default: generation_config.json, or 256].
-    #[arg(long, value_name = "N")]
-    pub(crate) max_new_tokens: Option<usize>,
-    /// Divides the logits; 0 always takes the most likely token.
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
-    pub(crate) temperature: Option<f64>,
-    /// Draw among the most likely tokens up to this total probability.
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    pub(crate) top_p: Option<f64>,
-    /// Of the draws; row i of the data draws with S + i.
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Do not stop at the end-of-sequence token.
-    #[arg(long)]
-    pub(crate) ignore_eos: bool,
-    /// Print one JSON object per prompt: prompt, text, token_ids, finish_reason.
     #[arg(long)]
     pub(crate) json: bool,
 }

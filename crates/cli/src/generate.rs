@@ -1,24 +1,64 @@
 //! `generate`: continue prompts.
 
-use crate::args::GenerateArgs;
+use crate::asking::{MAX_NEW_TOKENS, ModelArgs, SamplingArgs, described};
 use crate::failure::Failure;
 use crate::output;
 use crate::progress::Bar;
 use crate::score::threads;
 use crate::screen::Screen;
-use data::{Body, Example, Options, RenderInput, Task, Tokenizer};
-use infer::{Generator, Limits, Output, Request, Sampling};
+use clap::Args;
+use data::{AnswerFile, Body, Example, Options, RenderInput, Task, Tokenizer};
+use infer::{Defaults, Output, Request, Sampling, StopTexts};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
-use train::ModelFolder;
+use std::path::{Path, PathBuf};
 
-/// Tokens of an answer where neither the user nor the model says.
-const MAX_NEW_TOKENS: usize = 256;
 /// Rows of the key/value cache, unless one prompt needs more.
 const CACHE_ROWS: usize = 8192;
 /// Rows of one forward pass.
 const STEP_ROWS: usize = 512;
+
+/// `prospect generate`
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  prospect generate models/base --prompt \"What is 7 + 5?\"
+  prospect generate runs/kto --data prompts.jsonl --temperature 0 --output answers.jsonl
+  prospect generate models/base --raw --prompt \"Once upon a time\" --max-new-tokens 100
+
+What is not given comes from the model's generation_config.json; without one, generation is greedy.
+With --output nothing that was answered is lost: the same call goes on where a killed one was.")]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// One prompt; a user's turn if the model has a chat template.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        required_unless_present = "data",
+        conflicts_with = "data",
+        allow_hyphen_values = true
+    )]
+    prompt: Option<String>,
+    /// Prompts, as JSONL or JSON: rows with `prompt` (text or turns), `messages`, or `text`.
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Write answers to this file, an object per line, in the order of the prompts.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Take the prompt as it stands: no chat template, only the tokens that the tokenizer adds by itself.
+    #[arg(long)]
+    raw: bool,
+    /// Row i of the data draws with seed + i.
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Do not stop at the end-of-sequence token.
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Print one JSON object per prompt: prompt, text, token_ids, finish_reason.
+    #[arg(long)]
+    json: bool,
+}
 
 /// A prompt as it was given and as it is continued.
 struct Prompt {
@@ -28,31 +68,54 @@ struct Prompt {
 
 /// `prospect generate`
 pub(crate) fn generate(args: &GenerateArgs, screen: &Screen) -> Result<u8, Failure> {
-    let folder = ModelFolder::open(&args.model, args.adapter.as_deref())?;
+    let folder = args.model.open()?;
     let prompts = prompts(args, &folder.tokenizer, screen)?;
-    let defaults = Defaults::read(&folder)?;
+    let defaults = folder.defaults()?;
     let requests = requests(args, &prompts, &defaults, folder.blueprint.max_positions);
     if let Some(first) = requests.first() {
         screen.line(format_args!("sampling       {}", described(&first.sampling)));
     }
-    let longest = requests.iter().map(|r| r.prompt.len() + r.max_new_tokens).max().unwrap_or(1);
-    let positions = longest.min(folder.blueprint.max_positions);
-    let model = folder.load(positions, threads())?;
+    let stop = if args.ignore_eos { Vec::new() } else { folder.stop_tokens()? };
+    let mut sink = match &args.output {
+        None => Sink::Screen { next: 0, waiting: BTreeMap::new() },
+        Some(output) => {
+            let model = eval::identity(&args.model.model, args.model.adapter.as_deref())?;
+            let parts = [model, format!("{requests:?}"), format!("{stop:?} {:?}", args.sampling.stop)];
+            Sink::File(AnswerFile::open(output, &parts.each_ref().map(String::as_str))?)
+        }
+    };
+    let open: Vec<usize> = (0..requests.len()).filter(|i| !sink.has(*i)).collect();
+    if open.len() < requests.len() {
+        screen.line(format_args!("going on       {} of {} are answered", requests.len() - open.len(), requests.len()));
+    }
+    let left: Vec<Request> = open.iter().map(|&i| requests[i].clone()).collect();
+    let longest = left.iter().map(|r| r.prompt.len() + r.max_new_tokens).max().unwrap_or(1);
+    let model = folder.load(longest, threads())?;
     model.notes.iter().for_each(|note| screen.note(note));
-    let limits = Limits { positions, cache_rows: longest.max(CACHE_ROWS), step_rows: STEP_ROWS };
-    let stop = if args.ignore_eos { Vec::new() } else { defaults.stop };
-    let mut printer =
-        Printer { prompts: &prompts, tokenizer: &folder.tokenizer, json: args.json, next: 0, waiting: BTreeMap::new() };
-    let (mut bar, mut done) = (Bar::new(screen, "generating"), 0);
-    let context = model.context(true);
-    let outputs = Generator::new(&context, &model.decoder, limits).generate(&requests, &stop, &mut |i, output| {
-        done += 1;
-        bar.set(done, requests.len() as u64);
-        // Nobody reads on: there is nothing to save, and no reason to compute the rest.
-        printer.take(i, output).unwrap_or_else(|failure| std::process::exit(failure.report(screen).into()));
+    let texts = StopTexts { tokenizer: &folder.tokenizer, texts: &args.sampling.stop };
+    let printer =
+        Printer { prompts: &prompts, tokenizer: &folder.tokenizer, stops: &args.sampling.stop, json: args.json };
+    let (mut bar, mut done) = (Bar::new(screen, "generating"), requests.len() - open.len());
+    let rows = (longest.max(CACHE_ROWS), STEP_ROWS);
+    let mut told = vec![false; left.len()];
+    let outputs = model.generate(&left, (&stop, Some(texts)), rows, &mut |i, output| {
+        (done, told[i]) = (done + 1, true);
+        bar.set(done as u64, requests.len() as u64);
+        // Nobody reads on, or the disk is full: no reason to compute the rest.
+        let taken = sink.take(&printer, open[i], output);
+        taken.unwrap_or_else(|failure| std::process::exit(failure.report(screen).into()));
     })?;
     // Requests of no new tokens are not announced.
-    (printer.next..outputs.len()).try_for_each(|i| printer.take(i, &outputs[i]))?;
+    for i in (0..left.len()).filter(|i| !told[*i]) {
+        sink.take(&printer, open[i], &outputs[i])?;
+    }
+    drop(bar);
+    if let Sink::File(file) = sink {
+        let answers = file.len();
+        file.finish()?;
+        let output = args.output.as_deref().unwrap_or(Path::new(""));
+        screen.line(format_args!("{answers} answers in {}", output.display()));
+    }
     Ok(0)
 }
 
@@ -98,97 +161,78 @@ fn of_row(index: u32, example: &Example, raw: bool, tokenizer: &Tokenizer) -> Re
     Ok(Prompt { given, tokens: data::encode_prompt(tokenizer, example)? })
 }
 
-/// What a model says about how it wants to be asked.
-struct Defaults {
-    /// End-of-sequence tokens: those of generation_config.json (without it, of config.json) and the tokenizer's.
-    stop: Vec<u32>,
-    max_new_tokens: Option<usize>,
-    /// Temperature, top-p and top-k, where the model wants to be sampled.
-    sampling: Option<(f64, f64, usize)>,
-}
-
-impl Defaults {
-    fn read(folder: &ModelFolder) -> Result<Defaults, Failure> {
-        let path = folder.path.join("generation_config.json");
-        let (config, path) =
-            if path.is_file() { (path.clone(), path) } else { (folder.path.join("config.json"), path) };
-        let text = std::fs::read_to_string(&config).map_err(|e| Failure::file("read", &config, &e))?;
-        let config: Value = serde_json::from_str(&text)
-            .map_err(|e| Failure::Said { message: format!("{}: {e}", path.display()), code: 6 })?;
-        let id = |value: &Value| value.as_u64().map(|id| id as u32);
-        let mut stop: Vec<u32> = match &config["eos_token_id"] {
-            Value::Array(ids) => ids.iter().filter_map(id).collect(),
-            one => id(one).into_iter().collect(),
-        };
-        stop.extend(folder.tokenizer.eos_id().filter(|eos| !stop.contains(eos)));
-        let number = |key: &str, otherwise: f64| config[key].as_f64().unwrap_or(otherwise);
-        let sampled = config["do_sample"].as_bool() == Some(true);
-        let count = |key: &str| config[key].as_u64().map(|n| n as usize);
-        let sampling = || (number("temperature", 1.0), number("top_p", 1.0), count("top_k").unwrap_or(0));
-        Ok(Defaults { stop, max_new_tokens: count("max_new_tokens"), sampling: sampled.then(sampling) })
-    }
-}
-
 fn requests(args: &GenerateArgs, prompts: &[Prompt], defaults: &Defaults, positions: usize) -> Vec<Request> {
-    // A top-p alone asks for sampling too.
-    let unsaid = if args.top_p.is_some() { 1.0 } else { 0.0 };
-    let (temperature, top_p, top_k) = defaults.sampling.unwrap_or((unsaid, 1.0, 0));
-    let sampling = |i: usize| Sampling {
-        temperature: args.temperature.unwrap_or(temperature),
-        top_p: args.top_p.unwrap_or(top_p),
-        top_k,
-        seed: args.seed.wrapping_add(i as u64),
-    };
+    let sampling = args.sampling.over(defaults);
     let request = |(i, prompt): (usize, &Prompt)| {
         let room = positions.saturating_sub(prompt.tokens.len());
         let otherwise = || defaults.max_new_tokens.unwrap_or(MAX_NEW_TOKENS).min(room);
-        let max_new_tokens = args.max_new_tokens.unwrap_or_else(otherwise);
-        Request { prompt: prompt.tokens.clone(), max_new_tokens, sampling: sampling(i) }
+        let max_new_tokens = args.sampling.max_new_tokens.unwrap_or_else(otherwise);
+        let sampling = Sampling { seed: sampling.seed.wrapping_add(i as u64), ..sampling };
+        Request::new(prompt.tokens.clone(), max_new_tokens, sampling)
     };
     prompts.iter().enumerate().map(request).collect()
 }
 
-fn described(sampling: &Sampling) -> String {
-    let Sampling { temperature, top_p, top_k, seed } = sampling;
-    match *temperature {
-        0.0 => "greedy".to_owned(),
-        _ => format!("temperature {temperature}, top_p {top_p}, top_k {top_k}, seed {seed}"),
-    }
+/// Where answers go.
+enum Sink {
+    /// To stdout, in the order of their prompts, as soon as all before them are there.
+    Screen { next: usize, waiting: BTreeMap<usize, Output> },
+    /// To a file.
+    File(AnswerFile),
 }
 
-/// Prints answers in the order of their prompts, as soon as all before them are there.
+/// How answers look.
 struct Printer<'a> {
     prompts: &'a [Prompt],
     tokenizer: &'a Tokenizer,
+    stops: &'a [String],
     json: bool,
-    next: usize,
-    waiting: BTreeMap<usize, Output>,
 }
 
-impl Printer<'_> {
-    fn take(&mut self, i: usize, output: &Output) -> Result<(), Failure> {
-        self.waiting.insert(i, output.clone());
-        while let Some(output) = self.waiting.remove(&self.next) {
-            self.print(&self.prompts[self.next], &output)?;
-            self.next += 1;
+impl Sink {
+    fn has(&self, i: usize) -> bool {
+        matches!(self, Sink::File(file) if file.has(i as u64))
+    }
+
+    fn take(&mut self, printer: &Printer<'_>, i: usize, output: &Output) -> Result<(), Failure> {
+        match self {
+            Sink::File(file) => file.add(i as u64, printer.object(i, output)?)?,
+            Sink::Screen { next, waiting } => {
+                waiting.insert(i, output.clone());
+                while let Some(output) = waiting.remove(next) {
+                    printer.print(*next, &output)?;
+                    *next += 1;
+                }
+            }
         }
         Ok(())
     }
+}
 
-    fn print(&self, prompt: &Prompt, output: &Output) -> Result<(), Failure> {
+impl Printer<'_> {
+    fn text(&self, output: &Output) -> Result<String, Failure> {
         let text = self.tokenizer.decode(&output.tokens, true)?;
+        Ok(infer::cut(&text, self.stops).0.to_owned())
+    }
+
+    fn object(&self, i: usize, output: &Output) -> Result<Value, Failure> {
+        Ok(json!({
+            "prompt": self.prompts[i].given,
+            "text": self.text(output)?,
+            "token_ids": output.tokens,
+            "finish_reason": output.finish_reason.name(),
+        }))
+    }
+
+    fn print(&self, i: usize, output: &Output) -> Result<(), Failure> {
         if self.json {
-            return output::json(&json!({
-                "prompt": prompt.given,
-                "text": text,
-                "token_ids": output.tokens,
-                "finish_reason": output.finish_reason.name(),
-            }));
+            return output::json(&self.object(i, output)?);
         }
         if self.prompts.len() > 1 {
-            output::line(format_args!("{}> {}", if self.next == 0 { "" } else { "\n" }, asked(&prompt.given)))?;
+            let asked = asked(&self.prompts[i].given);
+            output::line(format_args!("{}> {asked}", if i == 0 { "" } else { "\n" }))?;
         }
-        output::line(text)
+        output::line(self.text(output)?)
     }
 }
 

@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod asking;
+mod average;
+mod chat;
 mod confined;
 mod data;
 mod demo;
@@ -12,6 +15,7 @@ mod first_use;
 mod flags;
 mod generate;
 mod grade;
+mod hub_name;
 mod import;
 mod merge;
 mod meter;
@@ -19,14 +23,17 @@ mod output;
 mod plan;
 mod progress;
 mod pull;
+mod quantize;
 mod ranks;
 mod runs;
 mod score;
 mod screen;
+mod serve;
 mod signals;
 mod spread;
 mod train;
 mod validate;
+mod watchdog;
 
 use args::{Command, CommandLine};
 use clap::Parser;
@@ -55,10 +62,14 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Runs(args) => runs::runs(&args),
         Command::Score(args) => score::score(&args, screen),
         Command::Generate(args) => generate::generate(&args, screen),
+        Command::Chat(args) => chat::chat(&args, screen),
+        Command::Serve(args) => serve::serve(&args, screen),
         Command::Grade(args) => grade::grade(&args, screen),
         Command::Eval(args) => eval::eval(&args, screen),
         Command::Merge(args) => merge::merge(&args, screen),
+        Command::Average(args) => average::average(&args, screen),
         Command::Export(args) => export::export(&args, screen),
+        Command::Quantize(args) => quantize::quantize(&args, screen),
         Command::Demo(args) => demo::demo(&args, screen),
         Command::Data(args) => data::data(&args, screen),
         Command::Pull(args) => pull::pull(&args, screen),

@@ -5,8 +5,9 @@ use crate::failure::Failure;
 use crate::output;
 use crate::progress::Bar;
 use crate::screen::Screen;
+use infer::ModelFolder;
 use serde_json::json;
-use train::{ModelFolder, ScoreRow};
+use train::ScoreRow;
 
 /// Threads to compute with.
 pub(crate) fn threads() -> usize {

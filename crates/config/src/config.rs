@@ -3,6 +3,7 @@
 //! Paths are as they were written, relative to the current directory, as in TRL. Nothing here was looked up on disk.
 
 pub use crate::curve::{Curve, Floor, Schedule, ScheduleKind, Warmup};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// One run.
@@ -62,8 +63,32 @@ pub struct Model {
     pub path: PathBuf,
     /// How weights are stored in memory; arithmetic is float32.
     pub dtype: Dtype,
+    /// How the frozen linear layers are held, when in codes.
+    pub quantisation: Option<Quantisation>,
     /// Weight of the load-balancing loss of experts; `None`: the model's own.
     pub router_aux_loss_coef: Option<f64>,
+}
+
+/// A quantised base, made when the model is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quantisation {
+    /// What the codes mean.
+    pub code: QuantCode,
+    /// Scales of four-bit codes are quantised too.
+    pub nested: bool,
+    /// Layers or parts of the model that stay as they are.
+    pub skip: Vec<String>,
+}
+
+/// Codes of a quantised base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuantCode {
+    /// Four bits, normal-float.
+    Nf4,
+    /// Four bits, floating point.
+    Fp4,
+    /// Eight bits, a scale per row.
+    Int8,
 }
 
 /// Storage of weights.
@@ -145,9 +170,11 @@ pub struct Data {
     pub train: Vec<PathBuf>,
     /// Folder of a `dataset_info.json` whose names `train` and `eval` may use.
     pub registry: Option<PathBuf>,
+    /// Folders of the names that a registry has on the Hub; whoever fetches them fills it in, no key does.
+    pub fetched: BTreeMap<String, PathBuf>,
     /// How the sets of `train` are mixed; `None`: one after the other.
     pub mix: Option<Mix>,
-    /// Rows taken of each set of `train`, >= 1.
+    /// Rows read of each set of `train`, >= 1.
     pub max_samples: Option<usize>,
     /// A list in `completion` is several answers.
     pub alternatives: bool,
@@ -424,6 +451,19 @@ pub struct Evaluation {
     pub load_best_at_end: bool,
     /// Stop when it gets no better.
     pub early_stopping: Option<EarlyStopping>,
+    /// Answers to look at while the model learns.
+    pub samples: Option<Samples>,
+}
+
+/// Prompts that are answered during training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Samples {
+    /// The prompts.
+    pub prompts: Vec<String>,
+    /// When.
+    pub every: Interval,
+    /// Tokens of an answer at most.
+    pub max_new_tokens: usize,
 }
 
 /// The metric of the best checkpoint.

@@ -151,6 +151,7 @@ impl Resolved {
             model: Model {
                 path: self.word("model_name_or_path").into(),
                 dtype: self.dtype(),
+                quantisation: self.quantisation(),
                 router_aux_loss_coef: self.float("router_aux_loss_coef"),
             },
             tuning: self.tuning(),
@@ -181,6 +182,18 @@ impl Resolved {
             "bfloat16" => Dtype::Bfloat16,
             _ => Dtype::Auto,
         }
+    }
+
+    fn quantisation(&self) -> Option<Quantisation> {
+        let code = match (self.flag("load_in_4bit"), self.flag("load_in_8bit"), self.word("bnb_4bit_quant_type")) {
+            (true, _, "fp4") => QuantCode::Fp4,
+            (true, ..) => QuantCode::Nf4,
+            (_, true, _) => QuantCode::Int8,
+            (false, false, _) => return None,
+        };
+        let nested = code != QuantCode::Int8 && self.flag("use_bnb_nested_quant");
+        let skip = self.list("llm_int8_skip_modules").unwrap_or(&[]).to_vec();
+        Some(Quantisation { code, nested, skip })
     }
 
     fn tuning(&self) -> Tuning {
@@ -214,6 +227,7 @@ impl Resolved {
             train: self.paths("dataset_name"),
             eval: self.paths("eval_dataset_name"),
             registry: self.text("dataset_dir").map(PathBuf::from),
+            fetched: Default::default(),
             mix: self.mix(),
             max_samples: self.count("max_samples"),
             alternatives: self.flag("alternatives"),
@@ -372,7 +386,17 @@ impl Resolved {
             load_best_at_end,
             early_stopping: patience
                 .map(|patience| EarlyStopping { patience, threshold: self.number("early_stopping_threshold") }),
+            samples: self.samples(),
         }
+    }
+
+    fn samples(&self) -> Option<Samples> {
+        let prompts = self.list("generate_prompts").unwrap_or(&[]).to_vec();
+        (!prompts.is_empty()).then(|| Samples {
+            prompts,
+            every: self.count("generate_steps").map_or(Interval::Epoch, Interval::Steps),
+            max_new_tokens: self.count("generate_max_new_tokens").unwrap_or(64),
+        })
     }
 
     fn saving(&self) -> Saving {

@@ -193,6 +193,7 @@ impl Check<'_> {
                 }
             }
         }
+        self.quantised();
         if let Some(setting) = self.settings.get("freeze_trainable_layers") {
             if setting.value == Value::Int(0) {
                 let help = "give the number of blocks that are trained: 2 for the last two, -2 for the first two";
@@ -216,6 +217,20 @@ impl Check<'_> {
             let text = "`lora_dropout` is recorded and off while training: `disable_dropout` is true, as in TRL's KTO";
             let note = Note::advice("lora_dropout", self.place("lora_dropout"), text);
             self.notes.push(note);
+        }
+    }
+
+    /// Codes are never trained.
+    fn quantised(&mut self) {
+        let on = |key: &&str| self.settings.flag(key) == Some(true);
+        let asked: Vec<&str> = ["load_in_4bit", "load_in_8bit"].into_iter().filter(on).collect();
+        if asked.len() > 1 {
+            let message = "a base is held in four bits or in eight";
+            self.conflict(Code::Conflict, &asked, message, "keep one of the two");
+        } else if !asked.is_empty() && self.facts.adapter == AdapterMode::Full {
+            let keys = [asked[0], "use_peft", "freeze_trainable_layers"];
+            let message = "a quantised base cannot be trained itself";
+            self.conflict(Code::Conflict, &keys, message, "set `use_peft: true`, or remove it");
         }
     }
 

@@ -120,7 +120,7 @@ fn every_founding_file_is_recognised_and_no_key_is_unknown() {
         (MLX, Dialect::Mlx, 20),
         (LLAMA_FACTORY, Dialect::LlamaFactory, 31),
         (DATASET_INFO, Dialect::DatasetInfo, 7),
-        (FLAGS, Dialect::Flags, 20),
+        (FLAGS, Dialect::Flags, 21),
         ("beta: 0.1\nlr_scheduler_kwargs:\n  min_lr: 0\n", Dialect::Flat, 2),
     ];
     for (text, dialect, keys) in files {
@@ -230,10 +230,21 @@ fn a_data_set_entry_is_accounted_for_under_its_name() {
 fn flags_become_keys_and_secrets_are_never_shown() {
     let found = account("flags.txt", FLAGS).unwrap();
     assert_eq!(brief(outcome(&found, "train_kto --gradient-accumulation")), "gradient_accumulation_steps: 16");
-    assert_eq!(brief(outcome(&found, "train_kto --dataset-file")), "dataset_name: train.jsonl");
+    assert_eq!(brief(outcome(&found, "train_kto --dataset-name")), "dataset_name: \"org/data/train.jsonl\"");
+    assert_eq!(brief(outcome(&found, "train_kto --dataset-file")), "no effect");
     assert_eq!(brief(outcome(&found, "train_kto --wandb")), "report_to: wandb");
-    assert_eq!(brief(outcome(&found, "train_kto --model-size")), "refused");
-    assert_eq!(brief(outcome(&found, "upload_to_hf --create-gguf")), "refused");
+    // Flags of their own win over a preset.
+    let preset: Vec<String> =
+        found.iter().filter(|a| a.key == "train_kto --model-size").map(|a| brief(&a.outcome)).collect();
+    assert_eq!(preset, ["no effect", "per_device_train_batch_size: 4", "gradient_accumulation_steps: 8"]);
+    assert_eq!(brief(outcome(&found, "upload_to_hf --create-gguf")), "no effect");
+    // Each command is a run of its own.
+    let yaml = config::import("flags.txt", FLAGS).unwrap();
+    let runs: Vec<&str> = yaml.split("---\n").collect();
+    assert_eq!(runs.len(), 5, "{yaml}");
+    let ours = format!("model_name_or_path: m\n{}", runs[1]);
+    let config = config::load("ours.yaml", &ours, &[]).unwrap_or_else(|e| panic!("{ours}\n{e}")).config;
+    assert_eq!(config.data.train, [std::path::PathBuf::from("org/data/train.jsonl")]);
     assert!(!format!("{found:?}").contains("hf_secret"));
     for line in ["hub_token: hf_secret\nbeta: 0.1\n", "stage: sft\ntemplate: t\nhf_hub_token: hf_secret\n"] {
         let found = account("f.yaml", line).unwrap();
@@ -247,6 +258,6 @@ fn flags_become_keys_and_secrets_are_never_shown() {
 fn an_unknown_key_of_another_tool_is_said_to_be_unknown() {
     let found = account("sft.yaml", &format!("{LLAMA_FACTORY}cutof_len: 3\n")).unwrap();
     assert_eq!(*outcome(&found, "cutof_len"), Outcome::Unknown(Some("cutoff_len")));
-    let found = account("run.yaml", "learning_rate: fast\nbananas: 1\nload_in_4bit: true\n").unwrap();
+    let found = account("run.yaml", "learning_rate: fast\nbananas: 1\nlora_task_type: SEQ_CLS\n").unwrap();
     assert_eq!(found.iter().map(|a| brief(&a.outcome)).collect::<Vec<_>>(), ["refused", "unknown", "refused"]);
 }

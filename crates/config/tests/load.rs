@@ -71,7 +71,12 @@ fn a_trl_file_of_another_era_runs_unchanged_with_every_key_accounted_for() {
     let c = &loaded.config;
     assert_eq!(
         c.model,
-        Model { path: "./models/OpenSeek-Small-v1-SFT".into(), dtype: Dtype::Bfloat16, router_aux_loss_coef: None }
+        Model {
+            path: "./models/OpenSeek-Small-v1-SFT".into(),
+            dtype: Dtype::Bfloat16,
+            quantisation: None,
+            router_aux_loss_coef: None
+        }
     );
     assert_eq!(c.tuning, Tuning::Full);
     assert_eq!((c.data.max_length, c.data.train.len()), (Some(4096), 1));

@@ -6,6 +6,7 @@
 //! Nothing here knows a device, a model or an objective, and nothing read from a file is ever executed.
 #![forbid(unsafe_code)]
 
+mod answers;
 pub mod cache;
 pub mod clock;
 pub mod dataset;
@@ -27,7 +28,9 @@ pub mod template;
 pub mod tokenise;
 pub mod tokenizer;
 pub mod tools;
+mod words;
 
+pub use answers::AnswerFile;
 pub use cache::load_cached;
 pub use clock::Clock;
 pub use dataset::{Dataset, Report, Row};
@@ -41,4 +44,4 @@ pub use registry::{Registered, Registry};
 pub use sink::{JsonRow, Sink, SplitSink, Written};
 pub use template::{ChatTemplate, RenderInput};
 pub use tokenise::{OnBadRow, Options, Truncation, TurnLoss, load};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Tokenizer, TokenizerFiles};

@@ -2,10 +2,10 @@
 
 use crate::problems::Problem;
 use crate::{Error, grade};
+use data::RenderInput;
 use data::rng::Stream;
-use data::{Clock, RenderInput, Tokenizer};
 use eval::stats::{Estimate, bootstrap, wilson};
-use infer::{FinishReason, Model, Request, Sampling};
+use infer::{FinishReason, Model, ModelFolder, Request, Sampling};
 use std::path::Path;
 use std::time::Instant;
 
@@ -18,8 +18,8 @@ pub(crate) const RESAMPLES: usize = 10_000;
 
 /// Someone who answers problems.
 pub(crate) struct Candidate {
+    folder: ModelFolder,
     model: Model,
-    tokenizer: Tokenizer,
     stop: Vec<u32>,
     max_new_tokens: usize,
     /// Tokens generated so far, and the seconds that took.
@@ -67,11 +67,9 @@ impl Candidate {
         max_new_tokens: usize,
         threads: usize,
     ) -> Result<Candidate, Error> {
-        // The template has no date in it, so any clock will do.
-        let tokenizer = Tokenizer::load(folder, Clock::at(0))?;
-        let stop = infer::stop_tokens(folder, tokenizer.eos_id())?;
-        let model = Model::open(folder, adapter, positions, threads)?;
-        Ok(Candidate { model, tokenizer, stop, max_new_tokens, work: (0, 0.0) })
+        let folder = ModelFolder::open(folder, adapter)?;
+        let (stop, model) = (folder.stop_tokens()?, folder.load(positions, threads)?);
+        Ok(Candidate { folder, model, stop, max_new_tokens, work: (0, 0.0) })
     }
 
     /// Answers each problem `samples` times at temperature 1, or once with the most likely tokens where `samples` is 0;
@@ -88,16 +86,16 @@ impl Candidate {
             let messages = problem.prompt();
             let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
             let input = RenderInput { messages, add_generation_prompt: true, ..Default::default() };
-            let prompt = self.tokenizer.encode(&self.tokenizer.render(input)?, false)?;
+            let prompt = self.folder.tokenizer.encode(&self.folder.tokenizer.render(input)?, false)?;
             for sample in 0..samples.max(1) {
                 let seed = Stream::new(seed, i as u64).at(sample as u64);
                 let temperature = if samples == 0 { 0.0 } else { 1.0 };
                 let sampling = Sampling { temperature, seed, ..Sampling::GREEDY };
-                requests.push(Request { prompt: prompt.clone(), max_new_tokens: self.max_new_tokens, sampling });
+                requests.push(Request::new(prompt.clone(), self.max_new_tokens, sampling));
             }
         }
         let (begin, total, mut finished) = (Instant::now(), requests.len(), 0);
-        let outputs = self.model.generate(&requests, &self.stop, (CACHE_ROWS, STEP_ROWS), &mut |_, _| {
+        let outputs = self.model.generate(&requests, (&self.stop, None), (CACHE_ROWS, STEP_ROWS), &mut |_, _| {
             finished += 1;
             progress(finished, total);
         })?;
@@ -105,7 +103,7 @@ impl Candidate {
         self.work.1 += begin.elapsed().as_secs_f64();
         let answer = |output: infer::Output| {
             let complete = output.finish_reason == FinishReason::Stop;
-            Ok(Answer { text: self.tokenizer.decode(&output.tokens, true)?, complete })
+            Ok(Answer { text: self.folder.tokenizer.decode(&output.tokens, true)?, complete })
         };
         outputs.into_iter().map(answer).collect()
     }

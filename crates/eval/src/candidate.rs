@@ -2,9 +2,9 @@
 
 use crate::samples::{Finish, Sample};
 use crate::{Error, PromptType, Settings};
+use data::RenderInput;
 use data::rng::Stream;
-use data::{Clock, RenderInput, Tokenizer};
-use infer::{FinishReason, Model, Output, Request, Sampling};
+use infer::{FinishReason, Model, ModelFolder, Output, Request, Sampling, StopTexts};
 use serde_json::json;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -18,10 +18,9 @@ const PORTION: usize = 256;
 
 /// A model folder with an adapter, if any; the weights are read when they are needed.
 pub struct Candidate {
-    folder: PathBuf,
+    folder: ModelFolder,
     adapter: Option<PathBuf>,
     threads: usize,
-    tokenizer: Tokenizer,
     stop: Vec<u32>,
 }
 
@@ -32,18 +31,18 @@ pub(crate) struct Asked {
 }
 
 impl Candidate {
-    /// Opens a model folder's tokenizer.
+    /// Opens a model folder.
     ///
     /// # Errors
     /// Files that are missing or malformed.
     pub fn open(folder: &Path, adapter: Option<&Path>, threads: usize) -> Result<Self, Error> {
-        let tokenizer = Tokenizer::load(folder, Clock::now())?;
-        let mut stop = infer::stop_tokens(folder, tokenizer.eos_id())?;
+        let folder = ModelFolder::open(folder, adapter)?;
+        let mut stop = folder.stop_tokens()?;
         // A stop text that is one token is never seen in the decoded text, as special tokens are left out there.
-        stop.extend(PromptType::Direct.stops().iter().filter_map(|text| tokenizer.token_to_id(text)));
+        stop.extend(PromptType::Direct.stops().iter().filter_map(|text| folder.tokenizer.token_to_id(text)));
         stop.sort_unstable();
         stop.dedup();
-        Ok(Self { folder: folder.to_owned(), adapter: adapter.map(Path::to_owned), threads, tokenizer, stop })
+        Ok(Self { folder, adapter: adapter.map(Path::to_owned), threads, stop })
     }
 
     /// A hash that tells this model from others: see [`identity`].
@@ -51,7 +50,7 @@ impl Candidate {
     /// # Errors
     /// Files that cannot be read.
     pub fn identity(&self) -> Result<String, Error> {
-        identity(&self.folder, self.adapter.as_deref())
+        identity(&self.folder.path, self.adapter.as_deref())
     }
 
     /// The tokens that put a question to the model.
@@ -60,14 +59,14 @@ impl Candidate {
         if settings.apply_chat_template {
             let messages = &[json!({"role": "user", "content": prompt})];
             let input = RenderInput { messages, add_generation_prompt: true, ..Default::default() };
-            return Ok(self.tokenizer.encode(&self.tokenizer.render(input)?, false)?);
+            return Ok(self.folder.tokenizer.encode(&self.folder.tokenizer.render(input)?, false)?);
         }
-        Ok(self.tokenizer.encode(&prompt, true)?)
+        Ok(self.folder.tokenizer.encode(&prompt, true)?)
     }
 
     /// Reads the weights, for sequences of at most `positions` tokens, or of as many as the model has.
     pub(crate) fn load(&self, positions: usize) -> Result<Model, Error> {
-        Ok(Model::open(&self.folder, self.adapter.as_deref(), positions, self.threads)?)
+        Ok(self.folder.load(positions, self.threads)?)
     }
 
     /// Answers all questions and tells `finished` each answer with the index of its question, in the order they end.
@@ -79,25 +78,23 @@ impl Candidate {
         finished: &mut (dyn FnMut(usize, Sample) -> Result<(), Error> + Send),
     ) -> Result<(), Error> {
         for (portion, first) in asked.chunks(PORTION).zip((0..).step_by(PORTION)) {
-            let room = |asked: &Asked| model.positions().saturating_sub(asked.prompt.len());
+            let room = |asked: &Asked| model.positions.saturating_sub(asked.prompt.len());
             let (fits, full): (Vec<usize>, Vec<usize>) = (0..portion.len()).partition(|&i| room(&portion[i]) > 0);
             for i in full {
                 finished(first + i, Sample { text: String::new(), tokens: 0, finish: Finish::NoRoom })?;
             }
-            let request = |&i: &usize| Request {
-                prompt: portion[i].prompt.clone(),
-                max_new_tokens: settings.max_tokens_per_call.min(room(&portion[i])),
-                sampling: Sampling {
-                    temperature: settings.temperature,
-                    top_p: settings.top_p,
-                    top_k: 0,
-                    seed: portion[i].seed,
-                },
+            let request = |&i: &usize| {
+                let (temperature, top_p, seed) = (settings.temperature, settings.top_p, portion[i].seed);
+                let sampling = Sampling { temperature, top_p, seed, ..Sampling::GREEDY };
+                let max_new_tokens = settings.max_tokens_per_call.min(room(&portion[i]));
+                Request::new(portion[i].prompt.clone(), max_new_tokens, sampling)
             };
             let requests: Vec<Request> = fits.iter().map(request).collect();
-            let rows = model.positions().max(CACHE_ROWS);
+            let rows = model.positions.max(CACHE_ROWS);
             let mut outcome = Ok(());
-            model.generate(&requests, &self.stop, (rows, STEP_ROWS), &mut |i, output| {
+            let texts: Vec<String> = settings.prompt_type.stops().iter().map(|text| (*text).to_owned()).collect();
+            let texts = StopTexts { tokenizer: &self.folder.tokenizer, texts: &texts };
+            model.generate(&requests, (&self.stop, Some(texts)), (rows, STEP_ROWS), &mut |i, output| {
                 if outcome.is_ok() {
                     outcome = self.sample(output, settings).and_then(|sample| finished(first + fits[i], sample));
                 }
@@ -109,7 +106,7 @@ impl Candidate {
 
     /// The answer as text, cut at the first stop text.
     fn sample(&self, output: &Output, settings: &Settings) -> Result<Sample, Error> {
-        let decode = |tokens: &[u32]| self.tokenizer.decode(tokens, true);
+        let decode = |tokens: &[u32]| self.folder.tokenizer.decode(tokens, true);
         let whole = decode(&output.tokens)?;
         let (text, cut) = settings.prompt_type.cut(&whole);
         let stopped = cut || output.finish_reason == FinishReason::Stop;

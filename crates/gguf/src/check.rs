@@ -4,8 +4,8 @@ use crate::export::Source as Model;
 use crate::tensors::sources;
 use crate::value::{Value, find};
 use crate::{Error, Gguf, Mix};
+use infer::ModelFolder;
 use std::path::{Path, PathBuf};
-use train::ModelFolder;
 use weights::{DType, TensorInfo};
 
 /// How well a file's logits agree with the source's.
@@ -93,25 +93,41 @@ fn restore(file: &Gguf, model: &Model, mix: Mix, to: &Path) -> Result<(), Error>
         Mix::BF16 => DType::BF16,
         _ => DType::F16,
     };
-    let sources = sources(&model.folder.blueprint)?;
-    let infos: Vec<TensorInfo> = sources
-        .iter()
-        .map(|source| {
-            let norm = source.shape.len() == 1;
-            TensorInfo::new(source.from.clone(), if norm { DType::F32 } else { dtype }, source.shape.clone())
-        })
-        .collect();
-    weights::write_model(to, &infos, usize::MAX, |info, sink| -> Result<(), Error> {
-        let source = sources.iter().find(|source| source.from == info.name).expect("one of the sources");
-        let found = file.tensor(&source.name)?;
-        if found.shape != source.shape {
-            let reason = format!("{}: shape {:?}, expected {:?}", source.name, found.shape, source.shape);
-            return Err(Error::Malformed { path: to.to_owned(), reason });
+    let sources = sources(&model.folder.blueprint, &model.folder.checkpoint)?;
+    // In the order in which the file's tensors are read: experts of a projection one after the other.
+    let mut names: Vec<(&String, &Vec<usize>)> = Vec::new();
+    for (name, shape) in sources.iter().flat_map(|source| &source.from).map(|(name, shape)| (name, shape)) {
+        if !names.iter().any(|(other, _)| *other == name) {
+            names.push((name, shape));
         }
-        let (values, width) = (file.values(found)?, source.width());
-        let mut rows = vec![0; source.shape[0]];
-        (0..source.shape[0]).for_each(|row| rows[source.row(row)] = row);
-        rows.iter().try_for_each(|&row| Ok(sink.put(&values[row * width..(row + 1) * width])?))
+    }
+    let info = |(name, shape): &(&String, &Vec<usize>)| {
+        TensorInfo::new((*name).clone(), if shape.len() == 1 { DType::F32 } else { dtype }, (*shape).clone())
+    };
+    let infos: Vec<TensorInfo> = names.iter().map(info).collect();
+    let mut held: Option<(String, Vec<f32>)> = None;
+    weights::write_model(to, &infos, usize::MAX, |info, sink| -> Result<(), Error> {
+        let mut values = vec![0.0; info.shape.iter().product()];
+        for source in &sources {
+            let Some(tensor) = source.from.iter().position(|(name, _)| *name == info.name) else { continue };
+            let found = file.tensor(&source.name)?;
+            if found.shape != source.shape {
+                let reason = format!("{}: shape {:?}, expected {:?}", source.name, found.shape, source.shape);
+                return Err(Error::Malformed { path: to.to_owned(), reason });
+            }
+            let read = match &held {
+                Some((name, read)) if *name == source.name => read,
+                _ => &held.insert((source.name.clone(), file.values(found)?)).1,
+            };
+            let width = source.width();
+            for (row, read) in (0..source.rows()).zip(read.chunks_exact(width)) {
+                let place = source.place(row);
+                if place.tensor == tensor {
+                    read.iter().enumerate().for_each(|(i, x)| values[place.first + i * place.step] = x - source.plus);
+                }
+            }
+        }
+        Ok(sink.put(&values)?)
     })?;
     Ok(())
 }

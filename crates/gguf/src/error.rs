@@ -54,6 +54,8 @@ pub enum Error {
     Data(data::Error),
     /// The model as it computes.
     Train(train::Error),
+    /// The model folder.
+    Infer(infer::Error),
 }
 
 impl Error {
@@ -68,6 +70,7 @@ impl Error {
             Self::Model(e) => e.exit_code(),
             Self::Data(e) => e.exit_code(),
             Self::Train(e) => e.exit_code(),
+            Self::Infer(e) => e.exit_code(),
         }
     }
 
@@ -95,6 +98,7 @@ impl fmt::Display for Error {
             Self::Model(e) => e.fmt(f),
             Self::Data(e) => e.fmt(f),
             Self::Train(e) => e.fmt(f),
+            Self::Infer(e) => e.fmt(f),
         }
     }
 }
@@ -116,6 +120,12 @@ impl From<model::Error> for Error {
 impl From<data::Error> for Error {
     fn from(e: data::Error) -> Self {
         Self::Data(e)
+    }
+}
+
+impl From<infer::Error> for Error {
+    fn from(e: infer::Error) -> Self {
+        Self::Infer(e)
     }
 }
 

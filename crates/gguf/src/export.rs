@@ -7,9 +7,9 @@ use crate::tensors::{rope_divisors, sources};
 use crate::value::{Metadata, Value};
 use crate::write::{Planned, Writer};
 use crate::{Error, Mix, metadata, modelfile, vocab};
+use infer::ModelFolder;
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
-use train::ModelFolder;
 
 /// What happens on the way.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +51,7 @@ pub(crate) struct Source {
     pub(crate) logits: Vec<f32>,
     stop: Vec<u32>,
     defaults: Json,
+    config: serde_json::Map<String, Json>,
     name: String,
 }
 
@@ -69,7 +70,8 @@ pub fn export(
     let blueprint = &source.folder.blueprint;
     let mut vocab = vocab::read(model, &source.folder.tokenizer, blueprint.vocab, &source.stop)?;
     vocab.notes.drain(..).for_each(|note| observe(Event::Note(note)));
-    if let Some(window) = blueprint.layers.iter().find_map(|layer| layer.window) {
+    let slides = matches!(blueprint.model_type.as_str(), "gpt_oss" | "gemma2" | "gemma3_text");
+    if let Some(window) = blueprint.layers.iter().find_map(|layer| layer.window).filter(|_| !slides) {
         let note = format!(
             "llama.cpp has no sliding window for this architecture: answers differ from the model's beyond {window} tokens"
         );
@@ -98,23 +100,15 @@ pub fn export(
 impl Source {
     fn open(path: &Path, threads: usize) -> Result<Self, Error> {
         let folder = ModelFolder::open(path, None)?;
-        crate::tensors::architecture(&folder.blueprint)?;
+        crate::tensors::check(&folder.blueprint)?;
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let name = absolute.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
         let logits = train::probe_logits(&folder, threads)?;
-        let config = weights::read_config(path)?;
         let defaults = json_or_null(&path.join("generation_config.json"))?;
         let mut stop: Vec<u32> = folder.tokenizer.eos_id().into_iter().collect();
-        for ids in [defaults.get("eos_token_id"), config.get("eos_token_id")].into_iter().flatten() {
-            let list = ids.as_array().map_or(std::slice::from_ref(ids), Vec::as_slice);
-            for id in list.iter().filter_map(Json::as_u64).map(|id| id as u32) {
-                if !stop.contains(&id) {
-                    stop.push(id);
-                }
-            }
-        }
-        let template = template(path)?;
-        Ok(Self { folder, template, logits, stop, defaults, name })
+        stop.extend(folder.stop_tokens()?.into_iter().filter(|id| Some(*id) != folder.tokenizer.eos_id()));
+        let (template, config) = (template(path)?, weights::read_config(path)?);
+        Ok(Self { config, folder, template, logits, stop, defaults, name })
     }
 
     /// Writes the file and returns how many tensors have which type.
@@ -126,12 +120,13 @@ impl Source {
         observe: &mut dyn FnMut(Event),
     ) -> Result<Vec<(Kind, usize)>, Error> {
         let blueprint = &self.folder.blueprint;
-        let sources = sources(blueprint)?;
+        let sources = sources(blueprint, &self.folder.checkpoint)?;
         let layers = blueprint.layers.len();
         let shape = Shape {
             layers,
             is_70b: layers == 80 && blueprint.kv_heads < blueprint.heads && blueprint.model_type != "qwen3",
             has_output: !blueprint.tied,
+            is_8x: blueprint.experts.as_ref().is_some_and(|spec| spec.route.experts == 8),
         };
         let divisors = rope_divisors(blueprint);
         let mut planned: Vec<Planned> = sources
@@ -144,25 +139,24 @@ impl Source {
         if let Some(divisors) = &divisors {
             planned.push(Planned { name: ROPE.into(), shape: vec![divisors.len()], kind: Kind::F32 });
         }
-        let mut all = metadata::of_model(blueprint, &self.name, mix)?;
+        let mut all = metadata::of_model(blueprint, &self.config, &self.name, mix)?;
         all.extend(vocab.iter().cloned());
         let total = planned.iter().map(|tensor| tensor.values() as u64).sum();
         let mut done = 0;
         let mut writer = Writer::create(path, &all, &planned)?;
         for source in &sources {
-            let (tensor, width) = (source.open(&self.folder.checkpoint)?, source.width());
-            let one = source.shape.len() == 1;
+            let (tensors, width) = (source.open(&self.folder.checkpoint)?, source.width());
+            // A vector is one row of the file; its entries are its rows here.
+            let rows_of_one = source.shape.last().unwrap_or(&1) / width;
             writer.tensor(&source.name, |from, out| {
-                // A vector is one row of the file; its entries are its rows here.
-                let first = if one { 0 } else { from };
-                for (row, out) in (first..).zip(out.chunks_exact_mut(width)) {
-                    tensor.read_range(source.row(row) * width, out)?;
+                for (row, out) in (from * rows_of_one..).zip(out.chunks_exact_mut(width)) {
+                    source.read(&tensors, row, out)?;
                 }
                 done += out.len() as u64;
                 observe(Event::Progress { mix: mix.name(), done, total });
                 Ok(())
             })?;
-            tensor.release();
+            tensors.iter().for_each(weights::Values::release);
         }
         if let Some(divisors) = &divisors {
             writer.tensor(ROPE, |_, out| {

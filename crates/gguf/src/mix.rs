@@ -31,6 +31,8 @@ pub(crate) struct Shape {
     pub(crate) is_70b: bool,
     /// Whether the head is a tensor of its own.
     pub(crate) has_output: bool,
+    /// Eight experts: attention is a small share of the file and deserves more bits.
+    pub(crate) is_8x: bool,
 }
 
 impl Mix {
@@ -123,7 +125,8 @@ impl Mix {
     /// The storage type of the tensor `name` (llama.cpp's) of a shape, slowest axis first.
     pub(crate) fn kind_of(self, name: &str, shape: &[usize], model: &Shape) -> Kind {
         let is_matrix = shape.len() > 1 && name.ends_with(".weight") && !name.ends_with("_norm.weight");
-        if !is_matrix {
+        // A choice among experts is made of small differences.
+        if !is_matrix || name.contains("ffn_gate_inp") {
             return Kind::F32;
         }
         let default = self.kind();
@@ -145,7 +148,10 @@ impl Mix {
             return default;
         };
         let layers = model.layers;
+        let part = if part.starts_with("ffn_down") { "ffn_down.weight" } else { part };
         match (self, part) {
+            (_, "attn_v.weight" | "attn_k.weight") if model.is_8x => Kind::Q8_0,
+            (Self::Q4KM | Self::Q4KS, "attn_output.weight") if model.is_8x => Kind::Q5K,
             (Self::Q4KM | Self::Q5KM, "attn_v.weight" | "ffn_down.weight") if more_bits(layer, layers) => Kind::Q6K,
             (Self::Q4KS, "attn_v.weight") if layer < 4 => Kind::Q5K,
             (Self::Q4KS, "ffn_down.weight") if layer < layers / 8 => Kind::Q5K,
@@ -177,7 +183,7 @@ fn fitting(kind: Kind, width: usize) -> Kind {
 mod tests {
     use super::*;
 
-    const MODEL: Shape = Shape { layers: 28, is_70b: false, has_output: true };
+    const MODEL: Shape = Shape { layers: 28, is_70b: false, has_output: true, is_8x: false };
 
     #[test]
     fn q4_k_m_gives_six_bits_where_llama_cpp_does() {
@@ -190,6 +196,12 @@ mod tests {
         assert_eq!(kind("output.weight", &[1000, 1024]), Kind::Q6K);
         assert_eq!(kind("token_embd.weight", &[1000, 1024]), Kind::Q4K);
         assert_eq!(kind("blk.3.attn_q.weight", &[1024, 1024]), Kind::Q4K);
+        let of = |name: &str, model: &Shape| Mix::Q4KM.kind_of(name, &[8, 1024, 1024], model);
+        assert_eq!(
+            [of("blk.0.ffn_down_exps.weight", &MODEL), of("blk.0.ffn_gate_inp.weight", &MODEL)],
+            [Kind::Q6K, Kind::F32]
+        );
+        assert_eq!(of("blk.9.attn_k.weight", &Shape { is_8x: true, ..MODEL }), Kind::Q8_0);
         assert_eq!(kind("blk.3.attn_q.bias", &[1024]), Kind::F32);
         assert_eq!(kind("blk.3.attn_q_norm.weight", &[128]), Kind::F32);
         let tied = Shape { has_output: false, ..MODEL };

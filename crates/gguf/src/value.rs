@@ -12,6 +12,7 @@ pub enum Value {
     Texts(Vec<String>),
     F32s(Vec<f32>),
     I32s(Vec<i32>),
+    Bools(Vec<bool>),
     /// A value of another type or a list of them; files of other programs have such.
     Other,
 }
@@ -64,6 +65,10 @@ impl Value {
             Self::I32s(x) => {
                 list(out, 5, x.len());
                 x.iter().for_each(|x| out.extend(x.to_le_bytes()));
+            }
+            Self::Bools(x) => {
+                list(out, 7, x.len());
+                x.iter().for_each(|x| out.push(u8::from(*x)));
             }
             Self::Other => unreachable!("values of unknown types are only read"),
         }

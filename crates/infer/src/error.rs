@@ -10,6 +10,13 @@ pub enum Error {
     Weights(weights::Error),
     /// The model.
     Model(model::Error),
+    /// The tokenizer.
+    Data(data::Error),
+    /// A tokenizer that does not belong to the model.
+    Mismatch {
+        /// What does not fit what.
+        what: String,
+    },
     /// A configuration file of the model folder.
     Configuration {
         /// The file.
@@ -77,8 +84,10 @@ impl Error {
         match self {
             Error::Weights(e) => e.exit_code(),
             Error::Model(e) => e.exit_code(),
+            Error::Data(e) => e.exit_code(),
             Error::Sampling { .. } => 2,
             Error::Configuration { .. }
+            | Error::Mismatch { .. }
             | Error::EmptyPrompt { .. }
             | Error::UnknownToken { .. }
             | Error::TooLong { .. } => 3,
@@ -93,6 +102,8 @@ impl fmt::Display for Error {
         match self {
             Error::Weights(e) => e.fmt(f),
             Error::Model(e) => e.fmt(f),
+            Error::Data(e) => e.fmt(f),
+            Error::Mismatch { what } => f.write_str(what),
             Error::Configuration { path, reason } => write!(f, "{}: {reason}", path.display()),
             Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
             Error::EmptyPrompt { request } => {
@@ -127,6 +138,12 @@ impl std::error::Error for Error {}
 impl From<weights::Error> for Error {
     fn from(e: weights::Error) -> Error {
         Error::Weights(e)
+    }
+}
+
+impl From<data::Error> for Error {
+    fn from(e: data::Error) -> Error {
+        Error::Data(e)
     }
 }
 

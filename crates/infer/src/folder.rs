@@ -1,94 +1,232 @@
-//! A model folder, with or without an adapter, ready to generate.
+//! A model that is asked, not trained: a folder with its tokenizer and adapter, and the model in memory.
 
-use crate::{Error, Generator, Limits, Output, Request};
-use kernels::Cpu;
-use model::{Adapters, Built, LoraInit, Tuning, initialise_lora};
-use nn::{Context, Params};
-use serde_json::{Map, Value};
+use crate::generate::StopTexts;
+use crate::{Engine, Error, Generator, Limits, Output, Request, Sampling};
+use data::{Clock, RenderInput, Tokenizer};
+use kernels::{Cpu, Mat};
+use model::{Adapters, Blueprint, Built, Decoder, LoraInit, Tuning, initialise_lora};
+use nn::{Context, Params, Table};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use weights::{Adapter, Checkpoint};
 
-/// A model on the CPU. Weights stay mapped in the type they are stored in; arithmetic is f32.
-pub struct Model {
-    backend: Cpu<f32>,
-    built: Built<Cpu<f32>>,
-    positions: usize,
+/// A model folder, its tokenizer, and an adapter for it: read and checked, the weights not yet in place.
+pub struct ModelFolder {
+    /// The folder.
+    pub path: PathBuf,
+    /// Its tensors, mapped.
+    pub checkpoint: Checkpoint,
+    /// Its shapes.
+    pub blueprint: Blueprint,
+    /// Its tokenizer and chat template.
+    pub tokenizer: Tokenizer,
+    /// The adapter, when one was given.
+    pub adapter: Option<Adapter>,
 }
 
-impl Model {
-    /// Opens a Hugging Face folder and, if given, a PEFT adapter for it, for sequences of at most `positions` tokens
-    /// (fewer where the model has fewer).
+impl ModelFolder {
+    /// Opens a folder in the Hugging Face layout, and an adapter in PEFT's.
     ///
     /// # Errors
-    /// What is wrong with the folder, the configuration or the adapter.
-    pub fn open(folder: &Path, adapter: Option<&Path>, positions: usize, threads: usize) -> Result<Model, Error> {
-        let checkpoint = Checkpoint::open(folder)?;
-        let blueprint = model::arch::blueprint(&weights::read_config(folder)?)?;
-        let positions = positions.min(blueprint.max_positions);
-        let backend = Cpu::new(threads);
+    /// Files that are missing, damaged or unsupported, and what does not fit together.
+    pub fn open(path: &Path, adapter: Option<&Path>) -> Result<ModelFolder, Error> {
+        let checkpoint = Checkpoint::open(path)?;
+        let blueprint = model::arch::blueprint(&weights::read_config(path)?)?;
+        let tokenizer = Tokenizer::load(path, Clock::now())?;
+        if tokenizer.vocab_size() > blueprint.vocab {
+            let what = format!(
+                "{}: the tokenizer has {} tokens, the model's embedding {} rows (vocab_size); use the tokenizer that belongs to the model",
+                path.display(),
+                tokenizer.vocab_size(),
+                blueprint.vocab
+            );
+            return Err(Error::Mismatch { what });
+        }
         let adapter = adapter.map(Adapter::load).transpose()?;
-        let adapters = adapter.as_ref().map(|a| Adapters {
+        Ok(ModelFolder { path: path.to_owned(), checkpoint, blueprint, tokenizer, adapter })
+    }
+
+    /// Opens what a path stands for: a model folder, a run (its result), or an adapter, whose base model is where it says.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`]; a path that is none of these.
+    pub fn find(path: &Path, adapter: Option<&Path>) -> Result<ModelFolder, Error> {
+        let path = if path.join("config.json").is_file() || path.join(ADAPTER).is_file() {
+            path.to_owned()
+        } else {
+            let results = ["merged", "final"].map(|name| path.join(name));
+            results.into_iter().find(|folder| folder.is_dir()).unwrap_or_else(|| path.to_owned())
+        };
+        if path.join("config.json").is_file() || !path.join(ADAPTER).is_file() {
+            return ModelFolder::open(&path, adapter);
+        }
+        let bad = |reason: &str| Error::Configuration { path: path.join(ADAPTER), reason: reason.to_owned() };
+        if adapter.is_some() {
+            return Err(bad("this is an adapter, and another one was given for it; name the model, not an adapter"));
+        }
+        let Some(base) = Adapter::load(&path)?.config.base_model_name_or_path else {
+            return Err(bad(
+                "base_model_name_or_path: expected the folder of the base model, found nothing; name the model, and this folder as its adapter",
+            ));
+        };
+        ModelFolder::open(Path::new(&base), Some(&path))
+    }
+
+    /// Places the weights for sequences of at most `positions` tokens (fewer where the model has fewer); work will be done on
+    /// `threads` threads.
+    ///
+    /// # Errors
+    /// Tensors that are missing or have another shape or type, an adapter that does not fit.
+    pub fn load(&self, positions: usize, threads: usize) -> Result<Model, Error> {
+        Model::new(&self.checkpoint, self.blueprint.clone(), self.adapter.as_ref(), positions, threads)
+    }
+
+    /// The tokens that end an answer: `eos_token_id` of `generation_config.json` and of `config.json`, each a number or a
+    /// list, the tokenizer's own, and the one that the chat template puts after an assistant's turn.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or whose `eos_token_id` is something else.
+    pub fn stop_tokens(&self) -> Result<Vec<u32>, Error> {
+        let mut tokens: BTreeSet<u32> = self.tokenizer.eos_id().into_iter().collect();
+        tokens.extend(end_of_turn(&self.tokenizer));
+        tokens.extend(eos_of(&self.path, "config.json", &weights::read_config(&self.path)?)?);
+        tokens.extend(eos_of(&self.path, GENERATION, &self.generation_config()?)?);
+        Ok(tokens.into_iter().collect())
+    }
+
+    /// How the model wants to be asked, as `generation_config.json` says.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn defaults(&self) -> Result<Defaults, Error> {
+        let config = self.generation_config()?;
+        let number = |key: &str| config.get(key).and_then(Value::as_f64);
+        let count = |key: &str| config.get(key).and_then(Value::as_u64).map(|n| n as usize);
+        let sampled = config.get("do_sample").and_then(Value::as_bool) == Some(true);
+        let greedy = Sampling { repetition_penalty: number("repetition_penalty").unwrap_or(1.0), ..Sampling::GREEDY };
+        let sampling = Sampling {
+            temperature: number("temperature").unwrap_or(1.0),
+            top_p: number("top_p").unwrap_or(1.0),
+            top_k: count("top_k").unwrap_or(0),
+            min_p: number("min_p").unwrap_or(0.0),
+            ..greedy
+        };
+        Ok(Defaults { sampling: if sampled { sampling } else { greedy }, max_new_tokens: count("max_new_tokens") })
+    }
+
+    fn generation_config(&self) -> Result<Map<String, Value>, Error> {
+        let path = self.path.join(GENERATION);
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| Error::Configuration { path, reason: format!("not a JSON object: {e}") }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Map::new()),
+            Err(source) => Err(Error::Io { path, source }),
+        }
+    }
+}
+
+const GENERATION: &str = "generation_config.json";
+const ADAPTER: &str = "adapter_config.json";
+
+/// What a model says about how it wants to be asked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Defaults {
+    /// Greedy unless it wants to be sampled.
+    pub sampling: Sampling,
+    /// Tokens of an answer.
+    pub max_new_tokens: Option<usize>,
+}
+
+/// A model in memory on the CPU, its adapter beside it. Weights stay mapped in the type they are stored in; arithmetic is f32.
+pub struct Model {
+    backend: Cpu<f32>,
+    /// The same, for generation.
+    apart: Cpu<f32>,
+    /// The model.
+    pub decoder: Decoder<Cpu<f32>>,
+    table: Table,
+    values: Mat<Cpu<f32>, f32>,
+    /// Positions it was loaded for.
+    pub positions: usize,
+    /// Things worth saying to the user.
+    pub notes: Vec<String>,
+}
+
+/// An engine of a [`Model`].
+pub type ModelEngine<'a> = Engine<'a, Cpu<f32>>;
+
+impl Model {
+    /// Places a checkpoint's weights, and an adapter's; as [`ModelFolder::load`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn new(
+        checkpoint: &Checkpoint,
+        blueprint: Blueprint,
+        adapter: Option<&Adapter>,
+        positions: usize,
+        threads: usize,
+    ) -> Result<Model, Error> {
+        let backend = Cpu::new(threads);
+        let positions = positions.min(blueprint.max_positions);
+        let adapters = adapter.map(|a| Adapters {
             rank: a.config.r,
             scale: a.config.scale(),
             modules: a.pairs.iter().map(|pair| pair.module.clone()).collect(),
         });
         let tuning = adapters.as_ref().map_or(Tuning::Frozen, Tuning::Lora);
-        let mut built = Built::new(&backend, &checkpoint, blueprint, tuning, positions)?;
-        if let Some(adapter) = &adapter {
-            initialise_lora(&backend, &built.table, &mut built.values, &LoraInit::From(adapter))?;
+        let Built { decoder, table, mut values, notes } =
+            Built::new(&backend, checkpoint, blueprint, tuning, positions)?;
+        if let Some(adapter) = adapter {
+            initialise_lora(&backend, &table, &mut values, &LoraInit::From(adapter))?;
         }
-        Ok(Model { backend, built, positions })
+        Ok(Model { apart: backend.rows_apart(), backend, decoder, table, values, positions, notes })
     }
 
-    /// Positions it was opened for.
-    pub fn positions(&self) -> usize {
-        self.positions
+    /// What a forward pass is given; `adapters` false asks the base model.
+    pub fn context(&self, adapters: bool) -> Context<'_, Cpu<f32>> {
+        let params = Params { table: &self.table, values: &self.values };
+        Context { backend: &self.backend, params, adapters, dropout: None }
     }
 
-    /// Things worth saying about the folder.
-    pub fn notes(&self) -> &[String] {
-        &self.built.notes
+    /// What generation is given: what a sequence gets does not depend on those beside it.
+    pub fn generation(&self) -> Context<'_, Cpu<f32>> {
+        Context { backend: &self.apart, ..self.context(true) }
     }
 
-    /// See [`Generator::generate`]; `cache_rows` and `step_rows` as in [`Limits`].
+    /// Runs `work` on the model's threads, so that the operators inside start without a hand-over.
+    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.backend.install(work)
+    }
+
+    /// See [`Generator::generate_until`]; `cache_rows` and `step_rows` as in [`Limits`].
     ///
     /// # Errors
     /// As there.
     pub fn generate(
         &self,
         requests: &[Request],
-        stop: &[u32],
+        (stop, texts): (&[u32], Option<StopTexts<'_>>),
         (cache_rows, step_rows): (usize, usize),
         on_finished: &mut (dyn FnMut(usize, &Output) + Send),
     ) -> Result<Vec<Output>, Error> {
-        let params = Params { table: &self.built.table, values: &self.built.values };
-        let ctx = Context { backend: &self.backend, params, adapters: true, dropout: None };
         let limits = Limits { positions: self.positions, cache_rows, step_rows };
-        let generator = Generator::new(&ctx, &self.built.decoder, limits);
-        self.backend.install(|| generator.generate(requests, stop, on_finished))
+        let ctx = self.generation();
+        let generator = Generator::new(&ctx, &self.decoder, limits);
+        self.install(|| generator.generate_until(requests, stop, texts, on_finished))
     }
 }
 
-/// The tokens that end an answer: `eos_token_id` of `generation_config.json` and of `config.json`, each a number or a
-/// list, and the tokenizer's own.
-///
-/// # Errors
-/// A file that cannot be read, or whose `eos_token_id` is something else.
-pub fn stop_tokens(folder: &Path, tokenizer_eos: Option<u32>) -> Result<Vec<u32>, Error> {
-    let mut tokens: BTreeSet<u32> = tokenizer_eos.into_iter().collect();
-    tokens.extend(eos_of(folder, "config.json", &weights::read_config(folder)?)?);
-    let path = folder.join("generation_config.json");
-    match std::fs::read(&path) {
-        Ok(bytes) => {
-            let bad = |reason: String| Error::Configuration { path: path.clone(), reason };
-            let config = serde_json::from_slice(&bytes).map_err(|e| bad(format!("not a JSON object: {e}")))?;
-            tokens.extend(eos_of(folder, "generation_config.json", &config)?);
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(Error::Io { path, source }),
-    }
-    Ok(tokens.into_iter().collect())
+/// The special token that the chat template puts after what an assistant says, if it has such a token.
+fn end_of_turn(tokenizer: &Tokenizer) -> Option<u32> {
+    const SAID: &str = "prospect";
+    let messages = &[json!({"role": "user", "content": "?"}), json!({"role": "assistant", "content": SAID})];
+    let text = tokenizer.render(RenderInput { messages, ..Default::default() }).ok()?;
+    let after = &text[text.rfind(SAID)? + SAID.len()..];
+    let first = *tokenizer.encode(after, false).ok()?.first()?;
+    let (shown, hidden) = (tokenizer.decode(&[first], false).ok()?, tokenizer.decode(&[first], true).ok()?);
+    (hidden.is_empty() && !shown.is_empty()).then_some(first)
 }
 
 fn eos_of(folder: &Path, file: &str, config: &Map<String, Value>) -> Result<Vec<u32>, Error> {
@@ -107,7 +245,6 @@ fn eos_of(folder: &Path, file: &str, config: &Map<String, Value>) -> Result<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn eos(value: Value) -> Result<Vec<u32>, Error> {
         let Value::Object(config) = value else { panic!("an object") };
@@ -126,9 +263,11 @@ mod tests {
     }
 
     #[test]
-    fn stop_tokens_are_those_of_all_files() {
+    fn stop_tokens_are_those_of_all_files_and_of_the_template() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/models/qwen2");
-        assert_eq!(stop_tokens(&folder, Some(389)).unwrap(), [388, 389]);
-        assert_eq!(stop_tokens(&folder, None).unwrap(), [388]);
+        let folder = ModelFolder::open(&folder, None).unwrap();
+        // <|im_end|>
+        assert_eq!(folder.stop_tokens().unwrap(), [388]);
+        assert_eq!(end_of_turn(&folder.tokenizer), Some(388));
     }
 }

@@ -1,14 +1,11 @@
-//! The loop: admit what the cache has room for, compute what is pending, draw, hand out what is finished.
+//! Many prompts continued together, and handed out as they are finished.
 
-use crate::sample::Sampler;
-use crate::slots::Slots;
-use crate::{Error, Sampling};
-use kernels::Backend;
-use model::{Cache, Decoder};
-use nn::{Context, Part};
-use pack::{Rows, Segment};
-use std::collections::VecDeque;
-use std::ops::Range;
+use crate::text::{Ending, Writer};
+use crate::{Engine, Error, FinishReason, Sampling};
+use data::Tokenizer;
+use kernels::{Backend, PAGE};
+use model::Decoder;
+use nn::Context;
 
 /// A prompt and how to continue it.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,24 +16,14 @@ pub struct Request {
     pub max_new_tokens: usize,
     /// How they are drawn.
     pub sampling: Sampling,
+    /// Whether log-probabilities are wanted, and of how many of the most likely tokens beside the one drawn.
+    pub logprobs: Option<usize>,
 }
 
-/// Why an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FinishReason {
-    /// A stop token was drawn.
-    Stop,
-    /// `max_new_tokens` were drawn.
-    Length,
-}
-
-impl FinishReason {
-    /// The name that serving APIs use.
-    pub fn name(self) -> &'static str {
-        match self {
-            FinishReason::Stop => "stop",
-            FinishReason::Length => "length",
-        }
+impl Request {
+    /// A request without log-probabilities.
+    pub fn new(prompt: Vec<u32>, max_new_tokens: usize, sampling: Sampling) -> Request {
+        Request { prompt, max_new_tokens, sampling, logprobs: None }
     }
 }
 
@@ -54,10 +41,27 @@ pub struct Output {
 pub struct Limits {
     /// Positions the decoder was built for.
     pub positions: usize,
-    /// Rows of the key/value cache. A sequence holds prompt plus `max_new_tokens` of them from its first step to its last.
+    /// Rows of the key/value cache, in whole pages. A sequence may come to hold prompt plus `max_new_tokens` of them, less what it
+    /// shares.
     pub cache_rows: usize,
     /// Rows computed in one step, at least 1; prompts are cut into pieces to fit.
     pub step_rows: usize,
+}
+
+impl Limits {
+    /// Pages of the cache.
+    pub(crate) fn pages(&self) -> usize {
+        self.cache_rows.div_ceil(PAGE)
+    }
+}
+
+/// Texts that end an answer, and the tokenizer in whose texts they are looked for.
+#[derive(Clone, Copy)]
+pub struct StopTexts<'a> {
+    /// Of the model.
+    pub tokenizer: &'a Tokenizer,
+    /// The texts.
+    pub texts: &'a [String],
 }
 
 /// A decoder that answers.
@@ -67,34 +71,15 @@ pub struct Generator<'a, B: Backend> {
     limits: Limits,
 }
 
-/// A sequence that has a place in the cache.
-struct Live {
-    /// Index of its request.
-    request: usize,
-    /// Cache rows it may fill.
-    slots: Range<usize>,
-    /// How many of them are filled.
-    cached: usize,
-    /// Tokens drawn so far.
-    drawn: Vec<u32>,
-}
-
-/// The rows of one step and who they belong to; used again from step to step.
-#[derive(Default)]
-struct Step {
-    rows: Rows,
-    /// Cache row of each row.
-    slots: Vec<u32>,
-    /// Rows whose logits are wanted.
-    wanted: Vec<u32>,
-    /// The live sequence that wants them.
-    ready: Vec<usize>,
+/// An answer that is being drawn.
+struct Open<'a> {
+    tokens: Vec<u32>,
+    writer: Option<Writer<'a>>,
 }
 
 impl<'a, B: Backend> Generator<'a, B> {
     /// A generator with the weights, and the adapters if any, that `ctx` holds.
     pub fn new(ctx: &'a Context<'a, B>, decoder: &'a Decoder<B>, limits: Limits) -> Generator<'a, B> {
-        assert!(limits.step_rows > 0, "a step of no rows");
         Generator { ctx, decoder, limits }
     }
 
@@ -111,117 +96,53 @@ impl<'a, B: Backend> Generator<'a, B> {
         stop: &[u32],
         on_finished: &mut (dyn FnMut(usize, &Output) + Send),
     ) -> Result<Vec<Output>, Error> {
-        requests.iter().enumerate().try_for_each(|(i, request)| self.check(i, request))?;
+        self.generate_until(requests, stop, None, on_finished)
+    }
+
+    /// As [`Generator::generate`]; an answer ends also when one of some texts comes up in it. Its tokens go up to the one with which
+    /// that text was complete: the text before it is for [`crate::cut`] to find.
+    ///
+    /// # Errors
+    /// As there, and what the tokenizer cannot decode.
+    pub fn generate_until(
+        &self,
+        requests: &[Request],
+        stop: &[u32],
+        texts: Option<StopTexts<'_>>,
+        on_finished: &mut (dyn FnMut(usize, &Output) + Send),
+    ) -> Result<Vec<Output>, Error> {
+        let rows = requests.iter().map(|r| (r.prompt.len() + r.max_new_tokens).next_multiple_of(PAGE)).sum::<usize>();
+        let mut limits = self.limits;
+        // No more than all of them together need.
+        limits.cache_rows = (limits.pages() * PAGE).min(rows.max(PAGE));
+        let mut engine = Engine::new(self.ctx, self.decoder, limits, stop);
+        let wide = Engine::<B>::check;
+        requests.iter().enumerate().try_for_each(|(i, request)| wide(&engine, i, request))?;
+        for (i, request) in requests.iter().enumerate() {
+            engine.submit(i, request.clone())?;
+        }
+        let writer = || texts.filter(|t| !t.texts.is_empty()).map(|t| Writer::new(t.tokenizer, t.texts));
+        let mut open: Vec<Open<'_>> = requests.iter().map(|_| Open { tokens: Vec::new(), writer: writer() }).collect();
         let mut outputs: Vec<Option<Output>> = requests.iter().map(|_| None).collect();
-        let mut waiting: VecDeque<usize> = (0..requests.len()).filter(|&i| requests[i].max_new_tokens > 0).collect();
-        let rows = self.cache_rows(requests);
-        let (mut cache, mut slots) = (self.decoder.cache(self.ctx.backend, rows), Slots::new(rows));
-        let (mut live, mut step, mut sampler) = (Vec::new(), Step::default(), Sampler::default());
-        loop {
-            while let Some(&request) = waiting.front()
-                && let Some(slots) = slots.take(rows_of(&requests[request]))
-            {
-                waiting.pop_front();
-                live.push(Live { request, slots, cached: 0, drawn: Vec::new() });
+        while !engine.is_idle() {
+            for drawn in engine.step()? {
+                let i = drawn.request;
+                open[i].tokens.push(drawn.token);
+                let mut finish = drawn.finish;
+                if let Some(writer) = &mut open[i].writer
+                    && drawn.finish != Some(FinishReason::Stop)
+                    && writer.push(drawn.token)?.1 == Ending::Text
+                {
+                    engine.cancel(i);
+                    finish = Some(FinishReason::Stop);
+                }
+                let Some(finish_reason) = finish else { continue };
+                let output = Output { tokens: std::mem::take(&mut open[i].tokens), finish_reason };
+                on_finished(i, &output);
+                outputs[i] = Some(output);
             }
-            if live.is_empty() {
-                break;
-            }
-            step.plan(requests, &mut live, self.limits.step_rows);
-            let logits = self.compute(&mut cache, &step);
-            for (row, &i) in logits.chunks_exact(self.decoder.blueprint.vocab).zip(&step.ready) {
-                let Live { request, drawn, .. } = &mut live[i];
-                let token = sampler.draw(row, &requests[*request].sampling, drawn.len());
-                drawn.push(token.ok_or(Error::NotFinite { request: *request, generated: drawn.len() })?);
-            }
-            live.retain_mut(|sequence| {
-                let Some(finish_reason) = sequence.finished(requests, stop) else { return true };
-                slots.give(sequence.slots.clone());
-                let output = Output { tokens: std::mem::take(&mut sequence.drawn), finish_reason };
-                on_finished(sequence.request, &output);
-                outputs[sequence.request] = Some(output);
-                false
-            });
         }
         let empty = || Output { tokens: Vec::new(), finish_reason: FinishReason::Length };
         Ok(outputs.into_iter().map(|output| output.unwrap_or_else(empty)).collect())
-    }
-
-    /// Rows the cache needs: all requests together, if that is less than the limit.
-    fn cache_rows(&self, requests: &[Request]) -> usize {
-        requests.iter().map(rows_of).sum::<usize>().min(self.limits.cache_rows)
-    }
-
-    fn check(&self, index: usize, request: &Request) -> Result<(), Error> {
-        let vocabulary = self.decoder.blueprint.vocab;
-        if request.prompt.is_empty() {
-            return Err(Error::EmptyPrompt { request: index });
-        }
-        if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocabulary) {
-            return Err(Error::UnknownToken { request: index, token, vocabulary });
-        }
-        if let Some((parameter, expected, found)) = request.sampling.fault() {
-            return Err(Error::Sampling { request: index, parameter, expected, found });
-        }
-        let limits = [(self.limits.positions, "the model's positions"), (self.limits.cache_rows, "the cache's rows")];
-        let (prompt, max_new_tokens) = (request.prompt.len(), request.max_new_tokens);
-        match limits.into_iter().find(|&(room, _)| rows_of(request) > room) {
-            None => Ok(()),
-            Some((room, limit)) => Err(Error::TooLong { request: index, prompt, max_new_tokens, room, limit }),
-        }
-    }
-
-    /// Runs a step's rows and returns the wanted logits, `[wanted, v]`.
-    fn compute(&self, cache: &mut Cache<B>, step: &Step) -> Vec<B::Real> {
-        let part = Part::new(self.ctx.backend, &step.rows);
-        let h_sd = self.decoder.step(self.ctx, &part, cache, &step.slots, &step.wanted);
-        if step.wanted.is_empty() { Vec::new() } else { self.decoder.head_logits(self.ctx, &h_sd) }
-    }
-}
-
-/// Cache rows a request can come to fill: the last token drawn is never computed, but counted all the same.
-fn rows_of(request: &Request) -> usize {
-    request.prompt.len() + request.max_new_tokens
-}
-
-impl Live {
-    /// Whether and why no more tokens are to be drawn.
-    fn finished(&self, requests: &[Request], stop: &[u32]) -> Option<FinishReason> {
-        if self.drawn.last().is_some_and(|token| stop.contains(token)) {
-            return Some(FinishReason::Stop);
-        }
-        (self.drawn.len() >= requests[self.request].max_new_tokens).then_some(FinishReason::Length)
-    }
-}
-
-impl Step {
-    /// Takes up to `budget` rows, oldest sequences first: of each the tokens that are not in the cache yet.
-    fn plan(&mut self, requests: &[Request], live: &mut [Live], budget: usize) {
-        let Step { rows, slots, wanted, ready } = self;
-        rows.tokens.clear();
-        rows.positions.clear();
-        rows.segments.clear();
-        slots.clear();
-        wanted.clear();
-        ready.clear();
-        for (i, sequence) in live.iter_mut().enumerate() {
-            let prompt = &requests[sequence.request].prompt;
-            let (first, all) = (sequence.cached, prompt.len() + sequence.drawn.len());
-            let last = all.min(first + budget - rows.len());
-            if first == last {
-                continue;
-            }
-            let own = rows.len()..rows.len() + last - first;
-            let context = sequence.slots.start..sequence.slots.start + first;
-            rows.segments.push(Segment { rows: own.clone(), context });
-            rows.tokens.extend(prompt.iter().chain(&sequence.drawn).skip(first).take(own.len()));
-            rows.positions.extend(first as u32..last as u32);
-            slots.extend((sequence.slots.start + first..sequence.slots.start + last).map(|slot| slot as u32));
-            sequence.cached = last;
-            if last == all {
-                wanted.push(own.end as u32 - 1);
-                ready.push(i);
-            }
-        }
     }
 }

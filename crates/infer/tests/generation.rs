@@ -1,11 +1,12 @@
 //! Generation against the reference greedy tokens, and its independence of batching, cache and step size.
 
-use infer::{Error, FinishReason, Generator, Limits, Output, Request, Sampling};
+use data::{Clock, Tokenizer};
+use infer::{Drawn, Engine, Error, FinishReason, Generator, Limits, Output, Request, Sampling, StopTexts};
 use kernels::{Backend, Cpu};
 use model::{Built, Tuning};
 use nn::{Context, Params};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 const POSITIONS: usize = 256;
 const ROOMY: Limits = Limits { positions: POSITIONS, cache_rows: 1 << 14, step_rows: 512 };
@@ -51,7 +52,7 @@ fn generate<B: Backend>(
 }
 
 fn greedy(prompt: &[u32], max_new_tokens: usize) -> Request {
-    Request { prompt: prompt.to_vec(), max_new_tokens, sampling: Sampling::GREEDY }
+    Request::new(prompt.to_vec(), max_new_tokens, Sampling::GREEDY)
 }
 
 /// Sampled requests over the reference prompts, of different lengths, some prompts several times.
@@ -60,20 +61,67 @@ fn mixed(arch: &str) -> Vec<Request> {
     let request = |i: usize| Request {
         prompt: prompts[(i / 3) % prompts.len()][..].to_vec(),
         max_new_tokens: 3 + (i * 7) % 23,
-        sampling: Sampling { temperature: [1.0, 0.7, 0.0][i % 3], top_p: 0.95, top_k: 50 * (i % 2), seed: i as u64 },
+        sampling: Sampling {
+            temperature: [1.0, 0.7, 0.0][i % 3],
+            top_p: 0.95,
+            top_k: 50 * (i % 2),
+            min_p: 0.01 * (i % 4) as f64,
+            repetition_penalty: [1.0, 1.3][i / 2 % 2],
+            seed: i as u64,
+        },
+        logprobs: Some(2),
     };
     (0..18).map(request).collect()
 }
 
-fn alone(cpu: &Cpu<f64>, built: &Built<Cpu<f64>>, requests: &[Request]) -> Vec<Output> {
-    let one = |r: &Request| generate(cpu, built, std::slice::from_ref(r), &[], ROOMY).unwrap().remove(0);
-    requests.iter().map(one).collect()
+/// Everything drawn for each request, in its order, and how many rows that took.
+fn drawn<B: Backend>(backend: &B, built: &Built<B>, requests: &[Request], limits: Limits) -> (Vec<Vec<Drawn>>, usize) {
+    let params = Params { table: &built.table, values: &built.values };
+    let ctx = Context { backend, params, adapters: true, dropout: None };
+    let mut engine = Engine::new(&ctx, &built.decoder, limits, &[]);
+    let mut all = vec![Vec::new(); requests.len()];
+    for (i, request) in requests.iter().enumerate() {
+        engine.submit(i, request.clone()).unwrap();
+    }
+    while !engine.is_idle() {
+        engine.step().unwrap().into_iter().for_each(|drawn| all[drawn.request].push(drawn));
+    }
+    (all, engine.computed_rows())
 }
 
+fn alone<B: Backend>(backend: &B, built: &Built<B>, requests: &[Request]) -> Vec<Vec<Drawn>> {
+    let one = |(i, r): (usize, &Request)| {
+        let mut own = drawn(backend, built, std::slice::from_ref(r), ROOMY).0.remove(0);
+        own.iter_mut().for_each(|drawn| drawn.request = i);
+        own
+    };
+    requests.iter().enumerate().map(one).collect()
+}
+
+/// All architectures there are, with their sliding windows, sinks, caps, latents and experts.
+const ALL: [&str; 16] = [
+    "deepseek_v3",
+    "ds_half_split",
+    "ds_yarn_mscale",
+    "gemma2",
+    "gemma3_untied",
+    "gpt_oss",
+    "llama",
+    "llama31",
+    "mistral",
+    "mixtral_fused",
+    "oss_mxfp4",
+    "phi3_long_partial",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe_norm_tied",
+];
+
 #[test]
-fn greedy_batches_equal_transformers() {
-    let cpu = Cpu::<f32>::new(2);
-    for arch in ["llama", "llama31", "mistral", "qwen2", "qwen3"] {
+fn greedy_batches_of_every_architecture_equal_transformers() {
+    let cpu = Cpu::<f32>::new(1).rows_apart();
+    for arch in ALL {
         let (built, references) = (load(&cpu, arch), references(arch));
         let requests: Vec<Request> = references.iter().map(|(prompt, want)| greedy(prompt, want.len())).collect();
         let outputs = generate(&cpu, &built, &requests, &[], ROOMY).unwrap();
@@ -84,25 +132,47 @@ fn greedy_batches_equal_transformers() {
 }
 
 #[test]
-fn a_batch_generates_what_each_request_alone_does() {
-    let cpu = Cpu::<f64>::new(2);
-    for arch in ["qwen2", "mistral"] {
+fn a_batch_draws_what_each_request_alone_does_to_the_last_bit() {
+    let cpu = Cpu::<f32>::new(1).rows_apart();
+    for arch in ["qwen2", "mistral", "deepseek_v3", "gpt_oss", "gemma2", "qwen3_moe_norm_tied"] {
         let (built, requests) = (load(&cpu, arch), mixed(arch));
-        assert_eq!(generate(&cpu, &built, &requests, &[], ROOMY).unwrap(), alone(&cpu, &built, &requests), "{arch}");
+        // Log-probabilities too: equal numbers, not only equal tokens.
+        assert!(drawn(&cpu, &built, &requests, ROOMY).0 == alone(&cpu, &built, &requests), "{arch}");
     }
 }
 
 #[test]
-fn neither_the_cache_nor_the_step_size_changes_a_token() {
-    let cpu = Cpu::<f64>::new(2);
-    let (built, requests) = (load(&cpu, "qwen2"), mixed("qwen2"));
-    let want = alone(&cpu, &built, &requests);
-    let longest = requests.iter().map(|r| r.prompt.len() + r.max_new_tokens).max().unwrap();
-    for (cache_rows, step_rows) in [(longest, 512), (longest, 1), (3 * longest, 7), (1 << 14, 5), (1 << 14, 64)] {
-        let limits = Limits { positions: POSITIONS, cache_rows, step_rows };
-        let got = generate(&cpu, &built, &requests, &[], limits).unwrap();
-        assert_eq!(got, want, "{cache_rows} cache rows, {step_rows} rows per step");
+fn neither_the_cache_nor_the_step_size_changes_a_bit() {
+    let cpu = Cpu::<f32>::new(1).rows_apart();
+    for arch in ["qwen2", "mistral", "deepseek_v3"] {
+        let (built, requests) = (load(&cpu, arch), mixed(arch));
+        let want = alone(&cpu, &built, &requests);
+        let longest = requests.iter().map(|r| r.prompt.len() + r.max_new_tokens).max().unwrap();
+        for (cache_rows, step_rows) in [(longest, 512), (longest, 1), (3 * longest, 7), (1 << 14, 5), (1 << 14, 64)] {
+            let limits = Limits { positions: POSITIONS, cache_rows, step_rows };
+            let got = drawn(&cpu, &built, &requests, limits).0;
+            assert!(got == want, "{arch}: {cache_rows} cache rows, {step_rows} rows per step");
+        }
     }
+}
+
+#[test]
+fn a_prompt_that_many_ask_is_computed_once() {
+    let cpu = Cpu::<f32>::new(1).rows_apart();
+    let built = load(&cpu, "qwen2");
+    let prompt: Vec<u32> = (0..100).map(|i| i * 3 % 380).collect();
+    let request = |i: usize| {
+        let mut prompt = prompt.clone();
+        // Some part in the last tokens.
+        prompt[99] = if i % 2 == 0 { 1 } else { 2 };
+        let sampling = Sampling { temperature: 1.0, seed: i as u64, ..Sampling::GREEDY };
+        Request { logprobs: Some(0), ..Request::new(prompt, 8, sampling) }
+    };
+    let requests: Vec<Request> = (0..10).map(request).collect();
+    let (got, rows) = drawn(&cpu, &built, &requests, ROOMY);
+    // The first computes its prompt, the others their last token; the last token drawn is never computed.
+    assert_eq!(rows, 100 + 9 + 10 * 7);
+    assert!(got == alone(&cpu, &built, &requests));
 }
 
 #[test]
@@ -128,11 +198,7 @@ fn samples_follow_their_seeds() {
     let cpu = Cpu::<f32>::new(2);
     let built = load(&cpu, "qwen2");
     let prompt = references("qwen2").remove(0).0;
-    let sampled = |seed| Request {
-        prompt: prompt.clone(),
-        max_new_tokens: 20,
-        sampling: Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, seed },
-    };
+    let sampled = |seed| Request::new(prompt.clone(), 20, Sampling { temperature: 1.0, seed, ..Sampling::GREEDY });
     let requests: Vec<Request> = [1, 2, 1, 3].map(sampled).into();
     let outputs = generate(&cpu, &built, &requests, &[], ROOMY).unwrap();
     assert_eq!(outputs[0], outputs[2]);
@@ -167,34 +233,60 @@ fn requests_that_cannot_be_served_are_named() {
 #[test]
 fn a_folder_answers_as_its_parts_do() {
     let (prompt, want) = references("qwen2").remove(0);
-    let model = infer::Model::open(&golden("models/qwen2"), None, 1 << 20, 2).unwrap();
-    assert_eq!(model.positions(), 1024);
-    let outputs = model.generate(&[greedy(&prompt, want.len())], &[], (512, 64), &mut |_, _| {}).unwrap();
+    let folder = infer::ModelFolder::open(&golden("models/qwen2"), None).unwrap();
+    let model = folder.load(1 << 20, 2).unwrap();
+    assert_eq!(model.positions, 1024);
+    let outputs = model.generate(&[greedy(&prompt, want.len())], (&[], None), (512, 64), &mut |_, _| {}).unwrap();
     assert_eq!(outputs[0].tokens, want);
+}
+
+#[test]
+fn a_stop_text_ends_an_answer_across_the_borders_of_tokens() {
+    let cpu = Cpu::<f32>::new(1).rows_apart();
+    let (built, references) = (load(&cpu, "qwen2"), references("qwen2"));
+    let tokenizer = Tokenizer::load(&golden("models/qwen2"), Clock::at(0)).unwrap();
+    let requests: Vec<Request> = references.iter().map(|(prompt, want)| greedy(prompt, want.len())).collect();
+    let mut stopped = 0;
+    for (_, want) in &references {
+        let whole = tokenizer.decode(want, true).unwrap();
+        // From the middle of a token into the next one.
+        let borders: Vec<usize> = (0..want.len()).map(|n| tokenizer.decode(&want[..n], true).unwrap().len()).collect();
+        let Some(&border) =
+            borders.iter().find(|&&b| b > 2 && whole.is_char_boundary(b - 1) && whole.is_char_boundary(b + 1))
+        else {
+            continue;
+        };
+        let texts = [whole[border - 1..=border].to_owned()];
+        let stops = StopTexts { tokenizer: &tokenizer, texts: &texts };
+        let params = Params { table: &built.table, values: &built.values };
+        let ctx = Context { backend: &cpu, params, adapters: true, dropout: None };
+        let generator = Generator::new(&ctx, &built.decoder, ROOMY);
+        let outputs = generator.generate_until(&requests, &[], Some(stops), &mut |_, _| {}).unwrap();
+        for (output, (_, want)) in outputs.iter().zip(&references) {
+            let (text, full) = (tokenizer.decode(&output.tokens, true).unwrap(), tokenizer.decode(want, true).unwrap());
+            let found = infer::cut(&full, &texts).1;
+            assert_eq!(infer::cut(&text, &texts), infer::cut(&full, &texts));
+            assert_eq!(output.finish_reason, if found { FinishReason::Stop } else { FinishReason::Length });
+            assert!(!found || output.tokens.len() <= want.len());
+            stopped += usize::from(found);
+        }
+    }
+    assert!(stopped > 0);
 }
 
 #[test]
 fn an_adapter_answers_as_the_merged_model() {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/weights");
-    let merged = std::env::temp_dir().join(format!("infer-test-{}", std::process::id()));
-    std::fs::create_dir_all(&merged).unwrap();
-    for file in ["base/config.json", "merged/model.safetensors"] {
-        std::fs::copy(fixtures.join(file), merged.join(file.rsplit('/').next().unwrap())).unwrap();
-    }
-    let sampled = |seed| Request {
-        prompt: vec![5, 6, 7],
-        max_new_tokens: 40,
-        sampling: Sampling { temperature: 1.0, seed, ..Sampling::GREEDY },
-    };
+    let sampled = |seed| Request::new(vec![5, 6, 7], 40, Sampling { temperature: 1.0, seed, ..Sampling::GREEDY });
     let requests: Vec<Request> = (0..10).map(sampled).collect();
-    let answers = |folder: &Path, adapter: Option<&Path>| {
-        let model = infer::Model::open(folder, adapter, 128, 2).unwrap();
-        model.generate(&requests, &[], (500, 64), &mut |_, _| {}).unwrap()
+    let answers = |weights: &str, adapter: Option<&str>| {
+        let checkpoint = weights::Checkpoint::open(&fixtures.join(weights)).unwrap();
+        let blueprint = model::arch::blueprint(&weights::read_config(&fixtures.join("base")).unwrap()).unwrap();
+        let adapter = adapter.map(|name| weights::Adapter::load(&fixtures.join(name)).unwrap());
+        let model = infer::Model::new(&checkpoint, blueprint, adapter.as_ref(), 128, 2).unwrap();
+        model.generate(&requests, (&[], None), (500, 64), &mut |_, _| {}).unwrap()
     };
-    let (base, adapter) = (fixtures.join("base"), fixtures.join("adapter"));
-    let adapted = answers(&base, Some(&adapter));
-    let from_merged = answers(&merged, None);
-    std::fs::remove_dir_all(&merged).unwrap();
-    assert_eq!(adapted, from_merged);
-    assert_ne!(adapted, answers(&base, None));
+    let adapted = answers("base", Some("adapter"));
+    assert_eq!(adapted, answers("merged", None));
+    assert_ne!(adapted, answers("base", None));
 }

@@ -8,9 +8,11 @@
 //! `h` head width, `r` adapter rank, `v` vocabulary, `s` scored tokens, `i`/`o` inputs and outputs of a linear layer.
 
 pub mod adamw;
+mod apart;
 pub mod attention;
 pub mod capped;
 pub mod clamped;
+pub mod codes;
 pub mod cpu;
 pub mod embed;
 pub mod geglu;
@@ -19,6 +21,7 @@ pub mod grouped;
 pub mod head;
 pub mod latent;
 mod memory;
+pub mod paged;
 mod real;
 pub mod rmsnorm;
 pub mod rope;
@@ -34,6 +37,7 @@ pub use adamw::{Adamw, AdamwStep};
 pub use attention::{Attention, AttentionGrads, AttentionSaved, AttentionShape, KeyValue, Span};
 pub use capped::CappedHead;
 pub use clamped::{Clamp, ClampedGlu};
+pub use codes::{Codes, Scales};
 pub use cpu::Cpu;
 pub use embed::Embed;
 pub use geglu::GeGlu;
@@ -41,7 +45,8 @@ pub use gemm::{Gemm, Weight};
 pub use grouped::{Grouped, Groups};
 pub use head::{ForBackward, Head, HeadExtra, HeadSaved, HeadScores};
 pub use latent::Latent;
-pub use memory::{Acc, Dst, HostBytes, HostTensor, Mat, Memory, Out, StoredDtype, View};
+pub use memory::{Acc, Coded, Dst, HostBytes, HostTensor, Mat, Memory, Out, StoredDtype, View};
+pub use paged::{PAGE, Paged, PagedSpan};
 pub use real::{Elem, Real};
 pub use rmsnorm::{RmsNorm, RmsNormSaved};
 pub use rope::{Rope, RopeLayout, RopeTable};
@@ -63,6 +68,7 @@ pub trait Backend:
     + RmsNorm
     + Rope
     + Attention
+    + Paged
     + Sink
     + Latent
     + SwiGlu
@@ -82,6 +88,7 @@ impl<B> Backend for B where
         + RmsNorm
         + Rope
         + Attention
+        + Paged
         + Sink
         + Latent
         + SwiGlu

@@ -41,6 +41,8 @@ pub trait Real:
     fn ln(self) -> Self;
     /// `e^self`. In f32 a polynomial that vectorises: relative error below 1.2e-7 for arguments in [-87, 88], 0 below.
     fn exp(self) -> Self;
+    /// `self * b + c`, rounded once.
+    fn mul_add(self, b: Self, c: Self) -> Self;
     /// Hyperbolic tangent.
     fn tanh(self) -> Self;
     /// The larger of two.
@@ -72,6 +74,10 @@ impl Real for f32 {
     #[inline(always)]
     fn exp(self) -> f32 {
         exp_f32(self)
+    }
+    #[inline(always)]
+    fn mul_add(self, b: f32, c: f32) -> f32 {
+        self.mul_add(b, c)
     }
     #[inline(always)]
     fn tanh(self) -> f32 {
@@ -110,6 +116,10 @@ impl Real for f64 {
     #[inline(always)]
     fn exp(self) -> f64 {
         self.exp()
+    }
+    #[inline(always)]
+    fn mul_add(self, b: f64, c: f64) -> f64 {
+        self.mul_add(b, c)
     }
     #[inline(always)]
     fn tanh(self) -> f64 {

@@ -3,7 +3,7 @@
 use crate::Blueprint;
 use kernels::{Backend, ForBackward, HeadExtra, HeadSaved, HeadScores, Mat, Out, Real, View, Weight};
 use nn::{
-    Balancing, Block, Context, Grads, Kept, LayerCache, Norm, NormSaved, Params, Part, Rotary, RouterLoad, Tensor,
+    Balancing, Block, Context, Grads, Kept, LayerCache, Norm, NormSaved, Params, Part, Rotary, RouterLoad, Step, Tensor,
 };
 use pack::Pack;
 
@@ -118,7 +118,7 @@ impl<B: Backend> HeadKept<B> {
         match self {
             HeadKept::Nothing => ForBackward::Nothing,
             HeadKept::Unit(unit_sd) => ForBackward::Unit(unit_sd.out()),
-            HeadKept::Logits(logits_sv) => ForBackward::Logits(logits_sv.out()),
+            HeadKept::Logits(logits_vs) => ForBackward::Logits(logits_vs.out()),
         }
     }
 }
@@ -217,7 +217,7 @@ impl<B: Backend> Decoder<B> {
         let mut kept = match backward {
             Some(_) if frozen => HeadKept::Unit(ctx.backend.mat(h_sd.rows(), h_sd.cols())),
             Some(_) if logits > 0 && self.blueprint.logit_cap.is_none() => {
-                HeadKept::Logits(ctx.backend.mat(h_sd.rows(), logits))
+                HeadKept::Logits(ctx.backend.mat(logits, h_sd.rows()))
             }
             _ => HeadKept::Nothing,
         };
@@ -278,8 +278,8 @@ impl<B: Backend> Decoder<B> {
                 dh_sd
             }
             HeadKept::Nothing => self.head_backward(ctx, grads, pack, &h_sd, (&scores.lse, coefficient), None),
-            HeadKept::Logits(mut logits_sv) => {
-                let logits = Some(logits_sv.out());
+            HeadKept::Logits(mut logits_vs) => {
+                let logits = Some(logits_vs.out());
                 self.head_backward(ctx, grads, pack, &h_sd, (&scores.lse, coefficient), logits)
             }
         };
@@ -327,19 +327,12 @@ impl<B: Backend> Decoder<B> {
         dh_sd
     }
 
-    /// Runs rows whose earlier keys and values lie in `cache`, and writes their own keys and values to the cache rows
-    /// `slots`. Spans' contexts are ranges of cache rows. Returns rows `wanted` after the final norm.
-    pub fn step(
-        &self,
-        ctx: &Context<B>,
-        part: &Part<B>,
-        cache: &mut Cache<B>,
-        slots: &[u32],
-        wanted: &[u32],
-    ) -> Mat<B> {
-        let mut x_td = self.embedded(ctx, part);
+    /// Runs rows whose earlier keys and values lie in `cache`, and writes their own there. Returns rows `wanted` after the final
+    /// norm.
+    pub fn step(&self, ctx: &Context<B>, step: &Step<B>, cache: &mut Cache<B>, wanted: &[u32]) -> Mat<B> {
+        let mut x_td = self.embedded(ctx, &step.part);
         for (i, (block, layer)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
-            x_td = block.step(ctx, (self.rotary(i), part), &x_td, layer, slots);
+            x_td = block.step(ctx, (self.rotary(i), step), &x_td, layer);
         }
         let picked = self.gathered(ctx, wanted, &x_td, &x_td);
         self.norm.forward(ctx, picked.view()).0
@@ -363,4 +356,11 @@ impl<B: Backend> Decoder<B> {
 /// What the blocks remember of tokens seen so far, a row per token.
 pub struct Cache<B: Backend> {
     layers: Vec<LayerCache<B>>,
+}
+
+impl<B: Backend> Cache<B> {
+    /// Copies what is remembered in the rows `from` to the rows `to`, one for one; the two have no row in common.
+    pub fn copy_rows(&mut self, backend: &B, from: &[u32], to: &[u32]) {
+        self.layers.iter_mut().for_each(|layer| layer.copy_rows(backend, from, to));
+    }
 }

@@ -1,7 +1,7 @@
 //! Self-attention with grouped heads, rotary positions, optional biases, sinks, and per-head norms on queries and keys.
 
 use crate::{
-    Context, Grads, LatentAttention, LatentSaved, LayerCache, Linear, LinearSaved, Norm, NormSaved, Part, Rotary,
+    Context, Grads, LatentAttention, LatentSaved, LayerCache, Linear, LinearSaved, Norm, NormSaved, Part, Rotary, Step,
     Vector,
 };
 use kernels::{AttentionGrads, AttentionSaved, AttentionShape, Backend, Dst, KeyValue, Mat, Out, View};
@@ -60,20 +60,38 @@ impl<B: Backend> SelfAttention<B> {
         LayerCache { k, v: Some(v), v_width: self.v.outputs }
     }
 
-    /// New rows against a cache, to which their own keys and values are written at `slots`.
+    /// New rows: their keys and values are written to the cache, then they attend to it.
     fn step(
         &self,
         ctx: &Context<B>,
-        (rotary, part): (&Rotary<B>, &Part<B>),
+        (rotary, step): (&Rotary<B>, &Step<B>),
         x: View<B, B::Act>,
         cache: &mut LayerCache<B>,
-        slots: &[u32],
         y: Out<B, B::Act>,
     ) {
-        let saved = self.forward(ctx, rotary, part, x, Some(cache.key_value()), y);
-        ctx.backend.scatter(saved.k_tkh.view(), slots, cache.k.out());
+        let backend = ctx.backend;
+        let project = |layer: &Linear<B>| {
+            let mut out = backend.mat(x.rows, layer.outputs);
+            layer.forward(ctx, x, out.out());
+            out
+        };
+        let (mut q_tnh, mut k_tkh, v_tkh) = (project(&self.q), project(&self.k), project(&self.v));
+        if let Some((nq, nk)) = &self.qk_norm {
+            (q_tnh, k_tkh) = (nq.forward(ctx, q_tnh.view()).0, nk.forward(ctx, k_tkh.view()).0);
+        }
+        for m in [&mut q_tnh, &mut k_tkh] {
+            backend.rope(m.out(), step.part.positions.view(), &rotary.table(), self.shape.qk_width, false);
+        }
+        backend.scatter(k_tkh.view(), &step.slots, cache.k.out());
         let v = cache.v.as_mut().expect("grouped heads keep their values");
-        ctx.backend.scatter(saved.v_tkh.view(), slots, v.out());
+        backend.scatter(v_tkh.view(), &step.slots, v.out());
+        let mut o_tnh = backend.mat(x.rows, self.o.inputs);
+        let mut lse_tn = backend.mat(x.rows, self.shape.query_heads);
+        backend.paged(&self.shape, &step.spans, q_tnh.view(), cache.key_value(), o_tnh.out(), lse_tn.out());
+        if let Some(sinks) = &self.sinks {
+            backend.sink(sinks.view(&ctx.params), o_tnh.out(), lse_tn.out());
+        }
+        self.o.forward(ctx, o_tnh.view(), y);
     }
 
     /// `x [t, d]` to `y [t, d]`; `context` holds earlier keys and values when they are not among these rows.
@@ -252,19 +270,18 @@ impl<B: Backend> Attention<B> {
         }
     }
 
-    /// New rows against a cache, to which they are added at `slots`.
+    /// New rows: they are added to the cache, then they attend to it.
     pub fn step(
         &self,
         ctx: &Context<B>,
-        at: (&Rotary<B>, &Part<B>),
+        at: (&Rotary<B>, &Step<B>),
         x: View<B, B::Act>,
         cache: &mut LayerCache<B>,
-        slots: &[u32],
         y: Out<B, B::Act>,
     ) {
         match self {
-            Attention::Grouped(a) => a.step(ctx, at, x, cache, slots, y),
-            Attention::Latent(a) => a.step(ctx, at, x, cache, slots, y),
+            Attention::Grouped(a) => a.step(ctx, at, x, cache, y),
+            Attention::Latent(a) => a.step(ctx, at, x, cache, y),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Attention, AttentionKept, Context, FeedForward, FeedForwardSaved, Grads, LayerCache, Norm, NormSaved, Part, Rotary,
-    RouterLoad,
+    RouterLoad, Step,
 };
 use kernels::{Backend, KeyValue, Mat};
 
@@ -118,22 +118,21 @@ impl<B: Backend> Block<B> {
         (y_td, mlp_norm, mlp, mlp_out)
     }
 
-    /// New rows against a cache, to which they are added at `slots`.
+    /// New rows: their keys and values are added to the cache, then they attend to it.
     pub fn step(
         &self,
         ctx: &Context<B>,
-        at: (&Rotary<B>, &Part<B>),
+        at: (&Rotary<B>, &Step<B>),
         x_td: &Mat<B>,
         cache: &mut LayerCache<B>,
-        slots: &[u32],
     ) -> Mat<B> {
         let n_td = self.attention_norm.forward(ctx, x_td.view()).0;
         let mut mid_td = ctx.backend.mat(x_td.rows(), x_td.cols());
-        self.attention.step(ctx, at, n_td.view(), cache, slots, mid_td.out());
+        self.attention.step(ctx, at, n_td.view(), cache, mid_td.out());
         over(self.attention_out.as_ref(), ctx, &mut mid_td);
         ctx.backend.add(x_td.view(), mid_td.acc());
         drop(n_td);
-        self.second_half(ctx, at.1, &mid_td).0
+        self.second_half(ctx, &at.1.part, &mid_td).0
     }
 
     /// From `dy` (consumed) to `dx`, which is computed only when `below` needs it.

@@ -18,4 +18,13 @@ impl<B: Backend> LayerCache<B> {
         let v = self.v.as_ref().map_or_else(|| self.k.view().cols(0..self.v_width), Mat::view);
         KeyValue { k: self.k.view(), v }
     }
+
+    /// Copies the rows `from` to the rows `to`, one for one; the two have no row in common.
+    pub fn copy_rows(&mut self, backend: &B, from: &[u32], to: &[u32]) {
+        for m in [Some(&mut self.k), self.v.as_mut()].into_iter().flatten() {
+            let mut held = backend.mat(from.len(), m.cols());
+            backend.gather(m.view(), from, held.out());
+            backend.scatter(held.view(), to, m.out());
+        }
+    }
 }

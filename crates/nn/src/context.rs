@@ -1,7 +1,7 @@
 //! What every layer is told: the device, the parameters, whether adapters count, and the rows it works on.
 
 use crate::{Balancing, Params};
-use kernels::{Backend, Mat, RopeLayout, RopeTable, Span};
+use kernels::{Backend, Mat, PagedSpan, RopeLayout, RopeTable, Span};
 
 /// Random omission of adapter inputs.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +55,16 @@ impl<B: Backend> Part<B> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// New rows of sequences whose earlier keys and values lie in a cache.
+pub struct Step<B: Backend> {
+    /// The rows; their spans are `spans`.
+    pub part: Part<B>,
+    /// Which rows belong to which sequence, and where its pages are.
+    pub spans: Vec<PagedSpan>,
+    /// The cache row of each row.
+    pub slots: Vec<u32>,
 }
 
 /// Cosines and sines of every position in use.

@@ -1,7 +1,7 @@
 //! Multi-head latent attention (DeepSeek-AI 2024, arXiv 2405.04434): keys and values come up from one narrow latent per
 //! token, and all heads share one rotated key. Generation keeps the latent and that key only.
 
-use crate::{Context, Grads, LayerCache, Linear, LinearSaved, Norm, NormSaved, Part, Rotary};
+use crate::{Context, Grads, LayerCache, Linear, LinearSaved, Norm, NormSaved, Part, Rotary, Step};
 use kernels::{AttentionGrads, AttentionSaved, AttentionShape, Backend, Dst, KeyValue, Mat, Out, View};
 use std::ops::Range;
 
@@ -236,27 +236,27 @@ impl<B: Backend> LatentAttention<B> {
         LayerCache { k: backend.mat(slots, self.down.outputs), v: None, v_width: self.latent }
     }
 
-    /// New rows against a cache, to which their own latents and rotated keys are written at `slots`.
+    /// New rows: their latents and rotated keys are written to the cache, then they attend to it.
     ///
     /// Queries are brought to the latent (`q Wₖ`) and attend to it as to one shared key and value; what comes out is brought
     /// up by `Wᵥ`. That is the same sum in another order, and keys and values of the past never exist.
     pub fn step(
         &self,
         ctx: &Context<B>,
-        (rotary, part): (&Rotary<B>, &Part<B>),
+        (rotary, step): (&Rotary<B>, &Step<B>),
         x: View<B, B::Act>,
         cache: &mut LayerCache<B>,
-        slots: &[u32],
         y: Out<B, B::Act>,
     ) {
         let (k, n, l) = (ctx.backend, self.shape.query_heads, self.latent);
-        let (query, down_t, _) = self.project(ctx, rotary, part, x);
+        let (query, down_t, _) = self.project(ctx, rotary, &step.part, x);
         let [latent, rotated] = self.columns();
         let (wide, r, p) = (self.down.outputs, rotated.len(), self.unrotated());
         let c_tl = self.norm.forward(ctx, down_t.view().cols(latent.clone())).0;
         let mut own = k.mat(x.rows, wide);
         k.copy(c_tl.view(), own.out().cols(latent.clone()));
         k.copy(down_t.view().cols(rotated.clone()), own.out().cols(rotated));
+        k.scatter(own.view(), &step.slots, cache.k.out());
         let mut q_tn = k.mat(x.rows, n * wide);
         for (h, [key, _]) in self.heads.iter().enumerate() {
             let q = query.q_tn.view().cols(h * (p + r)..(h + 1) * (p + r));
@@ -264,15 +264,13 @@ impl<B: Backend> LatentAttention<B> {
             k.copy(q.cols(p..p + r), q_tn.out().cols(h * wide + l..(h + 1) * wide));
         }
         let shape = AttentionShape { kv_heads: 1, qk_width: wide, v_width: l, ..self.shape };
-        let own_kv = KeyValue { k: own.view(), v: own.view().cols(latent) };
-        let mut o_tnl = k.mat(x.rows, n * l);
-        k.attention(&shape, &part.spans, q_tn.view(), own_kv, cache.key_value(), o_tnl.out(), None);
+        let (mut o_tnl, mut lse_tn) = (k.mat(x.rows, n * l), k.mat(x.rows, n));
+        k.paged(&shape, &step.spans, q_tn.view(), cache.key_value(), o_tnl.out(), lse_tn.out());
         let mut o_tn = k.mat(x.rows, self.o.inputs);
         let w = self.shape.v_width;
         for (h, [_, value]) in self.heads.iter().enumerate() {
             value.forward(ctx, o_tnl.view().cols(h * l..(h + 1) * l), o_tn.out().cols(h * w..(h + 1) * w));
         }
         self.o.forward(ctx, o_tn.view(), y);
-        k.scatter(own.view(), slots, cache.k.out());
     }
 }

@@ -22,7 +22,7 @@ pub use arena::{Grads, Param, ParamId, Params, Table};
 pub use attention::{Attention, AttentionKept, SelfAttention, SelfAttentionSaved};
 pub use block::{Block, BlockSaved, Kept};
 pub use cache::LayerCache;
-pub use context::{Context, Dropout, Part, Rotary};
+pub use context::{Context, Dropout, Part, Rotary, Step};
 pub use experts::{Activation, Experts, ExpertsSaved};
 pub use feed_forward::{FeedForward, FeedForwardSaved};
 pub use latent::{LatentAttention, LatentQuery, LatentSaved};

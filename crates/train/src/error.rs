@@ -10,6 +10,8 @@ pub enum Error {
     Data(data::Error),
     /// The model.
     Model(model::Error),
+    /// A model that is asked.
+    Infer(infer::Error),
     /// Weight files.
     Weights(weights::Error),
     /// The run folder.
@@ -81,6 +83,7 @@ impl Error {
         match self {
             Error::Data(e) => e.exit_code(),
             Error::Model(e) => e.exit_code(),
+            Error::Infer(e) => e.exit_code(),
             Error::Weights(e) => e.exit_code(),
             Error::RunDir(e) => e.exit_code(),
             Error::Objective(e) => e.exit_code(),
@@ -99,6 +102,7 @@ impl fmt::Display for Error {
         match self {
             Error::Data(e) => e.fmt(f),
             Error::Model(e) => e.fmt(f),
+            Error::Infer(e) => e.fmt(f),
             Error::Weights(e) => e.fmt(f),
             Error::RunDir(e) => e.fmt(f),
             Error::Objective(e) => e.fmt(f),
@@ -145,4 +149,4 @@ macro_rules! from {
     )*};
 }
 
-from!(Data <- data::Error, Dist <- dist::Error, Model <- model::Error, Weights <- weights::Error, RunDir <- rundir::Error, Objective <- objective::Error, Schedule <- optim::schedule::Error);
+from!(Data <- data::Error, Dist <- dist::Error, Model <- model::Error, Infer <- infer::Error, Weights <- weights::Error, RunDir <- rundir::Error, Objective <- objective::Error, Schedule <- optim::schedule::Error);

@@ -1,7 +1,7 @@
 //! Merging an adapter into its base model, and checking what was written against base and adapter.
 
 use crate::Error;
-use crate::folder::{Inference, ModelFolder};
+use infer::{Model, ModelFolder};
 use model::{Keep, Parts};
 use pack::{Answer, families_of_rows, plan_packs};
 use std::path::Path;
@@ -38,7 +38,7 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, dtype: Option<DType>, thre
         let what = format!("{} holds files already; give a folder that is new or empty", out.display());
         return Err(Error::Mismatch { what });
     }
-    let given = folder.adapter.as_ref().and_then(|a| a.given.as_ref()).expect("the adapter was given");
+    let given = folder.adapter.as_ref().expect("the adapter was given");
     let options = MergeOptions { dtype, ..MergeOptions::default() };
     let report = weights::merge(&folder.checkpoint, given, out, &options)?;
 
@@ -60,7 +60,14 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, dtype: Option<DType>, thre
         );
         return Err(Error::Merge { what });
     }
-    let notes = notes(&report, difference, effect);
+    let mut notes = notes(&report, difference, effect);
+    if folder.checkpoint.is_quantised() {
+        notes.push(format!(
+            "{} holds weights in codes; the adapter was merged into what they stand for, at the type they were made from. The \
+             16-bit model that they were made from gives a base without their rounding",
+            base.display()
+        ));
+    }
     Ok(Merged { report, difference, effect, largest, notes })
 }
 
@@ -119,7 +126,7 @@ fn sequences(vocab: usize) -> Vec<Vec<u32>> {
 }
 
 /// Logits of every position but the last of every sequence, `[positions, v]`.
-fn logits(model: &Inference, sequences: &[Vec<u32>], adapters: bool) -> Vec<f32> {
+fn logits(model: &Model, sequences: &[Vec<u32>], adapters: bool) -> Vec<f32> {
     let rows = sequences
         .iter()
         .zip(0..)

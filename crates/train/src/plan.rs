@@ -100,7 +100,7 @@ impl Plan {
                 .map(|p| a.adapters.rank * (p.inputs + p.outputs))
                 .sum(),
         };
-        let stored: u64 = job.checkpoint.infos().map(|t| t.byte_len() as u64).sum();
+        let stored = crate::storage::held_bytes(job);
         let frozen = match job.config.tuning {
             config::Tuning::Full => 0,
             config::Tuning::Blocks(_) => stored - stored / b.num_parameters().max(1) as u64 * trainable as u64,
@@ -131,7 +131,7 @@ impl Plan {
         let arena = 4 * trainable as u64;
         let memory = vec![
             ("process", PROCESS),
-            ("frozen weights (mapped)", frozen),
+            ("frozen weights", frozen),
             ("trained weights", arena * (1 + copies)),
             ("gradients", arena),
             ("optimiser state", 2 * arena),

@@ -4,6 +4,7 @@ pub(crate) mod agree;
 mod end;
 mod record;
 mod reference;
+mod samples;
 mod save;
 mod update;
 
@@ -39,6 +40,15 @@ pub enum Event {
     Note(String),
     /// A line of the opening: model, data, objective, plan.
     Opening(String),
+    /// Rows are tokenised: bytes of their files done, and in all. `done` is `total` once, at the end.
+    Tokenising {
+        /// Which rows.
+        what: &'static str,
+        /// Bytes done.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
     /// Work that takes a while, in units of its own.
     Progress {
         /// What is done.
@@ -168,9 +178,22 @@ fn in_folder(
     observe: &mut dyn FnMut(Event),
 ) -> Result<Ended, Error> {
     let (kept, lock) = agree::kept(world, &loaded.config, folder, resume)?;
+    if world.leads() && lock.is_none() {
+        folder.write("config.yaml", loaded.resolved_yaml.as_bytes())?;
+        folder.write(config::SCHEMA_FILE, config::schema().to_string().as_bytes())?;
+        folder.keep_inputs(inputs)?;
+    }
     let mut config = loaded.config.clone();
     config.batch.accumulation *= kept.replicas;
-    let job = Job::new(config, Clock::at(kept.clock), observe)?;
+    let job = Job::until(config, Clock::at(kept.clock), control, observe);
+    let job = match job {
+        Err(Error::Data(data::Error::Stopped { .. })) => None,
+        other => Some(other?),
+    };
+    let stopped = agree::any(world, job.is_none())?;
+    let Some(job) = job.filter(|_| !stopped) else {
+        return Ok(Ended { step: 0, stopped: true, values: Vec::new(), folder: folder.path().to_owned() });
+    };
     let plan = agree::plan(world, &job, &kept)?;
     if world.leads() {
         let now = agree::lock_of(&job, &plan, &kept)?;
@@ -180,12 +203,7 @@ fn in_folder(
                 let notes = save::check_config(folder, &loaded.resolved_yaml)?.into_iter().chain(lock.notes(&now));
                 notes.for_each(|n| observe(Event::Note(n)));
             }
-            None => {
-                folder.write("config.yaml", loaded.resolved_yaml.as_bytes())?;
-                folder.write(config::SCHEMA_FILE, config::schema().to_string().as_bytes())?;
-                folder.keep_inputs(inputs)?;
-                folder.write(rundir::lock::FILE, &now.to_json())?;
-            }
+            None => folder.write(rundir::lock::FILE, &now.to_json())?,
         }
     }
     folder.set_total_steps(job.total_steps as u64)?;
@@ -263,7 +281,7 @@ impl<'a, B: Backend> Run<'a, B> {
         observe: &mut dyn FnMut(Event),
     ) -> Result<Run<'a, B>, Error> {
         let Built { decoder, table, mut values, notes } = Built::stored_as(
-            storage_of(job),
+            &crate::storage::storage_of(job),
             backend,
             &job.checkpoint,
             job.blueprint.clone(),
@@ -570,14 +588,6 @@ impl<'a, B: Backend> Run<'a, B> {
             )));
         }
         Ok(())
-    }
-}
-
-/// How frozen weights are held, when not as they are.
-pub(crate) fn storage_of(job: &Job) -> Option<kernels::StoredDtype> {
-    match job.config.model.dtype {
-        config::Dtype::Bfloat16 => Some(kernels::StoredDtype::Bf16),
-        config::Dtype::Float32 | config::Dtype::Auto => None,
     }
 }
 

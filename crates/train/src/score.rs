@@ -1,8 +1,8 @@
 //! A model that is asked, not trained: loading it with its adapter, and log-probabilities of rows under it.
 
 use crate::Error;
-use crate::folder::{Inference, ModelFolder};
 use data::{Body, Example, Options, RenderInput, Task, Tokenizer};
+use infer::{Model, ModelFolder};
 use model::{Keep, Parts};
 use pack::{Answer, families_of_rows, plan_packs};
 use std::path::PathBuf;
@@ -90,7 +90,7 @@ fn encode(tokenizer: &Tokenizer, mut example: Example) -> data::Result<(Vec<u32>
 ///
 /// Stops at the first error of `observe`.
 pub fn score<E>(
-    model: &Inference,
+    model: &Model,
     rows: &[ScoreRow],
     mut observe: impl FnMut(&ScoreRow, &[f32]) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -115,7 +115,7 @@ fn chunk_len(rows: &[ScoreRow]) -> usize {
     fills.map_or(rows.len(), |last| last + 1)
 }
 
-fn score_chunk(model: &Inference, rows: &[ScoreRow]) -> Vec<Vec<f32>> {
+fn score_chunk(model: &Model, rows: &[ScoreRow]) -> Vec<Vec<f32>> {
     let mut logps: Vec<Vec<f32>> = rows.iter().map(|row| Vec::with_capacity(row.scored().len())).collect();
     let answers = rows.iter().zip(0..).filter(|(row, _)| !row.scored().is_empty()).map(|(row, sequence)| {
         (&row.prompt[..], Answer { tokens: &row.completion, scored: None, sequence, grad: true })

@@ -184,6 +184,25 @@ impl<'a, B: Backend> StepContext<'a, B> {
         Ok((sums, load))
     }
 
+    /// Scores pack after pack on this rank alone, nothing kept for backward.
+    pub(crate) fn visit(
+        &self,
+        packs: &[Pack],
+        who: Who,
+        extra: bool,
+        each: &mut dyn FnMut(&Pack, &Scores<B>),
+    ) -> Result<(), Interrupted> {
+        for (i, pack) in packs.iter().enumerate() {
+            if self.stopping() {
+                return Err(Interrupted);
+            }
+            let ctx = self.context(who, i);
+            let forward = self.policy.decoder.forward(&ctx, pack, &self.parts(pack, who), Keep::Nothing);
+            each(pack, &self.policy.decoder.score(&ctx, pack, &forward, extra, None));
+        }
+        Ok(())
+    }
+
     fn parts(&self, pack: &Pack, who: Who) -> Parts<B> {
         match self.balance {
             Some(_) if who == Who::Policy => Parts::balanced(self.backend, pack),

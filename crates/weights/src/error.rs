@@ -120,6 +120,15 @@ pub enum Error {
         /// Why it matters and what to do.
         why: &'static str,
     },
+    /// A quantised weight whose parts disagree or are not understood, or that cannot be made.
+    Quantised {
+        /// The folder or file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
     /// An adapter whose files disagree with each other or with the base model.
     Adapter {
         /// The file.
@@ -162,6 +171,10 @@ impl Error {
 
     pub(crate) fn json(path: &Path, what: impl Into<String>) -> Error {
         Error::Json { path: path.to_owned(), line: 0, column: 0, what: what.into() }
+    }
+
+    pub(crate) fn quantised(path: &Path, name: &str, what: impl Into<String>) -> Error {
+        Error::Quantised { path: path.to_owned(), name: name.to_owned(), what: what.into() }
     }
 
     pub(crate) fn adapter(path: &Path, what: impl Into<String>) -> Error {
@@ -250,6 +263,7 @@ impl fmt::Display for Error {
             Error::Unsupported { path, key, value, why } => {
                 write!(f, "{}: {key}: {value} is not supported: {why}", path.display())
             }
+            Error::Quantised { path, name, what } => write!(f, "{}: {name}: {what}", path.display()),
             Error::Adapter { path, what } => write!(f, "{}: {what}", path.display()),
             Error::NoTarget { target, modules } => write!(
                 f,

@@ -4,6 +4,7 @@
 //! the same in every run. `TARGET --seconds N` goes on for N seconds; what breaks is left in `fuzz-TARGET-found`.
 
 mod mutate;
+mod outside;
 mod seeds;
 mod targets;
 

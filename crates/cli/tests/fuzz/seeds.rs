@@ -24,6 +24,9 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
         "arrow" => vec![written("saved", &tables(40)), written("one", &tables(1))],
         "template" => named::ALL.iter().map(|template| template.source.as_bytes().to_vec()).collect(),
         "config" => configs(),
+        "gguf" => crate::outside::gguf_seeds(),
+        "latex" => crate::outside::latex_seeds(),
+        "http" => crate::outside::http_seeds(),
         _ => vec![
             br#"{"a": {"file_name": "a.json", "formatting": "sharegpt", "ranking": true, "columns": {"messages": "m", "chosen": "c",
                 "rejected": "r"}, "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}},

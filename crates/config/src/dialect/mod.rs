@@ -11,6 +11,7 @@ mod mlx;
 
 pub(crate) use convert::converted;
 pub use convert::{as_yaml, import};
+pub use flags::PRESETS;
 
 use crate::problem::{Errors, Place, Source};
 use crate::settings::{Settings, is_secret, written};

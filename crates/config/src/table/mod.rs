@@ -195,7 +195,6 @@ pub(super) mod because {
         "rows are tokenised once before training and read from memory: there are no loader workers";
     pub(in crate::table) const NO_UPLOAD: &str =
         "training uploads nothing; the run folder is complete and can be uploaded afterwards";
-    pub(in crate::table) const NO_QUANT: &str = "it only matters with `load_in_4bit`, which is not offered yet";
     pub(in crate::table) const NO_TRACKER: &str =
         "nothing is sent to trackers yet; log.jsonl and TensorBoard files hold the same numbers";
     pub(in crate::table) const SECRET: &str =

@@ -8,9 +8,11 @@ pub use buffer::CpuBuf;
 pub use stored::CpuStored;
 
 use crate::adamw::cpu::AdamwLoops;
+use crate::apart::Apart;
 use crate::attention::cpu::AttentionLoops;
 use crate::capped::cpu::CappedLoops;
 use crate::clamped::cpu::ClampedLoops;
+use crate::codes::{CodeLoops, Decode};
 use crate::geglu::cpu::GeGluLoops;
 use crate::gemm::cpu::GemmLoops;
 use crate::gemm::turn::Turn;
@@ -30,9 +32,12 @@ use stored::UnpackLoops;
 /// The inner loops of all operators over slices of `E`.
 pub trait Loops<E>:
     AdamwLoops<E>
+    + Apart
     + AttentionLoops<E>
     + CappedLoops<E>
     + ClampedLoops<E>
+    + CodeLoops<E>
+    + Decode
     + GeGluLoops<E>
     + GemmLoops<E>
     + HeadLoops<E>
@@ -51,8 +56,10 @@ impl Loops<f64> for f64 {}
 
 /// A CPU with its own threads. Results do not depend on their number.
 pub struct Cpu<E> {
-    threads: rayon::ThreadPool,
+    threads: Arc<rayon::ThreadPool>,
     buffers: Arc<BufferPool>,
+    /// Whether the rows of a product stand apart.
+    pub(crate) apart: bool,
     float: PhantomData<fn() -> E>,
 }
 
@@ -62,10 +69,17 @@ impl<E: Real> Cpu<E> {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(|i| format!("cpu-{i}"));
         Cpu {
             // Spawning a handful of threads fails only when the process is out of them; nothing could go on then.
-            threads: threads.build().expect("cannot start threads"),
+            threads: Arc::new(threads.build().expect("cannot start threads")),
             buffers: Arc::default(),
+            apart: false,
             float: PhantomData,
         }
+    }
+
+    /// The same threads and memory, with products (`linear`, `linear_dx`) in which a row's bits do not depend on the rows beside it:
+    /// for generation. Many rows at a time take a little longer than in the products of training, a few rows less.
+    pub fn rows_apart(&self) -> Cpu<E> {
+        Cpu { threads: self.threads.clone(), buffers: self.buffers.clone(), apart: true, float: PhantomData }
     }
 
     /// Runs `work` on this CPU's threads, so that the operators inside start without a hand-over.
@@ -153,6 +167,13 @@ impl<'a, E: Real, T> Out<'a, Cpu<E>, T> {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         // SAFETY: as for `View::row`; an Out is an exclusive borrow.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.ld), self.cols) }
+    }
+    /// All rows as one slice, whose lines are `ld` apart.
+    pub(crate) fn lines(&mut self) -> &mut [T] {
+        let len = if self.rows == 0 { 0 } else { (self.rows - 1) * self.ld + self.cols };
+        // SAFETY: as for `row_mut`. Between the columns of two rows lie columns of the same buffer that belong to no other
+        // borrow in use: pieces are cut by rows before they are handed to other threads.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, len) }
     }
     /// Cuts into pieces of at most `chunk` rows, each with the number of its first row.
     pub(crate) fn row_chunks(self, chunk: usize) -> Vec<(usize, Out<'a, Cpu<E>, T>)> {

@@ -2,8 +2,8 @@
 
 use super::{Fault, Tampered, weight};
 use crate::{
-    Acc, Backend, Balance, CappedHead, Clamp, ClampedGlu, GeGlu, Grouped, Groups, HeadSaved, HeadScores, Latent,
-    Memory, Out, Route, RouteShape, Routed, Scale, Sink, View, Weight,
+    Acc, AttentionShape, Backend, Balance, CappedHead, Clamp, ClampedGlu, GeGlu, Grouped, Groups, HeadSaved,
+    HeadScores, KeyValue, Latent, Memory, Out, Paged, PagedSpan, Route, RouteShape, Routed, Scale, Sink, View, Weight,
 };
 use std::ops::Range;
 
@@ -106,6 +106,21 @@ impl<B: Backend + Memory<Act = f64, Real = f64>> Latent for Tampered<B> {
                 self.inner.latent_keys_back(heads, dk.on(), dv.on(), dup.out, drotated.out);
             });
         });
+    }
+}
+
+impl<B: Backend + Memory<Act = f64, Real = f64>> Paged for Tampered<B> {
+    fn paged(
+        &self,
+        shape: &AttentionShape,
+        spans: &[PagedSpan],
+        q: View<Self, f64>,
+        cache: KeyValue<Self>,
+        o: Out<Self, f64>,
+        lse: Out<Self, f64>,
+    ) {
+        let cache = KeyValue { k: cache.k.on(), v: cache.v.on() };
+        self.inner.paged(shape, spans, q.on(), cache, o.on(), lse.on());
     }
 }
 

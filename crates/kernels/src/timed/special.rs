@@ -2,8 +2,8 @@
 
 use super::{Operator, Timed, weight};
 use crate::{
-    Acc, Backend, Balance, CappedHead, Clamp, ClampedGlu, GeGlu, Grouped, Groups, HeadSaved, HeadScores, Latent, Out,
-    Route, RouteShape, Routed, Scale, Sink, View, Weight,
+    Acc, AttentionShape, Backend, Balance, CappedHead, Clamp, ClampedGlu, GeGlu, Grouped, Groups, HeadSaved,
+    HeadScores, KeyValue, Latent, Out, Paged, PagedSpan, Route, RouteShape, Routed, Scale, Sink, View, Weight,
 };
 use std::ops::Range;
 
@@ -108,6 +108,21 @@ impl<B: Backend> Latent for Timed<B> {
         drotated: Out<Self, B::Act>,
     ) {
         self.time(Operator::MoveRows, |b| b.latent_keys_back(heads, dk.on(), dv.on(), dup.on(), drotated.on()));
+    }
+}
+
+impl<B: Backend> Paged for Timed<B> {
+    fn paged(
+        &self,
+        shape: &AttentionShape,
+        spans: &[PagedSpan],
+        q: View<Self, B::Act>,
+        cache: KeyValue<Self>,
+        o: Out<Self, B::Act>,
+        lse: Out<Self, B::Real>,
+    ) {
+        let cache = KeyValue { k: cache.k.on(), v: cache.v.on() };
+        self.time(Operator::Attention, |b| b.paged(shape, spans, q.on(), cache, o.on(), lse.on()));
     }
 }
 

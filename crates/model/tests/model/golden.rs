@@ -1,9 +1,9 @@
 //! Logits, log-probabilities, gradients and greedy tokens of transformers 5.23 (float32, eager attention).
 
 use crate::{architectures, context, golden_dir, load, trainable, whole};
-use kernels::{Cpu, Memory};
+use kernels::{Cpu, Memory, PAGE, PagedSpan};
 use model::{Keep, Parts, Tuning};
-use nn::{Context, Grads, Part};
+use nn::{Context, Grads, Part, Step};
 use serde_json::Value;
 use weights::SafeTensors;
 
@@ -103,16 +103,18 @@ fn greedy(
     prompt: &[u32],
     n: usize,
 ) -> Vec<u32> {
-    let mut cache = decoder.cache(cpu, prompt.len() + n);
+    let pages: Vec<u32> = (0..(prompt.len() + n).div_ceil(PAGE) as u32).collect();
+    let mut cache = decoder.cache(cpu, pages.len() * PAGE);
     let (mut new, mut seen, mut out) = (prompt.to_vec(), 0usize, Vec::new());
     while out.len() < n {
         let rows = pack::Rows {
             positions: (seen as u32..(seen + new.len()) as u32).collect(),
-            segments: vec![pack::Segment { rows: 0..new.len(), context: 0..seen }],
+            segments: vec![pack::Segment { rows: 0..new.len(), context: 0..0 }],
             tokens: new.clone(),
         };
-        let slots: Vec<u32> = rows.positions.clone();
-        let hidden = decoder.step(ctx, &Part::new(cpu, &rows), &mut cache, &slots, &[new.len() as u32 - 1]);
+        let spans = vec![PagedSpan { rows: 0..new.len(), position: seen, pages: pages.clone() }];
+        let step = Step { part: Part::new(cpu, &rows), spans, slots: rows.positions.clone() };
+        let hidden = decoder.step(ctx, &step, &mut cache, &[new.len() as u32 - 1]);
         let logits = decoder.head_logits(ctx, &hidden);
         let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
         seen += new.len();

@@ -27,6 +27,15 @@ pub(super) struct Kept {
     pub(super) elastic: bool,
 }
 
+/// Whether any rank says so.
+pub(super) fn any(world: &World, own: bool) -> Result<bool, Error> {
+    if world.size() == 1 {
+        return Ok(own);
+    }
+    let all = world.gather_numbers(&[f64::from(u8::from(own))])?;
+    Ok(all.iter().any(|said| said[0] != 0.0))
+}
+
 /// Opens the run folder on rank 0; the others follow once it is open.
 pub(crate) fn open(world: &World, root: &Path, opening: Opening) -> Result<RunFolder, Error> {
     let folder = if world.leads() { RunFolder::open(root, opening)? } else { RunFolder::follow(root) };

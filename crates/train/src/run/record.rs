@@ -34,6 +34,9 @@ impl<B: Backend> Run<'_, B> {
         if self.due(config.evaluation.every, ends_epoch) {
             self.evaluate(control, observe)?;
         }
+        if config.evaluation.samples.as_ref().is_some_and(|samples| self.due(samples.every, ends_epoch)) {
+            self.answer_samples(observe)?;
+        }
         if !self.evaluation_due && self.due(config.saving.every, ends_epoch) {
             self.save(observe)?;
         }

@@ -32,11 +32,7 @@ impl Ranks<'_> {
 
     /// Whether any rank says so.
     pub(super) fn any(&self, own: bool) -> Result<bool, Error> {
-        if self.world.size() == 1 {
-            return Ok(own);
-        }
-        let all = self.world.gather_numbers(&[f64::from(u8::from(own))])?;
-        Ok(all.iter().any(|said| said[0] != 0.0))
+        super::agree::any(self.world, own)
     }
 }
 

@@ -1,0 +1,129 @@
+//! Page by page: dot products with the page's keys, one softmax over all of them, and the mix of the page's values.
+
+use super::{PAGE, Paged, PagedSpan};
+use crate::apart::{Held, Rows};
+use crate::{AttentionShape, Cpu, Dst, KeyValue, Memory, Out, Real, View};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Rows and heads that are computed together at most, as (row, head) pairs.
+const PAIRS: usize = 64;
+/// Multiplications below which all stays on one thread.
+const SMALL: usize = 1 << 16;
+
+/// Some rows of a span under some query heads of one key/value head.
+struct Piece<'a> {
+    span: &'a PagedSpan,
+    /// Rows, counted from the span's first.
+    rows: Range<usize>,
+    kv_head: usize,
+    heads: Range<usize>,
+}
+
+fn pieces<'a>(shape: &AttentionShape, spans: &'a [PagedSpan]) -> Vec<Piece<'a>> {
+    let group = shape.query_heads / shape.kv_heads;
+    let heads_at_once = group.min(8);
+    let rows_at_once = (PAIRS / heads_at_once).max(1);
+    let mut all = Vec::new();
+    for span in spans {
+        for first in (0..span.rows.len()).step_by(rows_at_once) {
+            let rows = first..(first + rows_at_once).min(span.rows.len());
+            for kv_head in 0..shape.kv_heads {
+                for head in (kv_head * group..(kv_head + 1) * group).step_by(heads_at_once) {
+                    let heads = head..(head + heads_at_once).min((kv_head + 1) * group);
+                    all.push(Piece { span, rows: rows.clone(), kv_head, heads });
+                }
+            }
+        }
+    }
+    all
+}
+
+/// A copy of an exclusive borrow.
+///
+/// # Safety
+/// While copies are in use, each may touch only elements that no other copy touches.
+unsafe fn alias<'a, E>(out: &Out<'a, Cpu<E>, E>) -> Out<'a, Cpu<E>, E> {
+    Out { ptr: out.ptr, rows: out.rows, cols: out.cols, ld: out.ld, tie: PhantomData }
+}
+
+impl<E: Real> Paged for Cpu<E> {
+    fn paged(
+        &self,
+        shape: &AttentionShape,
+        spans: &[PagedSpan],
+        q: View<Self, E>,
+        cache: KeyValue<Self>,
+        o: Out<Self, E>,
+        lse: Out<Self, E>,
+    ) {
+        assert!(q.cols == shape.query_heads * shape.qk_width && cache.k.cols == shape.kv_heads * shape.qk_width);
+        assert!(cache.v.cols == shape.kv_heads * shape.v_width && o.cols == shape.query_heads * shape.v_width);
+        assert!(o.rows == q.rows && lse.rows == q.rows && lse.cols == shape.query_heads);
+        let work: usize = spans.iter().map(|s| s.rows.len() * (s.position + s.rows.len())).sum();
+        let pieces = pieces(shape, spans);
+        // SAFETY: a piece's rows and heads belong to it alone: spans tile the rows, pieces the rows and heads of a span.
+        let run = |piece: Piece<'_>| unsafe { attend(self, shape, &piece, q, cache, (alias(&o), alias(&lse))) };
+        if work * shape.query_heads * (shape.qk_width + shape.v_width) < SMALL {
+            return pieces.into_iter().for_each(run);
+        }
+        self.each(pieces, run);
+    }
+}
+
+fn attend<E: Real>(
+    cpu: &Cpu<E>,
+    shape: &AttentionShape,
+    piece: &Piece<'_>,
+    q: View<Cpu<E>, E>,
+    cache: KeyValue<Cpu<E>>,
+    (mut o, mut lse): (Out<Cpu<E>, E>, Out<Cpu<E>, E>),
+) {
+    let Piece { span, rows, kv_head, heads } = piece;
+    let position = |row: usize| span.position + row;
+    let seen_from = |row: usize| shape.window.map_or(0, |w| (position(row) + 1).saturating_sub(w));
+    let pages = seen_from(rows.start) / PAGE..position(rows.end - 1) / PAGE + 1;
+    let (base, end) = (pages.start * PAGE, position(rows.end - 1) + 1);
+    let pairs: Vec<(usize, usize)> = rows.clone().flat_map(|row| heads.clone().map(move |head| (row, head))).collect();
+
+    let mut scaled = cpu.mat::<E>(pairs.len(), shape.qk_width);
+    let mut out = scaled.out();
+    for (i, (row, head)) in pairs.iter().enumerate() {
+        let q = &q.row(span.rows.start + row)[head * shape.qk_width..(head + 1) * shape.qk_width];
+        out.row_mut(i).copy_from_slice(q);
+        E::times(E::of(shape.scale), out.row_mut(i));
+    }
+    let x = crate::apart::slices(scaled.view());
+    let mut scores = cpu.mat::<E>(pairs.len(), end - base);
+    // Rows of the cache and the columns of the scores that belong to each page.
+    let places = || {
+        pages.clone().map(|page| {
+            let positions = page * PAGE..((page + 1) * PAGE).min(end);
+            let first = span.pages[page] as usize * PAGE;
+            (first..first + positions.len(), positions.start - base..positions.end - base)
+        })
+    };
+    let (kc, vc) = (*kv_head * shape.qk_width, *kv_head * shape.v_width);
+    for (slots, columns) in places() {
+        let keys = cache.k.rows(slots).cols(kc..kc + shape.qk_width);
+        E::dots(&x, Rows(Held::of(keys)), scores.out().cols(columns).into());
+    }
+    let mut out = scores.out();
+    for (i, (row, head)) in pairs.iter().enumerate() {
+        if let Some(cap) = shape.cap {
+            E::cap_row(out.row_mut(i), cap);
+        }
+        let seen = seen_from(*row) - base..position(*row) + 1 - base;
+        lse.row_mut(span.rows.start + row)[*head] = E::softmax_row(out.row_mut(i), seen);
+    }
+    let mut mixed = cpu.mat::<E>(pairs.len(), shape.v_width);
+    for (i, (slots, columns)) in places().enumerate() {
+        let p = crate::apart::slices(scores.view().cols(columns));
+        let values = cache.v.rows(slots).cols(vc..vc + shape.v_width);
+        E::mix(&p, Rows(Held::of(values)), Dst { out: mixed.out(), add: i > 0 });
+    }
+    for (i, (row, head)) in pairs.iter().enumerate() {
+        let o = &mut o.row_mut(span.rows.start + row)[head * shape.v_width..(head + 1) * shape.v_width];
+        o.copy_from_slice(mixed.view().row(i));
+    }
+}
