@@ -7,6 +7,7 @@
 mod companions;
 mod error;
 mod evaluate;
+pub mod gradient;
 mod merge;
 mod plan;
 pub mod policy;
@@ -31,6 +32,6 @@ pub use prepare::{Job, Rows, loss_of};
 pub use quantise::{QuantiseRequest, Quantised, quantise};
 pub use rehearse::rehearse;
 pub use report::opening;
-pub use run::{Control, Ended, Event, run};
+pub use run::{Control, Ended, Event, run, run_on};
 pub use score::{ScoreRow, rows_to_score, score};
 pub use validate::{Finding, validate};
