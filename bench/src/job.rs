@@ -3,11 +3,12 @@
 use crate::args::{Objective, RANK, Tuning};
 use crate::error::Error;
 use crate::floor::{self, Mode, Work};
-use kernels::{Backend, Mat};
+use kernels::Backend;
 use model::Built;
 use optim::adamw::{AdamW, Settings, clip, groups};
 use pack::{Answer, Pack, families_of_rows, plan_packs};
 use std::path::Path;
+use train::gradient::Gradient;
 use train::policy::{Policy, Reference};
 use train::step::{
     Interrupted, Preference, RowGroup, StepContext, TextRow, preference_step, reference_logps, text_step,
@@ -107,7 +108,7 @@ impl<'a, B: Backend> Stepper<'a, B> {
             policy: Policy { decoder, table, values, reference },
             cached: vec![[f64::NAN; 2]; job.train.data.len()],
             optimizer: AdamW::new(backend, len, settings, ranges),
-            grads: backend.mat(1, len),
+            grads: Gradient::running(backend, len),
             rates: train::learning_rates(job),
             step: 0,
         })
@@ -124,6 +125,7 @@ impl<'a, B: Backend> Stepper<'a, B> {
             dropout: None,
             balance: self.job.balance,
             interrupted: &never,
+            team: None,
         }
     }
 
@@ -149,9 +151,9 @@ impl<'a, B: Backend> Stepper<'a, B> {
     /// Makes the next step; returns its loss and the tokens of its rows.
     pub(crate) fn step(&mut self) -> (f64, u64) {
         let rows = rows_of(self.job, self.step);
-        self.backend.fill_zero(self.grads.out());
+        self.backend.fill_zero(self.grads.values.out());
         // The context borrows all but the gradient, which goes in and out by hand.
-        let mut grads = std::mem::replace(&mut self.grads, self.backend.mat(1, 0));
+        let mut grads = std::mem::replace(&mut self.grads, Gradient::running(self.backend, 0));
         let report = match self.preference() {
             Some(preference) => {
                 let normaliser = vec![1.0 / rows.len() as f64; rows.len()];
@@ -166,9 +168,9 @@ impl<'a, B: Backend> Stepper<'a, B> {
             }
         };
         let report = report.unwrap_or_else(never_interrupted);
-        let norm = self.backend.square_norm(grads.view()).sqrt();
+        let norm = self.backend.square_norm(grads.values.view()).sqrt();
         let scale = self.job.config.optimizer.max_grad_norm.map_or(1.0, |max| clip(norm, max));
-        self.optimizer.update(self.backend, &mut self.policy.values, &grads, self.rates[self.step], scale);
+        self.optimizer.update(self.backend, &mut self.policy.values, &grads.values, self.rates[self.step], scale);
         self.grads = grads;
         self.step += 1;
         (report.loss, report.tokens)

@@ -134,7 +134,7 @@ impl<'a> Table<'a> {
         // The upper half of a float is the nearest bf16 towards zero.
         let first = 4 - dtype.bytes(1);
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()[first..].to_vec()).collect();
-        self.cpu.store(HostTensor { bytes: Arc::new(bytes), dtype }, rows, cols)
+        self.cpu.store(HostTensor::new(Arc::new(bytes), dtype), rows, cols)
     }
 
     fn products(&mut self) {

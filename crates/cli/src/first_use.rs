@@ -1,18 +1,15 @@
 //! What a configuration leaves to the machine it runs on: names on the Hub, fetched on first use, and the cache of tokens.
 
 use crate::failure::Failure;
-use crate::pull;
+use crate::hub_name::HubName;
 use crate::screen::Screen;
 use config::{Config, Loaded};
-use hub::{Lockfile, Pull, Repo, RepoKind};
+use data::Registry;
+use hub::RepoKind;
 use std::path::{Path, PathBuf};
 
-/// Where commits are pinned, in the current folder.
-const LOCK: &str = "prospect.lock";
 /// What a model folder is read from.
 const MODEL_FILES: [&str; 5] = ["*.json", "*.safetensors", "*.jinja", "LICENSE*", "README.md"];
-/// Endings that mean a file and not a repository.
-const DATA_FILES: [&str; 9] = ["jsonl", "json", "ndjson", "csv", "tsv", "parquet", "arrow", "gz", "zst"];
 
 /// Fetches what is named `org/name` and is no path here, and says where tokens are kept where the configuration does not.
 pub(crate) fn prepare(loaded: &mut Loaded, token: Option<&str>, screen: &Screen) -> Result<(), Failure> {
@@ -35,85 +32,42 @@ fn cache_folder(lookup: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
 }
 
 fn fetch_all(config: &mut Config, token: Option<&str>, screen: &Screen) -> Result<(), Failure> {
-    // The folder of an earlier stage is no name.
-    if let Some(found) = Named::of(RepoKind::Model, &config.model.path, &config.saving.output_dir) {
-        config.model.path = found.fetch(token, screen)?;
+    let run = config.saving.output_dir.clone();
+    let found = HubName::of(RepoKind::Model, &config.model.path).filter(|_| not_of_the_run(&config.model.path, &run));
+    if let Some(found) = found {
+        config.model.path = found.fetch(&MODEL_FILES, token, screen)?;
     }
-    let registered = config.data.registry.as_ref().is_some_and(|folder| folder.exists());
+    let registry = match config.data.registry.as_deref().filter(|place| Registry::is_at(place)) {
+        Some(place) => Some(Registry::read(place)?),
+        None => None,
+    };
     for path in config.data.train.iter_mut().chain(&mut config.data.eval) {
-        if let Some(found) = Named::of(RepoKind::Dataset, path, &config.saving.output_dir).filter(|_| !registered) {
-            *path = found.fetch(token, screen)?;
+        let name = path.to_string_lossy().into_owned();
+        if let Some(registry) = registry.as_ref().filter(|registry| registry.knows(&name)) {
+            let elsewhere = registry.on_the_hub(&name);
+            if let Some(found) = elsewhere.as_deref().and_then(|id| HubName::of(RepoKind::Dataset, Path::new(id))) {
+                config.data.fetched.insert(name, found.fetch(&[], token, screen)?);
+            }
+        } else if let Some(found) = HubName::of(RepoKind::Dataset, path).filter(|_| not_of_the_run(path, &run)) {
+            *path = found.fetch(&[], token, screen)?;
         }
     }
     Ok(())
 }
 
-/// A name of the Hub: `org/name`, of a data set also `org/name/file`.
-struct Named {
-    repo: Repo,
-    file: Option<String>,
-}
-
-impl Named {
-    /// `None` for what is a path here, or looks like one.
-    fn of(kind: RepoKind, path: &Path, run: &Path) -> Option<Named> {
-        let text = path.to_str().filter(|_| !path.exists() && path.is_relative() && !path.starts_with("."))?;
-        let under_run = run.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && path.starts_with(folder));
-        if text.contains(['*', '?', '[', '\\']) || under_run {
-            return None;
-        }
-        let mut parts = text.splitn(3, '/');
-        let id = format!("{}/{}", parts.next()?, parts.next()?);
-        let file = parts.next().map(str::to_owned);
-        // A folder that is there says that a path was meant.
-        let local = Path::new(text.split('/').next()?).exists();
-        let ending = |name: &str| name.rsplit_once('.').is_some_and(|(_, ending)| DATA_FILES.contains(&ending));
-        let bare_file = kind == RepoKind::Dataset && file.is_none() && ending(text);
-        if local || bare_file || (kind == RepoKind::Model && file.is_some()) || id.starts_with("..") {
-            return None;
-        }
-        Some(Named { repo: Repo::new(kind, &id).ok()?, file })
-    }
-
-    /// The path of the file or folder, fetched as far as it is not there yet; the commit is pinned.
-    fn fetch(&self, token: Option<&str>, screen: &Screen) -> Result<PathBuf, Failure> {
-        screen.note(format_args!("{} is no path here: taken from the Hub", self.repo));
-        let mut lock = Lockfile::read(Path::new(LOCK))?;
-        let include = match (&self.file, self.repo.kind()) {
-            (Some(file), _) => vec![file.clone()],
-            (None, RepoKind::Model) => MODEL_FILES.map(str::to_owned).to_vec(),
-            (None, _) => Vec::new(),
-        };
-        let request = Pull { include, ..Pull::new(self.repo.clone()) };
-        let pulled = pull::fetch_with(&request, Some(&lock), token, screen)?;
-        lock.record(&pulled);
-        lock.write(Path::new(LOCK))?;
-        screen.note(format_args!("{} at {}, {} files, pinned in {LOCK}", self.repo, pulled.commit, pulled.files.len()));
-        Ok(self.file.as_ref().map_or(pulled.root.clone(), |file| pulled.root.join(file)))
-    }
+/// Whether a path lies elsewhere than beside the run's folder: the folder of an earlier stage is no name.
+fn not_of_the_run(path: &Path, run: &Path) -> bool {
+    !run.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && path.starts_with(folder))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn named(kind: RepoKind, text: &str) -> Option<(String, Option<String>)> {
-        let found = Named::of(kind, Path::new(text), Path::new("runs/a"))?;
-        Some((found.repo.id().to_owned(), found.file))
-    }
-
     #[test]
-    fn names_of_the_hub_are_told_from_paths() {
-        let some = |id: &str, file: Option<&str>| Some((id.to_owned(), file.map(str::to_owned)));
-        assert_eq!(named(RepoKind::Model, "org/name"), some("org/name", None));
-        assert_eq!(named(RepoKind::Dataset, "org/name"), some("org/name", None));
-        assert_eq!(named(RepoKind::Dataset, "org/name/a/train.jsonl"), some("org/name", Some("a/train.jsonl")));
-        for path in
-            ["./org/name", "../org/name", "/org/name", "name", "src/name", "data/rows.jsonl", "a/*", "runs/b/final"]
-        {
-            assert_eq!(named(RepoKind::Dataset, path), None, "{path}");
-        }
-        assert_eq!(named(RepoKind::Model, "org/name/final"), None);
+    fn the_folder_of_a_run_is_no_name() {
+        let outside = |path: &str| not_of_the_run(Path::new(path), Path::new("runs/a"));
+        assert!(outside("org/name") && !outside("runs/b/final"));
     }
 
     #[test]

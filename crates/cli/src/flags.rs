@@ -63,9 +63,6 @@ pub(crate) struct TrainerFlags {
     pub(crate) hf_token: Option<String>,
 }
 
-/// That tool's rows per micro-batch and micro-batches per step, by size.
-const PRESETS: [(&str, &str, &str); 4] = [("3b", "8", "4"), ("7b", "4", "8"), ("13b", "2", "16"), ("20b", "4", "8")];
-
 impl TrainerFlags {
     /// The flags as keys with their values, as YAML. Without a file a run is KTO with an adapter, as that tool's was.
     pub(crate) fn settings(&self, with_file: bool) -> Result<Vec<(String, String)>, Failure> {
@@ -83,7 +80,8 @@ impl TrainerFlags {
                      name one with --model-name, a folder or org/name"
                 )));
             }
-            let (_, rows, steps) = PRESETS.iter().find(|(name, ..)| name == size).expect("clap knows the same sizes");
+            let (_, rows, steps) =
+                config::PRESETS.iter().find(|(name, ..)| name == size).expect("clap knows the same sizes");
             if self.batch_size.is_none() {
                 set("per_device_train_batch_size", rows);
             }

@@ -3,6 +3,7 @@
 
 mod args;
 mod asking;
+mod average;
 mod chat;
 mod confined;
 mod data;
@@ -14,6 +15,7 @@ mod first_use;
 mod flags;
 mod generate;
 mod grade;
+mod hub_name;
 mod import;
 mod merge;
 mod meter;
@@ -21,13 +23,17 @@ mod output;
 mod plan;
 mod progress;
 mod pull;
+mod quantize;
+mod ranks;
 mod runs;
 mod score;
 mod screen;
 mod serve;
 mod signals;
+mod spread;
 mod train;
 mod validate;
+mod watchdog;
 
 use args::{Command, CommandLine};
 use clap::Parser;
@@ -50,6 +56,8 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Validate(args) => validate::validate(&args, screen),
         Command::Import(args) => import::import(&args, screen),
         Command::Schema(args) => import::schema(&args),
+        Command::Launch(args) => ranks::launch(&args, screen),
+        Command::Slurm(args) => ranks::slurm(&args, screen),
         Command::Resume(args) => train::resume(&args, screen),
         Command::Runs(args) => runs::runs(&args),
         Command::Score(args) => score::score(&args, screen),
@@ -59,7 +67,9 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Grade(args) => grade::grade(&args, screen),
         Command::Eval(args) => eval::eval(&args, screen),
         Command::Merge(args) => merge::merge(&args, screen),
+        Command::Average(args) => average::average(&args, screen),
         Command::Export(args) => export::export(&args, screen),
+        Command::Quantize(args) => quantize::quantize(&args, screen),
         Command::Demo(args) => demo::demo(&args, screen),
         Command::Data(args) => data::data(&args, screen),
         Command::Pull(args) => pull::pull(&args, screen),

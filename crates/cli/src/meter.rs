@@ -25,7 +25,7 @@ pub(crate) enum Unit {
 /// Work under way.
 pub(crate) struct Meter {
     screen: Screen,
-    what: &'static str,
+    what: String,
     unit: Unit,
     since: Instant,
     said: Instant,
@@ -42,8 +42,15 @@ impl Meter {
     pub(crate) fn new(screen: &Screen, what: &'static str, unit: Unit) -> Result<Meter, Failure> {
         let control = Arc::new(Control::default());
         signals::listen(&control, screen, "stopping; once more to exit at once")?;
-        let now = Instant::now();
-        Ok(Meter { screen: *screen, what, unit, since: now, said: now, first: None, last: 0, bar: None, control })
+        let mut meter = Meter::unheard(screen, what.to_owned(), unit);
+        meter.control = control;
+        Ok(meter)
+    }
+
+    /// Begins work that is stopped elsewhere.
+    pub(crate) fn unheard(screen: &Screen, what: String, unit: Unit) -> Meter {
+        let (now, control) = (Instant::now(), Arc::default());
+        Meter { screen: *screen, what, unit, since: now, said: now, first: None, last: 0, bar: None, control }
     }
 
     /// Whether the work is to stop.
@@ -58,7 +65,7 @@ impl Meter {
         }
         if done < self.last {
             self.finish();
-            (self.what, self.since, self.first) = ("second pass", Instant::now(), None);
+            (self.what, self.since, self.first) = ("second pass".to_owned(), Instant::now(), None);
             self.said = self.since;
         }
         self.last = done;
@@ -76,7 +83,7 @@ impl Meter {
     }
 
     fn draw(&mut self, done: u64, total: u64, first: u64) {
-        let (what, unit, since) = (self.what, self.unit, self.since);
+        let (what, unit, since) = (self.what.clone(), self.unit, self.since);
         let bar = self.bar.get_or_insert_with(|| {
             let counts = match unit {
                 Unit::Bytes => "{bytes}/{total_bytes} {bytes_per_sec}",

@@ -1,7 +1,9 @@
 //! Progress on stderr: bars on a terminal, plain lines elsewhere.
 
+use crate::meter::{Meter, Unit};
 use crate::output::number;
 use crate::screen::Screen;
+use crate::watchdog::Watchdog;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -49,6 +51,10 @@ impl Drop for Bar {
 /// A run as it is watched.
 pub(crate) struct Watch {
     screen: Screen,
+    /// Chat templates that are rendered.
+    watchdog: Option<Watchdog>,
+    /// Tokenising that is under way.
+    tokenising: Option<Meter>,
     /// Preparation that is under way.
     preparing: Option<Bar>,
     /// The steps, on a terminal.
@@ -61,7 +67,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// Watches a run.
     pub(crate) fn new(screen: &Screen) -> Watch {
-        Watch { screen: *screen, preparing: None, steps: None, total: 0, began: None }
+        Watch { screen: *screen, watchdog: None, tokenising: None, preparing: None, steps: None, total: 0, began: None }
     }
 
     /// Shows what happened.
@@ -70,6 +76,16 @@ impl Watch {
             Event::Note(text) => self.say(|screen| screen.note(&text)),
             Event::Opening(text) => self.say(|screen| screen.line(&text)),
             Event::Progress { what, done, total } => self.prepare(&what, done, total),
+            Event::Tokenising { what, done, total } => {
+                self.watchdog =
+                    (done < total).then(|| self.watchdog.take().unwrap_or_else(|| Watchdog::new(&self.screen)));
+                self.watchdog.iter().for_each(Watchdog::word);
+                let new = || Meter::unheard(&self.screen, format!("tokenising {what}"), Unit::Bytes);
+                let mut meter = self.tokenising.take().unwrap_or_else(new);
+                // A stop is asked for where it is looked for.
+                let _ = meter.tell(done, total);
+                self.tokenising = (done < total).then_some(meter);
+            }
             Event::Step { step, total, values } => self.step(step, total, &values),
             Event::Logged(values) => self.logged(&values),
             Event::Saved(path) => self.say(|screen| screen.line(format_args!("saved {}", path.display()))),

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use hub::{Client, Destination, Event, Lockfile, Pull, Pulled, Repo, RepoKind, Revision, Secret, Settings, Watch};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 /// `prospect pull`
@@ -124,29 +124,6 @@ pub(crate) fn fetch_with(
     let meter = Meter::new(screen, "fetching", Unit::Bytes)?;
     Ok(hub::pull(&client, request, lock, &Ear(Mutex::new(Heard { meter, total: 0, done: BTreeMap::new() })))?)
 }
-
-/// What a name stands for that is no path: the cached copy of `org/name`, fetched as far as `include` says.
-///
-/// `None` for what is no name of a repository.
-pub(crate) fn by_name(
-    kind: RepoKind,
-    name: &Path,
-    include: &[&str],
-    screen: &Screen,
-) -> Result<Option<PathBuf>, Failure> {
-    let text = name.to_str().filter(|text| !name.exists() && text.matches('/').count() == 1);
-    let Some(repo) = text.and_then(|text| Repo::new(kind, text).ok()) else { return Ok(None) };
-    let folder = name.parent().is_some_and(Path::exists);
-    if folder || name.extension().is_some_and(|ending| FILES.iter().any(|file| ending == *file)) {
-        return Ok(None);
-    }
-    screen.note(format_args!("{} is no path here: taken as a {} of the Hub", name.display(), kind.as_str()));
-    let include = include.iter().map(|pattern| (*pattern).to_owned()).collect();
-    Ok(Some(fetch(&Pull { include, ..Pull::new(repo) }, None, screen)?.root))
-}
-
-/// Endings that mean a file and not a repository.
-const FILES: [&str; 9] = ["jsonl", "json", "ndjson", "csv", "tsv", "parquet", "arrow", "gz", "zst"];
 
 struct Heard {
     meter: Meter,

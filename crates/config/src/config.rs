@@ -3,6 +3,7 @@
 //! Paths are as they were written, relative to the current directory, as in TRL. Nothing here was looked up on disk.
 
 pub use crate::curve::{Curve, Floor, Schedule, ScheduleKind, Warmup};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// One run.
@@ -62,8 +63,32 @@ pub struct Model {
     pub path: PathBuf,
     /// How weights are stored in memory; arithmetic is float32.
     pub dtype: Dtype,
+    /// How the frozen linear layers are held, when in codes.
+    pub quantisation: Option<Quantisation>,
     /// Weight of the load-balancing loss of experts; `None`: the model's own.
     pub router_aux_loss_coef: Option<f64>,
+}
+
+/// A quantised base, made when the model is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quantisation {
+    /// What the codes mean.
+    pub code: QuantCode,
+    /// Scales of four-bit codes are quantised too.
+    pub nested: bool,
+    /// Layers or parts of the model that stay as they are.
+    pub skip: Vec<String>,
+}
+
+/// Codes of a quantised base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuantCode {
+    /// Four bits, normal-float.
+    Nf4,
+    /// Four bits, floating point.
+    Fp4,
+    /// Eight bits, a scale per row.
+    Int8,
 }
 
 /// Storage of weights.
@@ -145,9 +170,11 @@ pub struct Data {
     pub train: Vec<PathBuf>,
     /// Folder of a `dataset_info.json` whose names `train` and `eval` may use.
     pub registry: Option<PathBuf>,
+    /// Folders of the names that a registry has on the Hub; whoever fetches them fills it in, no key does.
+    pub fetched: BTreeMap<String, PathBuf>,
     /// How the sets of `train` are mixed; `None`: one after the other.
     pub mix: Option<Mix>,
-    /// Rows taken of each set of `train`, >= 1.
+    /// Rows read of each set of `train`, >= 1.
     pub max_samples: Option<usize>,
     /// A list in `completion` is several answers.
     pub alternatives: bool,
@@ -364,8 +391,10 @@ pub enum Duration {
 pub struct Batch {
     /// Rows per micro-batch in training.
     pub train_rows: usize,
-    /// Micro-batches per optimiser step.
+    /// Micro-batches per optimiser step, of each rank unless `step_rows` are given.
     pub accumulation: usize,
+    /// Rows of a step over all ranks, where they are given.
+    pub step_rows: Option<usize>,
     /// Rows per micro-batch in evaluation.
     pub eval_rows: usize,
 }
@@ -509,6 +538,12 @@ pub struct Engine {
     pub data_seed: u64,
     /// Reductions in a fixed order.
     pub deterministic: bool,
+    /// ZeRO's stage over several ranks.
+    pub zero_stage: u8,
+    /// The same bits on any number of ranks; `None`: with several ranks, where `deterministic`.
+    pub elastic: Option<bool>,
+    /// How long ranks wait for one another.
+    pub dist_timeout: std::time::Duration,
     /// Recompute activations.
     pub recompute: Recompute,
     /// CPU threads, >= 1; `None`: all physical cores.

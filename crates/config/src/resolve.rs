@@ -151,6 +151,7 @@ impl Resolved {
             model: Model {
                 path: self.word("model_name_or_path").into(),
                 dtype: self.dtype(),
+                quantisation: self.quantisation(),
                 router_aux_loss_coef: self.float("router_aux_loss_coef"),
             },
             tuning: self.tuning(),
@@ -162,7 +163,8 @@ impl Resolved {
             },
             batch: Batch {
                 train_rows: self.count("per_device_train_batch_size").expect(CHECKED),
-                accumulation: self.count("gradient_accumulation_steps").expect(CHECKED),
+                accumulation: self.accumulation(),
+                step_rows: self.count("train_batch_size"),
                 eval_rows: self.count("per_device_eval_batch_size").expect(CHECKED),
             },
             optimizer: self.optimizer(),
@@ -180,6 +182,18 @@ impl Resolved {
             "bfloat16" => Dtype::Bfloat16,
             _ => Dtype::Auto,
         }
+    }
+
+    fn quantisation(&self) -> Option<Quantisation> {
+        let code = match (self.flag("load_in_4bit"), self.flag("load_in_8bit"), self.word("bnb_4bit_quant_type")) {
+            (true, _, "fp4") => QuantCode::Fp4,
+            (true, ..) => QuantCode::Nf4,
+            (_, true, _) => QuantCode::Int8,
+            (false, false, _) => return None,
+        };
+        let nested = code != QuantCode::Int8 && self.flag("use_bnb_nested_quant");
+        let skip = self.list("llm_int8_skip_modules").unwrap_or(&[]).to_vec();
+        Some(Quantisation { code, nested, skip })
     }
 
     fn tuning(&self) -> Tuning {
@@ -213,6 +227,7 @@ impl Resolved {
             train: self.paths("dataset_name"),
             eval: self.paths("eval_dataset_name"),
             registry: self.text("dataset_dir").map(PathBuf::from),
+            fetched: Default::default(),
             mix: self.mix(),
             max_samples: self.count("max_samples"),
             alternatives: self.flag("alternatives"),
@@ -413,12 +428,24 @@ impl Resolved {
         }
     }
 
+    /// Micro-batches of a step.
+    fn accumulation(&self) -> usize {
+        let rows = self.count("per_device_train_batch_size").expect(CHECKED);
+        match self.count("train_batch_size") {
+            Some(all) => all.div_ceil(rows),
+            None => self.count("gradient_accumulation_steps").expect(CHECKED),
+        }
+    }
+
     fn engine(&self) -> Engine {
         let seed = self.count("seed").expect(CHECKED) as u64;
         Engine {
             seed,
             data_seed: self.count("data_seed").map_or(seed, |s| s as u64),
             deterministic: self.flag("deterministic"),
+            zero_stage: self.count("zero_stage").expect(CHECKED) as u8,
+            elastic: self.bool("elastic"),
+            dist_timeout: std::time::Duration::from_secs_f64(self.number("dist_timeout")),
             recompute: match self.bool("gradient_checkpointing") {
                 Some(true) => Recompute::Always,
                 Some(false) => Recompute::Never,

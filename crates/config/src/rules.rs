@@ -35,6 +35,7 @@ pub(crate) fn check(settings: &mut Settings, source: &Source) -> Facts {
     check.compat();
     check.kto();
     check.data();
+    check.ranks();
     check.schedule();
     check.evaluation();
     check.saving();
@@ -192,6 +193,7 @@ impl Check<'_> {
                 }
             }
         }
+        self.quantised();
         if let Some(setting) = self.settings.get("freeze_trainable_layers") {
             if setting.value == Value::Int(0) {
                 let help = "give the number of blocks that are trained: 2 for the last two, -2 for the first two";
@@ -215,6 +217,20 @@ impl Check<'_> {
             let text = "`lora_dropout` is recorded and off while training: `disable_dropout` is true, as in TRL's KTO";
             let note = Note::advice("lora_dropout", self.place("lora_dropout"), text);
             self.notes.push(note);
+        }
+    }
+
+    /// Codes are never trained.
+    fn quantised(&mut self) {
+        let on = |key: &&str| self.settings.flag(key) == Some(true);
+        let asked: Vec<&str> = ["load_in_4bit", "load_in_8bit"].into_iter().filter(on).collect();
+        if asked.len() > 1 {
+            let message = "a base is held in four bits or in eight";
+            self.conflict(Code::Conflict, &asked, message, "keep one of the two");
+        } else if !asked.is_empty() && self.facts.adapter == AdapterMode::Full {
+            let keys = [asked[0], "use_peft", "freeze_trainable_layers"];
+            let message = "a quantised base cannot be trained itself";
+            self.conflict(Code::Conflict, &keys, message, "set `use_peft: true`, or remove it");
         }
     }
 
@@ -291,6 +307,28 @@ impl Check<'_> {
                 written(&Value::Float(rate))
             );
             self.notes.push(Note::advice("learning_rate", self.place("learning_rate"), text));
+        }
+    }
+
+    /// What several ranks are told.
+    fn ranks(&mut self) {
+        if self.number("zero_stage").is_some_and(|stage| stage > 2.0) {
+            let help =
+                "use stage 2: the weights are whole on every rank, the gradient and the optimiser's state are sharded";
+            self.conflict(Code::NotOffered, &["zero_stage"], "ZeRO has no such stage here; it has 0, 1 and 2", help);
+        }
+        let (all, each) = (self.number("train_batch_size"), self.number("per_device_train_batch_size"));
+        if let (Some(all), Some(each)) = (all, each)
+            && all % each != 0.0
+        {
+            let message = format!("{all} rows of a step are no whole number of micro-batches of {each}");
+            let keys = ["train_batch_size", "per_device_train_batch_size"];
+            self.conflict(Code::Conflict, &keys, message, "make the first a multiple of the second");
+        }
+        if all.is_some() && self.given("gradient_accumulation_steps") {
+            let message = "both say how many rows a step has";
+            let keys = ["train_batch_size", "gradient_accumulation_steps"];
+            self.conflict(Code::Conflict, &keys, message, "keep one of the two");
         }
     }
 

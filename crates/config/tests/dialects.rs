@@ -120,7 +120,7 @@ fn every_founding_file_is_recognised_and_no_key_is_unknown() {
         (MLX, Dialect::Mlx, 20),
         (LLAMA_FACTORY, Dialect::LlamaFactory, 31),
         (DATASET_INFO, Dialect::DatasetInfo, 7),
-        (FLAGS, Dialect::Flags, 20),
+        (FLAGS, Dialect::Flags, 21),
         ("beta: 0.1\nlr_scheduler_kwargs:\n  min_lr: 0\n", Dialect::Flat, 2),
     ];
     for (text, dialect, keys) in files {
@@ -139,11 +139,51 @@ fn every_founding_file_is_recognised_and_no_key_is_unknown() {
 }
 
 #[test]
-fn eight_processes_are_refused_with_what_to_do_instead() {
+fn eight_processes_are_started_and_shard_what_zero_shards() {
     let found = account("zero2.yaml", ACCELERATE).unwrap();
-    let Outcome::Refused(reason) = outcome(&found, "num_processes") else { panic!("refused") };
-    assert!(reason.contains("multiply `gradient_accumulation_steps` by 8"), "{reason}");
-    assert!(found.iter().filter(|a| a.key != "num_processes").all(|a| brief(&a.outcome) == "no effect"));
+    let Outcome::NoEffect(reason) = outcome(&found, "num_processes") else { panic!("no effect") };
+    assert!(
+        reason.contains("prospect launch -n 8") && reason.contains("`gradient_accumulation_steps` by 8"),
+        "{reason}"
+    );
+    let works: Vec<String> = found.iter().map(|a| brief(&a.outcome)).filter(|o| o != "no effect").collect();
+    assert_eq!(works, ["zero_stage: 2"]);
+}
+
+/// LLaMA-Factory's example for stage 3, which the founding document of the 32B run names.
+const DEEPSPEED: &str = r#"{
+  "train_batch_size": "auto",
+  "train_micro_batch_size_per_gpu": "auto",
+  "gradient_accumulation_steps": "auto",
+  "gradient_clipping": 0.5,
+  "zero_allow_untested_optimizer": true,
+  "fp16": {"enabled": "auto", "loss_scale": 0},
+  "bf16": {"enabled": "auto"},
+  "zero_optimization": {
+    "stage": 3,
+    "overlap_comm": false,
+    "contiguous_gradients": true,
+    "sub_group_size": 1e9,
+    "reduce_bucket_size": "auto",
+    "stage3_prefetch_bucket_size": "auto",
+    "stage3_param_persistence_threshold": "auto",
+    "stage3_max_live_parameters": 1e9,
+    "stage3_max_reuse_distance": 1e9,
+    "stage3_gather_16bit_weights_on_model_save": true
+  }
+}"#;
+
+#[test]
+fn a_deepspeed_file_gives_its_stage_and_every_key_is_accounted_for() {
+    assert_eq!(recognise("ds_z3_config.json", DEEPSPEED).unwrap(), Dialect::DeepSpeed);
+    let found = account("ds_z3_config.json", DEEPSPEED).unwrap();
+    assert!(found.iter().all(|a| !matches!(a.outcome, Outcome::Unknown(_) | Outcome::Refused(_))), "{found:#?}");
+    let works: Vec<String> = found.iter().map(|a| brief(&a.outcome)).filter(|o| o != "no effect").collect();
+    assert_eq!(works, ["max_grad_norm: 0.5", "zero_stage: 2"]);
+    let run = "trainer: sft\ndeepspeed: ds_z3_config.json\n";
+    assert_eq!(config::deepspeed_file("run.yaml", run).as_deref(), Some("ds_z3_config.json"));
+    assert_eq!(config::deepspeed_file("run.yaml", "deepspeed: null\n"), None);
+    assert!(config::has_key("run.yaml", run, "deepspeed") && !config::has_key("run.yaml", run, "zero_stage"));
 }
 
 #[test]
@@ -190,10 +230,21 @@ fn a_data_set_entry_is_accounted_for_under_its_name() {
 fn flags_become_keys_and_secrets_are_never_shown() {
     let found = account("flags.txt", FLAGS).unwrap();
     assert_eq!(brief(outcome(&found, "train_kto --gradient-accumulation")), "gradient_accumulation_steps: 16");
-    assert_eq!(brief(outcome(&found, "train_kto --dataset-file")), "dataset_name: train.jsonl");
+    assert_eq!(brief(outcome(&found, "train_kto --dataset-name")), "dataset_name: \"org/data/train.jsonl\"");
+    assert_eq!(brief(outcome(&found, "train_kto --dataset-file")), "no effect");
     assert_eq!(brief(outcome(&found, "train_kto --wandb")), "report_to: wandb");
-    assert_eq!(brief(outcome(&found, "train_kto --model-size")), "refused");
-    assert_eq!(brief(outcome(&found, "upload_to_hf --create-gguf")), "refused");
+    // Flags of their own win over a preset.
+    let preset: Vec<String> =
+        found.iter().filter(|a| a.key == "train_kto --model-size").map(|a| brief(&a.outcome)).collect();
+    assert_eq!(preset, ["no effect", "per_device_train_batch_size: 4", "gradient_accumulation_steps: 8"]);
+    assert_eq!(brief(outcome(&found, "upload_to_hf --create-gguf")), "no effect");
+    // Each command is a run of its own.
+    let yaml = config::import("flags.txt", FLAGS).unwrap();
+    let runs: Vec<&str> = yaml.split("---\n").collect();
+    assert_eq!(runs.len(), 5, "{yaml}");
+    let ours = format!("model_name_or_path: m\n{}", runs[1]);
+    let config = config::load("ours.yaml", &ours, &[]).unwrap_or_else(|e| panic!("{ours}\n{e}")).config;
+    assert_eq!(config.data.train, [std::path::PathBuf::from("org/data/train.jsonl")]);
     assert!(!format!("{found:?}").contains("hf_secret"));
     for line in ["hub_token: hf_secret\nbeta: 0.1\n", "stage: sft\ntemplate: t\nhf_hub_token: hf_secret\n"] {
         let found = account("f.yaml", line).unwrap();
@@ -207,6 +258,6 @@ fn flags_become_keys_and_secrets_are_never_shown() {
 fn an_unknown_key_of_another_tool_is_said_to_be_unknown() {
     let found = account("sft.yaml", &format!("{LLAMA_FACTORY}cutof_len: 3\n")).unwrap();
     assert_eq!(*outcome(&found, "cutof_len"), Outcome::Unknown(Some("cutoff_len")));
-    let found = account("run.yaml", "learning_rate: fast\nbananas: 1\nload_in_4bit: true\n").unwrap();
+    let found = account("run.yaml", "learning_rate: fast\nbananas: 1\nlora_task_type: SEQ_CLS\n").unwrap();
     assert_eq!(found.iter().map(|a| brief(&a.outcome)).collect::<Vec<_>>(), ["refused", "unknown", "refused"]);
 }

@@ -1,6 +1,6 @@
 //! Other tools' files run as they stand; stages; the schema.
 
-use config::{Dialect, Duration, NoteKind, Objective, Tuning, TurnLoss, recognise};
+use config::{Dialect, Duration, NoteKind, Objective, QuantCode, Quantisation, Tuning, TurnLoss, recognise};
 
 const SEED_004: &str = "\
 model_name_or_path: Qwen/Qwen2.5-32B
@@ -95,9 +95,9 @@ fn a_llama_factory_file_is_a_run_as_it_stands() {
 
 #[test]
 fn a_key_that_is_not_taken_points_into_the_other_tool_s_file() {
-    let errors = load(&format!("{SEED_004}cutof_len: 3\nquantization_bit: 4\n"), &[]).unwrap_err().to_string();
+    let errors = load(&format!("{SEED_004}cutof_len: 3\nquantization_bit: 3\n"), &[]).unwrap_err().to_string();
     assert!(errors.contains("run.yaml:19:1") && errors.contains("did you mean `cutoff_len`?"), "{errors}");
-    assert!(errors.contains("run.yaml:20:1") && errors.contains("quantised bases are not offered"), "{errors}");
+    assert!(errors.contains("run.yaml:20:1") && errors.contains("4 and 8 are offered"), "{errors}");
     let errors = load(&SEED_004.replace("1.0e-4", "fast"), &[]).unwrap_err().to_string();
     assert!(errors.contains("run.yaml:17:1") && errors.contains("learning_rate"), "{errors}");
 }
@@ -132,8 +132,34 @@ fn an_axolotl_file_is_a_run_as_it_stands() {
     let kto = AXOLOTL.replace("sample_packing: true\n", "rl: kto\nrl_beta: 0.3\n");
     let c = load(&kto, &[]).unwrap_or_else(|e| panic!("{e}")).config;
     assert!(matches!(c.objective, Objective::Kto(k) if k.beta == 0.3));
-    let errors = load(&AXOLOTL.replace("adapter: lora", "adapter: qlora"), &[]).unwrap_err().to_string();
-    assert!(errors.contains("run.yaml:13:1") && errors.contains("quantised"), "{errors}");
+    let qlora = AXOLOTL.replace("adapter: lora", "adapter: qlora").replace("load_in_4bit: false", "load_in_4bit: true");
+    let c = load(&qlora, &[]).unwrap_or_else(|e| panic!("{e}")).config;
+    let held = Quantisation { code: QuantCode::Nf4, nested: false, skip: Vec::new() };
+    assert_eq!(c.model.quantisation, Some(held));
+    let factory =
+        load(&format!("{SEED_004}quantization_bit: 4\nquantization_type: fp4\ndouble_quantization: true\n"), &[]);
+    let held = Quantisation { code: QuantCode::Fp4, nested: true, skip: Vec::new() };
+    assert_eq!(factory.unwrap_or_else(|e| panic!("{e}")).config.model.quantisation, Some(held));
+}
+
+#[test]
+fn a_quantised_base_takes_an_adapter_and_one_width() {
+    let base = "model_name_or_path: m\ndataset_name: d\n";
+    let asked = |text: &str| load(&format!("{base}{text}"), &[]);
+    let held = |text: &str| asked(text).unwrap_or_else(|e| panic!("{e}")).config.model.quantisation;
+    let peft = "use_peft: true\nbnb_4bit_use_double_quant: true\nllm_int8_skip_modules: [o_proj]\n";
+    let skip = vec!["o_proj".to_owned()];
+    let eight = Quantisation { code: QuantCode::Int8, nested: false, skip };
+    assert_eq!(held(&format!("{peft}load_in_8bit: true\n")), Some(eight.clone()));
+    let four = Quantisation { code: QuantCode::Nf4, nested: true, ..eight };
+    assert_eq!(held(&format!("{peft}load_in_4bit: true\nbnb_4bit_compute_dtype: bfloat16\n")), Some(four));
+    assert_eq!(held(peft), None);
+    let errors = asked("load_in_4bit: true\n").unwrap_err().to_string();
+    assert!(errors.contains("run.yaml:3:1") && errors.contains("cannot be trained itself"), "{errors}");
+    let errors = asked("use_peft: true\nload_in_4bit: true\nload_in_8bit: true\n").unwrap_err().to_string();
+    assert!(errors.contains("run.yaml:4:1") && errors.contains("in four bits or in eight"), "{errors}");
+    let errors = asked("use_peft: true\nload_in_4bit: true\nbnb_4bit_quant_type: int4\n").unwrap_err().to_string();
+    assert!(errors.contains("run.yaml:5:22") && errors.contains("nf4, fp4"), "{errors}");
 }
 
 #[test]

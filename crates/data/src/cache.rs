@@ -1,21 +1,24 @@
 //! Tokenised data on disk, found by everything that made them: a change that matters is another name, so nothing is ever stale.
 //!
 //! An entry is a folder named by its key: `tokens.bin` (32-bit ids), `spans.bin`, `rows.bin` and `about.json` with the report and a
-//! hash of each file. It is built under another name and renamed when it is whole; runs share it and none changes it.
+//! hash of each file. It is built under another name and renamed when it is whole; runs share it and none changes it. A build that
+//! was stopped or killed is gone on with.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{Builder, Dataset, ROW_BYTES, Report};
+use crate::dataset::{Builder, Dataset, ROW_BYTES, Report, Standpoint};
 use crate::error::{Error, Result};
 use crate::tokenise::{Options, run};
 use crate::tokenizer::Tokenizer;
+use crate::tools::Progress;
 
 /// The code that rows go through: where it changes, tokens may.
-const CODE: [&str; 18] = [
+const CODE: [&str; 21] = [
     include_str!("cache.rs"),
     include_str!("dataset.rs"),
     include_str!("encode.rs"),
@@ -29,10 +32,13 @@ const CODE: [&str; 18] = [
     include_str!("format/prompt_completion.rs"),
     include_str!("format/shape.rs"),
     include_str!("format/text.rs"),
+    include_str!("read.rs"),
     include_str!("template/json.rs"),
     include_str!("template/mod.rs"),
     include_str!("template/rewrite.rs"),
     include_str!("tokenise.rs"),
+    include_str!("tokenizer.rs"),
+    include_str!("words.rs"),
     // The versions of the tokenizer, the template engine and the readers.
     include_str!("../../../Cargo.lock"),
 ];
@@ -54,15 +60,15 @@ struct About {
     hashes: Vec<String>,
 }
 
-/// The key of `files` under these settings: a hash of their bytes, the tokenizer with its template, the options and the code.
+/// The key of `files` under these settings: a hash of their bytes, the tokenizer with its template (a fingerprint), the options and the code.
 ///
 /// # Errors
 /// `Io` when a file cannot be read.
-pub fn key(files: &[PathBuf], tokenizer: &Tokenizer, options: &Options) -> Result<String> {
+pub fn key(files: &[PathBuf], tokenizer: &str, options: &Options) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| _ = hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
     CODE.iter().for_each(|source| add(source.as_bytes()));
-    add(tokenizer.fingerprint().as_bytes());
+    add(tokenizer.as_bytes());
     // Every option, by name and value; mappings are of files, whose names do not matter.
     let plain = Options { mappings: Default::default(), ..options.clone() };
     add(format!("{plain:?}").as_bytes());
@@ -91,43 +97,93 @@ fn hash_file(file: &Path) -> Result<blake3::Hash> {
 
 /// [`load`](crate::load) through the cache in `folder`, which is made when it is missing.
 ///
-/// Tokenising takes constant memory: what a chunk of rows becomes goes to disk at once. A damaged entry is built again.
+/// The tokenizer is known by its `fingerprint` and asked for only when there is something to tokenise, which takes constant memory:
+/// what a chunk of rows becomes goes to disk at once. A damaged entry is built again.
 ///
 /// # Errors
-/// As [`load`](crate::load), and `Write` when the disk refuses the entry.
-pub fn load_cached(
+/// As [`load`](crate::load), what `tokenizer` gives, and `Write` when the disk refuses the entry.
+pub fn load_cached<'t, E: From<Error>>(
     files: &[PathBuf],
-    tokenizer: &Tokenizer,
+    fingerprint: &str,
+    tokenizer: impl FnOnce() -> std::result::Result<&'t Tokenizer, E>,
     options: &Options,
     folder: &Path,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<(Dataset, Origin)> {
-    let key = key(files, tokenizer, options)?;
+    progress: Progress<'_>,
+) -> std::result::Result<(Dataset, Origin), E> {
+    let key = key(files, fingerprint, options)?;
     let entry = folder.join(&key[..32]);
     if let Some(data) = read(&entry, files, options) {
         return Ok((data, Origin::Found(entry)));
     }
-    let part = folder.join(format!(".{}.{}", &key[..32], std::process::id()));
-    let built = build(&part, files, tokenizer, options, progress);
-    if built.is_err() {
+    let part = folder.join(format!(".{}", &key[..32]));
+    // Whoever comes second waits, and finds what the first has built; who comes after a stop goes on with what is there.
+    let _turn = lock(&folder.join(format!(".{}.lock", &key[..32])))?;
+    if let Some(data) = read(&entry, files, options) {
+        return Ok((data, Origin::Found(entry)));
+    }
+    let built = build(&part, files, tokenizer()?, options, progress);
+    if !matches!(built, Ok(()) | Err(Error::Stopped { kept: true })) {
         // Nothing to do about a temporary folder that cannot be removed.
         let _ = std::fs::remove_dir_all(&part);
     }
     built?;
-    // Whatever stands there could not be read, or another run has just put the same there.
+    // Whatever stands there could not be read.
     let _ = std::fs::remove_dir_all(&entry);
-    if let Err(source) = std::fs::rename(&part, &entry) {
-        let _ = std::fs::remove_dir_all(&part);
-        if !entry.is_dir() {
-            return Err(Error::Write { path: entry, source });
-        }
-    }
+    let _ = std::fs::remove_file(part.join(STANDING));
+    std::fs::rename(&part, &entry).map_err(|source| Error::Write { path: entry.clone(), source })?;
     match read(&entry, files, options) {
         Some(data) => Ok((data, Origin::Built(entry))),
         None => {
             let source = std::io::Error::other("what was written cannot be read again");
-            Err(Error::Write { path: entry, source })
+            Err(Error::Write { path: entry, source }.into())
         }
+    }
+}
+
+/// Waits until no other process holds `path`; it is held until the file is dropped.
+fn lock(path: &Path) -> Result<File> {
+    let io = |source| Error::Write { path: path.to_owned(), source };
+    std::fs::create_dir_all(path.parent().unwrap_or(Path::new(""))).map_err(io)?;
+    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(io)?;
+    match file.lock() {
+        // A file system without locks: two runs may build the same, and the second finds its folder gone.
+        Err(e) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
+        other => other.map(|()| file).map_err(io),
+    }
+}
+
+/// How far an entry is, in its folder while it is built.
+const STANDING: &str = "standing.json";
+/// Time between two notes of how far it is.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How far an entry is: what comes after is cut off when the work goes on.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Standing {
+    progress: Standpoint,
+    /// Bytes of each section and their hash.
+    sections: Vec<(u64, String)>,
+}
+
+impl Standing {
+    fn write(&self, part: &Path) -> Result<()> {
+        let (path, new) = (part.join(STANDING), part.join("standing.new"));
+        let text = serde_json::to_vec(self).expect("plain data serialises");
+        let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &path));
+        written.map_err(|source| Error::Write { path, source })
+    }
+
+    /// What is there to go on from, with the sections open at their ends.
+    fn read(part: &Path) -> Option<(Standpoint, Vec<Section>)> {
+        let standing: Standing = serde_json::from_slice(&std::fs::read(part.join(STANDING)).ok()?).ok()?;
+        if standing.sections.len() != FILES.len() {
+            return None;
+        }
+        let sections = FILES
+            .iter()
+            .zip(&standing.sections)
+            .map(|(name, (bytes, hash))| Section::reopen(part.join(name), *bytes, hash));
+        Some((standing.progress, sections.collect::<Option<Vec<_>>>()?))
     }
 }
 
@@ -144,6 +200,24 @@ impl Section {
         Ok(Section { path, out: BufWriter::with_capacity(1 << 20, file), hasher: blake3::Hasher::new() })
     }
 
+    /// A section that is there up to `bytes`, if these have the `hash`.
+    fn reopen(path: PathBuf, bytes: u64, hash: &str) -> Option<Self> {
+        let mut file = File::options().read(true).write(true).open(&path).ok()?;
+        let mut hasher = blake3::Hasher::new();
+        let read = hasher.update_reader((&mut file).take(bytes)).ok()?.count();
+        if read != bytes || hasher.finalize().to_hex().as_str() != hash {
+            return None;
+        }
+        file.set_len(bytes).ok()?;
+        Some(Section { path, out: BufWriter::with_capacity(1 << 20, file), hasher })
+    }
+
+    /// Bytes that are in the file, and their hash.
+    fn standing(&mut self) -> Result<(u64, String)> {
+        self.out.flush().map_err(|source| Error::Write { path: self.path.clone(), source })?;
+        Ok((self.hasher.count(), self.hasher.finalize().to_hex().to_string()))
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.hasher.update(bytes);
         self.out.write_all(bytes).map_err(|source| Error::Write { path: self.path.clone(), source })
@@ -157,20 +231,44 @@ impl Section {
     }
 }
 
+/// Builds an entry, from where an earlier process left it.
 fn build(
     part: &Path,
     files: &[PathBuf],
     tokenizer: &Tokenizer,
     options: &Options,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: Progress<'_>,
 ) -> Result<()> {
     std::fs::create_dir_all(part).map_err(|source| Error::Write { path: part.to_owned(), source })?;
-    let mut sections = FILES.iter().map(|name| Section::create(part.join(name))).collect::<Result<Vec<_>>>()?;
+    let (from, mut sections) = match Standing::read(part) {
+        Some(found) => found,
+        None => {
+            let new = FILES.iter().map(|name| Section::create(part.join(name)));
+            (Standpoint::default(), new.collect::<Result<Vec<_>>>()?)
+        }
+    };
+    let (mut now, mut said) = (from.clone(), Instant::now());
+    let note = |now: &Standpoint, sections: &mut [Section]| {
+        let sections = sections.iter_mut().map(Section::standing).collect::<Result<Vec<_>>>()?;
+        Standing { progress: now.clone(), sections }.write(part)
+    };
     let mut drain = |builder: &mut Builder| {
         let written = builder.drain();
-        sections.iter_mut().zip(&written).try_for_each(|(section, bytes)| section.write(bytes))
+        sections.iter_mut().zip(&written).try_for_each(|(section, bytes)| section.write(bytes))?;
+        now = builder.standpoint();
+        if said.elapsed() >= EVERY {
+            note(&now, &mut sections)?;
+            said = Instant::now();
+        }
+        Ok(())
     };
-    let report = run(files, tokenizer, options, progress, &mut drain)?.report;
+    let report = match run(files, tokenizer, options, Builder::at(from), progress, &mut drain) {
+        Err(Error::Stopped { .. }) => {
+            note(&now, &mut sections)?;
+            return Err(Error::Stopped { kept: true });
+        }
+        other => other?.report,
+    };
     let hashes = sections.into_iter().map(Section::finish).collect::<Result<Vec<_>>>()?;
     let about = serde_json::to_vec_pretty(&About { report, hashes }).expect("a report serialises");
     let mut section = Section::create(part.join("about.json"))?;

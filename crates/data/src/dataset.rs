@@ -73,6 +73,8 @@ pub struct Report {
     pub ignored_labels: usize,
     /// Rows with a `loss_weight` that has no effect: neither 0 nor 1, or where turns are not trained one by one.
     pub ignored_loss_weights: usize,
+    /// Ids that the tokenizer has: one past the greatest.
+    pub vocab: usize,
     /// The shapes that rows were read in, each with its number of rows.
     pub shapes: BTreeMap<Shape, usize>,
     /// Fields that were not used (`source`, `conversations[].info`), each with its number of rows.
@@ -231,7 +233,17 @@ pub(crate) struct Builder {
     pub(crate) spans: Vec<Range<u32>>,
     pub(crate) rows: Vec<Row>,
     pub(crate) report: Report,
+    /// Number of the next example.
+    pub(crate) index: u32,
     /// Tokens and spans that were taken out.
+    gone: (usize, u32),
+}
+
+/// Where a data set that still grows stands when everything was taken out.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Standpoint {
+    report: Report,
+    index: u32,
     gone: (usize, u32),
 }
 
@@ -269,7 +281,16 @@ impl Row {
 
 impl Builder {
     pub(crate) fn new() -> Self {
-        Builder { tokens: Vec::new(), spans: Vec::new(), rows: Vec::new(), report: Report::default(), gone: (0, 0) }
+        Builder::at(Standpoint::default())
+    }
+
+    /// One that goes on from there.
+    pub(crate) fn at(Standpoint { report, index, gone }: Standpoint) -> Self {
+        Builder { tokens: Vec::new(), spans: Vec::new(), rows: Vec::new(), report, index, gone }
+    }
+
+    pub(crate) fn standpoint(&self) -> Standpoint {
+        Standpoint { report: self.report.clone(), index: self.index, gone: self.gone }
     }
 
     pub(crate) fn push(&mut self, new: &NewRow<'_>) {

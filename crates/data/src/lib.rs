@@ -28,6 +28,7 @@ pub mod template;
 pub mod tokenise;
 pub mod tokenizer;
 pub mod tools;
+mod words;
 
 pub use answers::AnswerFile;
 pub use cache::load_cached;
@@ -43,4 +44,4 @@ pub use registry::{Registered, Registry};
 pub use sink::{JsonRow, Sink, SplitSink, Written};
 pub use template::{ChatTemplate, RenderInput};
 pub use tokenise::{OnBadRow, Options, Truncation, TurnLoss, load};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Tokenizer, TokenizerFiles};

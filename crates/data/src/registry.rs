@@ -60,16 +60,34 @@ impl Registry {
         }
     }
 
+    /// Whether a registry can be read there: the file itself, or its folder.
+    pub fn is_at(path: &Path) -> bool {
+        path.is_file() || path.join("dataset_info.json").is_file()
+    }
+
+    /// Whether it knows a data set of that name.
+    pub fn knows(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// The name on the Hugging Face Hub of a data set that is there and not on this machine.
+    pub fn on_the_hub(&self, name: &str) -> Option<String> {
+        let entry = self.entries.get(name)?;
+        let text = |key: &str| entry.get(key).and_then(Json::as_str);
+        let id = text("hf_hub_url").filter(|id| text("file_name").is_none() && !Path::new(id).exists())?;
+        Some(id.to_owned())
+    }
+
     /// The names, in the order of the file.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 
-    /// The data set of that name.
+    /// The data set of that name; `fetched` is the folder of one that is [`on_the_hub`](Self::on_the_hub).
     ///
     /// # Errors
     /// `NoFiles` when there is none, when it is not on this machine, or when it is something that is not read.
-    pub fn find(&self, name: &str) -> Result<Registered> {
+    pub fn find(&self, name: &str, fetched: Option<&Path>) -> Result<Registered> {
         let bad =
             |reason: String| Error::NoFiles { path: self.path.clone(), reason: format!("data set `{name}`: {reason}") };
         let Some(entry) = self.entries.get(name) else {
@@ -90,15 +108,21 @@ impl Registry {
         }
         let mapping = self.mapping(entry, formatting, columns);
         let num_samples = entry.get("num_samples").and_then(Json::as_u64).map(|n| n as usize);
-        Ok(Registered { files: self.files(entry, &bad)?, mapping, num_samples })
+        Ok(Registered { files: self.files(entry, fetched, &bad)?, mapping, num_samples })
     }
 
-    fn files(&self, entry: &Json, bad: &dyn Fn(String) -> Error) -> Result<Vec<PathBuf>> {
+    fn files(&self, entry: &Json, fetched: Option<&Path>, bad: &dyn Fn(String) -> Error) -> Result<Vec<PathBuf>> {
         let text = |key: &str| entry.get(key).and_then(Json::as_str);
         let folder = self.path.parent().unwrap_or(Path::new(""));
         let split = text("split").unwrap_or("train");
         if let Some(file) = text("file_name") {
             return resolve(&folder.join(file), split);
+        }
+        if let Some(fetched) = fetched {
+            // A subset of a repository is a folder in it, as `folder` is.
+            let inner =
+                [text("folder"), text("subset")].into_iter().flatten().fold(fetched.to_owned(), |p, f| p.join(f));
+            return resolve(&inner, split);
         }
         // A path of this machine may stand where the name of a repository does.
         let hub = ["hf_hub_url", "ms_hub_url", "om_hub_url"].into_iter().find_map(text);

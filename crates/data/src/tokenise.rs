@@ -1,6 +1,7 @@
 //! From files to token rows: in parallel, in order, with an account of what was cut, dropped and skipped.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use rayon::prelude::*;
@@ -13,6 +14,7 @@ use crate::format::{ReadRow, Shape, Task};
 use crate::read::{parse, place_of, row_error};
 use crate::source::{RawRow, Rows};
 use crate::tokenizer::Tokenizer;
+use crate::tools::{Progress, tell};
 
 /// What becomes of a row longer than `max_length`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +75,8 @@ pub struct Options {
     pub alternatives: bool,
     /// Rows read of the files, the first ones; `None` for all.
     pub first_rows: Option<usize>,
+    /// Rows read of some of the files, the first ones: ranges of the list of files, ascending.
+    pub limits: Vec<(Range<u32>, usize)>,
     /// Files whose columns and roles have other names.
     pub mappings: BTreeMap<PathBuf, Mapping>,
 }
@@ -93,6 +97,7 @@ impl Options {
             default_label: None,
             alternatives: false,
             first_rows: None,
+            limits: Vec::new(),
             mappings: BTreeMap::new(),
         }
     }
@@ -109,34 +114,36 @@ const BAD_EXAMPLES: usize = 5;
 
 /// Reads and tokenises `files` in order; the result does not depend on the number of threads.
 ///
-/// Rows are tokenised in parallel on the current rayon pool. `progress` is told bytes read and bytes in all.
+/// Rows are tokenised in parallel on the current rayon pool. `progress` is told bytes read and bytes in all, which are equal once,
+/// at the end.
 ///
 /// # Errors
-/// `Row` for the first bad row (unless they are skipped), `NothingToTrain` when no row is left, `Io`, `Tokenizer`,
+/// `Row` for the first bad row (unless they are skipped), `NothingToTrain` when no row is left, `Stopped`, `Io`, `Tokenizer`,
 /// `Template` and `Setting` as their descriptions say.
-pub fn load(
-    files: &[PathBuf],
-    tokenizer: &Tokenizer,
-    options: &Options,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Dataset> {
-    Ok(run(files, tokenizer, options, progress, &mut |_| Ok(()))?.finish(files.to_vec(), options.max_length))
+pub fn load(files: &[PathBuf], tokenizer: &Tokenizer, options: &Options, progress: Progress<'_>) -> Result<Dataset> {
+    Ok(run(files, tokenizer, options, Builder::new(), progress, &mut |_| Ok(()))?
+        .finish(files.to_vec(), options.max_length))
 }
 
-/// Reads and tokenises `files`; after every chunk `drain` may take out what the builder holds.
+/// Reads and tokenises `files` from where `builder` stands; after every chunk `drain` may take out what it holds.
 pub(crate) fn run(
     files: &[PathBuf],
     tokenizer: &Tokenizer,
     options: &Options,
-    progress: &mut dyn FnMut(u64, u64),
+    mut builder: Builder,
+    progress: Progress<'_>,
     drain: &mut dyn FnMut(&mut Builder) -> Result<()>,
 ) -> Result<Builder> {
     assert!(options.task != Task::Prompt, "prompts are read with `read_examples`");
     check(tokenizer, options)?;
     let total = crate::source::total_bytes(files)?;
-    let mut rows = Rows::open(files);
-    let mut builder = Builder::new();
-    let (mut first_dropped, mut index) = (None, 0);
+    let mut rows = Rows::open(files).limited(&options.limits);
+    for _ in 0..builder.report.rows_read {
+        rows.next_row()?;
+    }
+    builder.report.vocab = tokenizer.vocab_size();
+    let mut first_dropped = None;
+    tell(progress, 0, total)?;
     loop {
         let left = options.first_rows.map_or(usize::MAX, |n| n - builder.report.rows_read);
         let chunk = next_chunk(&mut rows, left)?;
@@ -150,17 +157,16 @@ pub(crate) fn run(
                 Ok((shape, unused, examples)) => {
                     builder.report.see(shape, &unused);
                     for example in examples {
-                        if let Some(reason) = append(&mut builder, raw, index, example, tokenizer, options)? {
+                        if let Some(reason) = append(&mut builder, raw, example, tokenizer, options)? {
                             first_dropped.get_or_insert_with(|| (place_of(files, raw, 0), reason));
                         }
-                        index += 1;
                     }
                 }
                 Err(failure) => {
                     builder.report.empty_completions += usize::from(failure.is_empty_completion());
                     let skipped = skip_bad(files, raw, failure, options)?;
                     builder.report.bad += 1;
-                    index += 1;
+                    builder.index += 1;
                     if builder.report.bad_examples.len() < BAD_EXAMPLES {
                         builder.report.bad_examples.push(skipped.to_string());
                     }
@@ -168,8 +174,10 @@ pub(crate) fn run(
             }
         }
         drain(&mut builder)?;
-        progress(rows.bytes_read(), total);
+        // The end is told once, after the last row.
+        tell(progress, rows.bytes_read().min(total.saturating_sub(1)), total)?;
     }
+    tell(progress, total, total)?;
     if builder.report.rows == 0 {
         return Err(nothing_to_train(files, &builder, first_dropped));
     }
@@ -222,11 +230,12 @@ fn check(tokenizer: &Tokenizer, options: &Options) -> Result<()> {
 fn append(
     builder: &mut Builder,
     raw: &RawRow,
-    index: u32,
     row: Encoded,
     tokenizer: &Tokenizer,
     options: &Options,
 ) -> Result<Option<String>> {
+    let index = builder.index;
+    builder.index += 1;
     let total = row.prompt.len() + row.completion.len();
     let limit = options.max_length.unwrap_or(usize::MAX);
     let report = &mut builder.report;

@@ -9,47 +9,95 @@ use tokenizers::AddedToken;
 use crate::clock::Clock;
 use crate::error::{Error, Result, TemplateError};
 use crate::template::{ChatTemplate, RenderInput, named};
+use crate::words::Words;
 
 /// A tokenizer with its special tokens and chat template.
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The quick way to ids, where there is one.
+    words: Option<Words>,
     folder: PathBuf,
     specials: Vec<(String, String)>,
     /// `(add_bos, add_eos)` where the folder's configuration overrides the post-processor of `tokenizer.json`.
     framing: Option<(bool, bool)>,
     model_max_length: Option<usize>,
     template: Option<std::result::Result<ChatTemplate, TemplateError>>,
-    /// The source of a template that was given instead of the folder's own.
-    given: Option<String>,
-    /// Hashes of the tokenizer's files and of the template with its clock.
-    identity: (blake3::Hash, blake3::Hash),
 }
 
 /// Special tokens that a template can name.
 const SPECIAL_NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
 
-impl Tokenizer {
-    /// Reads `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` of `folder`.
+/// The files of a tokenizer, read as far as telling it from others needs. Parsing the vocabulary takes much longer: [`load`](Self::load).
+#[derive(Debug)]
+pub struct TokenizerFiles {
+    folder: PathBuf,
+    config: Map<String, Json>,
+    clock: Clock,
+    template: Option<String>,
+    /// Whether the template was given instead of the folder's own.
+    given: bool,
+    /// A hash of the tokenizer's own files.
+    identity: blake3::Hash,
+}
+
+impl TokenizerFiles {
+    /// Looks at `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` of `folder`.
     ///
     /// `clock` answers the template's `strftime_now`; give the start of the run, so that a resumed run renders the same.
     ///
     /// # Errors
-    /// `Tokenizer` naming the file when one is missing, malformed or names a token that does not exist.
-    pub fn load(folder: &Path, clock: Clock) -> Result<Self> {
+    /// `Tokenizer` naming the file when one is missing or malformed.
+    pub fn open(folder: &Path, clock: Clock) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         if !path.is_file() {
             return Err(no_tokenizer_json(folder));
         }
+        let config = read_object(&folder.join("tokenizer_config.json"))?;
+        let template = template_source(folder, &config)?;
+        let identity = identity(folder, &path)?;
+        Ok(TokenizerFiles { folder: folder.to_owned(), config, clock, template, given: false, identity })
+    }
+
+    /// Where it was found.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The same tokenizer with another chat template: one of [`named`], a Jinja file, or a folder whose tokenizer has one.
+    ///
+    /// # Errors
+    /// `Tokenizer` when there is none at `path`.
+    pub fn with_template(self, path: &Path) -> Result<Self> {
+        Ok(TokenizerFiles { template: Some(template_at(path)?), given: true, ..self })
+    }
+
+    /// A hash of everything that tokens depend on: the tokenizer's files, the template, and the date if the template asks for it.
+    pub fn fingerprint(&self) -> String {
+        let template = template_identity(self.template.as_deref().unwrap_or_default(), self.clock);
+        format!("{}{}", self.identity.to_hex(), template.to_hex())
+    }
+
+    /// The source of the template that [`with_template`](Self::with_template) gave, for those who write the tokenizer elsewhere.
+    pub fn given_template(&self) -> Option<&str> {
+        self.template.as_deref().filter(|_| self.given)
+    }
+
+    /// Reads the tokenizer.
+    ///
+    /// # Errors
+    /// `Tokenizer` naming the file when one is malformed or names a token that does not exist.
+    pub fn load(&self) -> Result<Tokenizer> {
+        let (folder, config) = (&self.folder, &self.config);
+        let path = folder.join("tokenizer.json");
         let bad = |path: &Path, reason: String| Error::Tokenizer { path: path.to_owned(), reason };
         let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| bad(&path, e.to_string()))?;
         // Truncation and padding saved with a tokenizer are settings of the call that saved it.
         inner.with_truncation(None).map_err(|e| bad(&path, e.to_string()))?.with_padding(None);
         let config_path = folder.join("tokenizer_config.json");
-        let config = read_object(&config_path)?;
         let map = read_object(&folder.join("special_tokens_map.json"))?;
-        add_declared_tokens(&mut inner, &config).map_err(|reason| bad(&config_path, reason))?;
+        add_declared_tokens(&mut inner, config).map_err(|reason| bad(&config_path, reason))?;
         let mut specials = Vec::new();
         for name in SPECIAL_NAMES {
             if let Some(token) = config.get(name).and_then(token_text).or_else(|| map.get(name).and_then(token_text)) {
@@ -67,41 +115,20 @@ impl Tokenizer {
         };
         // "No limit" is written as 1e30.
         let limit = config.get("model_max_length").and_then(Json::as_f64).filter(|&n| (1.0..1e15).contains(&n));
-        let template = template_source(folder, &config)?;
-        let identity = (identity(folder, &path)?, template_identity(template.as_deref().unwrap_or_default(), clock));
-        let template = template.map(|source| ChatTemplate::new(&source, specials.clone(), clock));
+        let template = self.template.as_deref().map(|source| ChatTemplate::new(source, specials.clone(), self.clock));
         let model_max_length = limit.map(|n| n as usize);
-        let (folder, given) = (folder.to_owned(), None);
-        Ok(Tokenizer { inner, folder, specials, framing, model_max_length, template, given, identity })
+        let words = Words::of(&inner);
+        Ok(Tokenizer { inner, words, folder: folder.clone(), specials, framing, model_max_length, template })
     }
+}
 
-    /// The same tokenizer with another chat template: one of [`named`], a Jinja file, or a folder whose tokenizer has one.
+impl Tokenizer {
+    /// Reads the tokenizer of `folder`, with its own chat template: see [`TokenizerFiles`].
     ///
     /// # Errors
-    /// `Tokenizer` when there is none at `path`.
-    pub fn with_template(mut self, path: &Path, clock: Clock) -> Result<Self> {
-        let none = |reason: String| Error::Tokenizer { path: path.to_owned(), reason };
-        let by_name = path.to_str().and_then(named::find).filter(|_| !path.exists());
-        let source = if let Some(template) = by_name {
-            Some(template.source.to_owned())
-        } else if path.is_dir() {
-            template_source(path, &read_object(&path.join("tokenizer_config.json"))?)?
-        } else {
-            Some(std::fs::read_to_string(path).map_err(|e| {
-                let names: Vec<&str> = named::ALL.iter().map(|t| t.name).collect();
-                none(format!("no chat template can be read there ({e}), and it is none of {}", names.join(", ")))
-            })?)
-        };
-        let source = source.ok_or_else(|| none("expected a chat template, found none".to_owned()))?;
-        self.identity.1 = template_identity(&source, clock);
-        self.template = Some(ChatTemplate::new(&source, self.specials.clone(), clock));
-        self.given = Some(source);
-        Ok(self)
-    }
-
-    /// The source of the template that [`with_template`](Self::with_template) gave, for those who write the tokenizer elsewhere.
-    pub fn given_template(&self) -> Option<&str> {
-        self.given.as_deref()
+    /// As [`TokenizerFiles::open`] and [`TokenizerFiles::load`].
+    pub fn load(folder: &Path, clock: Clock) -> Result<Self> {
+        TokenizerFiles::open(folder, clock)?.load()
     }
 
     /// Token ids of `text`; `add_special` adds what the tokenizer adds by itself (BOS, for most that have one).
@@ -110,12 +137,15 @@ impl Tokenizer {
     /// `Tokenizer` when the vocabulary cannot express the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let framed = if add_special { self.framing } else { Some((false, false)) };
-        let encoding = self.inner.encode_fast(text, framed.is_none()).map_err(|e| self.failed(&e.to_string()))?;
-        let ids = encoding.get_ids();
+        let ids = match &self.words {
+            Some(words) => words.encode(&self.inner, text, framed.is_none()),
+            None => self.inner.encode_fast(text, framed.is_none()).map(|encoding| encoding.get_ids().to_vec()),
+        };
+        let ids = ids.map_err(|e| self.failed(&e.to_string()))?;
         let (bos, eos) = framed.unwrap_or_default();
         let bos = self.bos_id().filter(|_| bos);
         let eos = self.eos_id().filter(|_| eos);
-        Ok(bos.into_iter().chain(ids.iter().copied()).chain(eos).collect())
+        Ok(bos.into_iter().chain(ids).chain(eos).collect())
     }
 
     /// Token ids of `text` without added tokens, and the byte range of `text` that each stands for.
@@ -207,11 +237,6 @@ impl Tokenizer {
         Ok(self.template()?.render(input)?)
     }
 
-    /// A hash of everything that tokens depend on: the tokenizer's files, the template, and the date if the template asks for it.
-    pub fn fingerprint(&self) -> String {
-        format!("{}{}", self.identity.0.to_hex(), self.identity.1.to_hex())
-    }
-
     fn failed(&self, reason: &str) -> Error {
         Error::Tokenizer { path: self.folder.join("tokenizer.json"), reason: reason.to_owned() }
     }
@@ -228,6 +253,23 @@ fn no_tokenizer_json(folder: &Path) -> Error {
          (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)) or take it from the base model"
     );
     Error::Tokenizer { path: folder.to_owned(), reason }
+}
+
+/// The chat template that `path` names: one of [`named`], a Jinja file, or that of a folder.
+fn template_at(path: &Path) -> Result<String> {
+    let none = |reason: String| Error::Tokenizer { path: path.to_owned(), reason };
+    let by_name = path.to_str().and_then(named::find).filter(|_| !path.exists());
+    let source = if let Some(template) = by_name {
+        Some(template.source.to_owned())
+    } else if path.is_dir() {
+        template_source(path, &read_object(&path.join("tokenizer_config.json"))?)?
+    } else {
+        Some(std::fs::read_to_string(path).map_err(|e| {
+            let names: Vec<&str> = named::ALL.iter().map(|t| t.name).collect();
+            none(format!("no chat template can be read there ({e}), and it is none of {}", names.join(", ")))
+        })?)
+    };
+    source.ok_or_else(|| none("expected a chat template, found none".to_owned()))
 }
 
 /// A hash of the files that a tokenizer is read from.

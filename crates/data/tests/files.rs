@@ -1,11 +1,12 @@
 //! Every file format in and out: what is written is read as it was, by whatever name and packing.
 
 use std::io::Write as _;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use data::source::{Rows, resolve};
 use data::tokenizer::Tokenizer;
-use data::{Clock, Options, Registry, Sink, Task, load, load_cached};
+use data::{Clock, Options, Registry, Sink, Task, TokenizerFiles, load, load_cached};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Map, Value as Json, json};
@@ -184,15 +185,20 @@ fn damaged_tables_are_errors() {
 fn csv_cells_become_fields() {
     let folder = Folder::new("csv");
     let text = "\u{feff}prompt,completion,label\n\"a, \"\"b\"\"\nc\",d,TRUE\ne,f,0\n";
-    let data = load(&[folder.file("a.csv", text)], &tokenizer(), &Options::new(Task::Kto), &mut |_, _| {}).unwrap();
+    let data = load(&[folder.file("a.csv", text)], &tokenizer(), &Options::new(Task::Kto), &mut |_, _| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert_eq!(data.label_counts(), (1, 1));
     assert_eq!(tokenizer().decode(data.prompt(0), false).unwrap(), "a, \"b\"\nc");
     let turns = "messages\tlabel\n\"[{\"\"role\"\": \"\"user\"\", \"\"content\"\": \"\"q\"\"}, {\"\"role\"\": \"\"assistant\"\", \"\"content\"\": \"\"a\"\"}]\"\ttrue\n";
     assert_eq!(rows(&[folder.file("b.tsv", turns)])[0]["messages"][1]["content"], "a");
     let bad = |text: &str| {
-        load(&[folder.file("c.csv", text)], &tokenizer(), &Options::new(Task::Kto), &mut |_, _| {})
-            .unwrap_err()
-            .to_string()
+        load(&[folder.file("c.csv", text)], &tokenizer(), &Options::new(Task::Kto), &mut |_, _| {
+            ControlFlow::Continue(())
+        })
+        .unwrap_err()
+        .to_string()
     };
     assert!(
         bad("prompt,completion,label\na,b,maybe\n")
@@ -234,28 +240,32 @@ fn registered_data_sets_are_read_by_their_columns_and_tags() {
                  "tags": {"role_tag": "who", "content_tag": "says", "user_tag": "q", "assistant_tag": "a"}},
         "pairs": {"file_name": "pairs.json", "ranking": true, "columns": {"prompt": "q", "chosen": "yes", "rejected": "no"}},
         "plain": {"file_name": "pairs.json"},
-        "far": {"hf_hub_url": "org/name"}, "code": {"script_url": "x"},
+        "far": {"hf_hub_url": "org/name", "subset": "part"}, "code": {"script_url": "x"},
         "pictures": {"file_name": "pairs.json", "columns": {"images": "i"}}
     });
     folder.file("dataset_info.json", info.to_string());
     let registry = Registry::read(&folder.0).unwrap();
     let load_named = |name: &str| {
-        let found = registry.find(name).unwrap();
+        let found = registry.find(name, None).unwrap();
         let mut options = Options::new(Task::Kto);
         options.mappings.extend(found.files.iter().map(|file| (file.clone(), found.mapping.clone())));
-        load(&found.files, &tokenizer(), &options, &mut |_, _| {}).unwrap()
+        load(&found.files, &tokenizer(), &options, &mut |_, _| ControlFlow::Continue(())).unwrap()
     };
     let (talk, pairs) = (load_named("talk"), load_named("pairs"));
     assert_eq!(talk.tokens(0), pairs.tokens(0));
     assert_eq!((pairs.len(), pairs.label_counts()), (2, (1, 1)));
-    assert_eq!(registry.find("plain").unwrap().mapping, data::Mapping::default());
+    assert_eq!(registry.find("plain", None).unwrap().mapping, data::Mapping::default());
+    // What is on the Hub is read from where it was fetched to, subsets from their folders.
+    assert_eq!((registry.on_the_hub("far").as_deref(), registry.on_the_hub("talk")), (Some("org/name"), None));
+    folder.file("part/train.jsonl", "{}");
+    assert_eq!(registry.find("far", Some(&folder.0)).unwrap().files, [folder.0.join("part/train.jsonl")]);
     for (name, message) in [
         ("far", "on the Hub (org/name)"),
         ("code", "nothing from a data set is ever executed"),
         ("pictures", "rows are text"),
         ("none", "not registered; the first names are talk, pairs"),
     ] {
-        let error = registry.find(name).unwrap_err().to_string();
+        let error = registry.find(name, None).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }
 }
@@ -269,12 +279,25 @@ fn cached_tokens_are_the_tokens_and_any_change_misses() {
     let file = folder.file("a.jsonl", &text);
     let cache = folder.0.join("cache");
     let options = Options::new(Task::Kto);
-    let through = |file: &Path, tokenizer: &Tokenizer, options: &Options| {
-        load_cached(&[file.to_owned()], tokenizer, options, &cache, &mut |_, _| {}).unwrap()
+    let parsed = std::cell::Cell::new(0);
+    let load_through = |file: &Path, tokenizer: &TokenizerFiles, options: &Options| {
+        let loaded = tokenizer.load().unwrap();
+        let get = || {
+            parsed.set(parsed.get() + 1);
+            Ok::<_, data::Error>(&loaded)
+        };
+        load_cached(&[file.to_owned()], &tokenizer.fingerprint(), get, options, &cache, &mut |_, _| {
+            ControlFlow::Continue(())
+        })
     };
-    let plain = load(std::slice::from_ref(&file), &tokenizer(), &options, &mut |_, _| {}).unwrap();
-    let (built, first) = through(&file, &tokenizer(), &options);
-    let (found, second) = through(&file, &tokenizer(), &options);
+    let through =
+        |file: &Path, tokenizer: &TokenizerFiles, options: &Options| load_through(file, tokenizer, options).unwrap();
+    let files = || TokenizerFiles::open(&fixtures().join("tokenizer"), Clock::at(0)).unwrap();
+    let plain =
+        load(std::slice::from_ref(&file), &tokenizer(), &options, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let (built, first) = through(&file, &files(), &options);
+    let (found, second) = through(&file, &files(), &options);
+    assert_eq!(parsed.get(), 1, "what is found needs no tokenizer");
     assert!(matches!((&first, &second), (data::cache::Origin::Built(a), data::cache::Origin::Found(b)) if a == b));
     for cached in [&built, &found] {
         assert_eq!((cached.rows(), &cached.report), (plain.rows(), &plain.report));
@@ -283,26 +306,93 @@ fn cached_tokens_are_the_tokens_and_any_change_misses() {
                 .all(|i| cached.tokens(i) == plain.tokens(i) && cached.loss_spans(i) == plain.loss_spans(i))
         );
     }
-    let is_new = |file: &Path, tokenizer: &Tokenizer, options: &Options| {
+    let is_new = |file: &Path, tokenizer: &TokenizerFiles, options: &Options| {
         matches!(through(file, tokenizer, options).1, data::cache::Origin::Built(_))
     };
     // A copy under another name is the same data; every change that matters is not.
-    assert!(!is_new(&folder.file("b.jsonl", &text), &tokenizer(), &options));
-    assert!(is_new(&folder.file("c.jsonl", format!("{text}\n")), &tokenizer(), &options));
-    assert!(is_new(&file, &tokenizer(), &Options { max_length: Some(4), ..options.clone() }));
-    assert!(is_new(&file, &tokenizer(), &Options { task: Task::Sft, ..options.clone() }));
-    let other = tokenizer().with_template(Path::new("chatml"), Clock::at(0)).unwrap();
+    assert!(!is_new(&folder.file("b.jsonl", &text), &files(), &options));
+    assert!(is_new(&folder.file("c.jsonl", format!("{text}\n")), &files(), &options));
+    assert!(is_new(&file, &files(), &Options { max_length: Some(4), ..options.clone() }));
+    assert!(is_new(&file, &files(), &Options { task: Task::Sft, ..options.clone() }));
+    let other = files().with_template(Path::new("chatml")).unwrap();
     assert!(is_new(&file, &other, &options));
     // A damaged entry is built again.
     let data::cache::Origin::Found(entry) = second else { panic!() };
     let mut bytes = std::fs::read(entry.join("tokens.bin")).unwrap();
     bytes[100] ^= 1;
     std::fs::write(entry.join("tokens.bin"), bytes).unwrap();
-    assert!(is_new(&file, &tokenizer(), &options));
-    assert!(!is_new(&file, &tokenizer(), &options));
+    assert!(is_new(&file, &files(), &options));
+    assert!(!is_new(&file, &files(), &options));
     // A failure leaves nothing.
     let before = std::fs::read_dir(&cache).unwrap().count();
     let bad = folder.file("bad.jsonl", "{\"prompt\": 3}");
-    assert!(load_cached(&[bad], &tokenizer(), &options, &cache, &mut |_, _| {}).is_err());
+    assert!(load_through(&bad, &files(), &options).is_err());
     assert_eq!(std::fs::read_dir(&cache).unwrap().count(), before);
+}
+
+#[test]
+fn tokenising_that_was_stopped_goes_on_and_gives_the_same() {
+    let folder = Folder::new("stopped");
+    let row =
+        |i: usize| format!("{{\"prompt\": \"{i}+{i}\", \"completion\": \"{}\", \"label\": {}}}\n", i * 2, i.is_multiple_of(2));
+    let file = folder.file("a.jsonl", (0..2000).map(row).collect::<String>());
+    let (tokenizer, cache, options) = (tokenizer(), folder.0.join("cache"), Options::new(Task::Kto));
+    let files = std::slice::from_ref(&file);
+    // Rows that were tokenised are told by the calls: one before the first chunk, one after each.
+    let until = |calls: usize| {
+        let mut made = 0;
+        let loaded = load_cached(files, "print", || Ok(&tokenizer), &options, &cache, &mut |_, _| {
+            made += 1;
+            if made > calls { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        (loaded, made)
+    };
+    for calls in [2, 1] {
+        let (stopped, _) = until(calls);
+        assert!(matches!(stopped, Err::<_, data::Error>(data::Error::Stopped { kept: true })));
+    }
+    let (built, made) = until(usize::MAX);
+    let (built, origin) = built.unwrap();
+    assert!(matches!(origin, data::cache::Origin::Built(_)) && made < 5, "{made} calls: rows were done again");
+    let plain = load(files, &tokenizer, &options, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    assert_eq!((built.rows(), &built.report), (plain.rows(), &plain.report));
+    assert!((0..2000).all(|i| built.tokens(i) == plain.tokens(i)));
+    // A section that does not hold what was noted is begun again.
+    let file = folder.file("b.jsonl", (1..2000).map(row).collect::<String>());
+    let files = std::slice::from_ref(&file);
+    let mut stop = |_: u64, _: u64| ControlFlow::Break(());
+    let mut made = 0;
+    let twice = &mut |_: u64, _: u64| {
+        made += 1;
+        if made > 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    assert!(load_cached(files, "print", || Ok::<_, data::Error>(&tokenizer), &options, &cache, twice).is_err());
+    let part = std::fs::read_dir(&cache).unwrap().map(|e| e.unwrap().path()).find(|p| p.join("standing.json").exists());
+    std::fs::write(part.unwrap().join("tokens.bin"), "other").unwrap();
+    assert!(load_cached(files, "print", || Ok::<_, data::Error>(&tokenizer), &options, &cache, &mut stop).is_err());
+    let again = load_cached(files, "print", || Ok::<_, data::Error>(&tokenizer), &options, &cache, &mut |_, _| {
+        ControlFlow::Continue(())
+    });
+    assert_eq!(again.unwrap().0.len(), 1999);
+}
+
+#[test]
+fn of_a_limited_set_no_more_rows_are_read() {
+    let folder = Folder::new("limits");
+    let row = |i: usize| format!("{{\"prompt\": \"{i}\", \"completion\": \"x\"}}\n");
+    let good: String = (0..5).map(row).collect();
+    // What comes after the limit is not even looked at.
+    let files = [
+        folder.file("a.jsonl", format!("{good}broken")),
+        folder.file("b.jsonl", format!("{good}broken")),
+        folder.file("c.jsonl", &good),
+    ];
+    let mut options = Options::new(Task::Sft);
+    options.limits = vec![(0..1, 5), (1..2, 2)];
+    let data = load(&files, &tokenizer(), &options, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let of = |file: u32| data.rows().iter().filter(|row| row.file == file).count();
+    assert_eq!([of(0), of(1), of(2)], [5, 2, 5]);
+    options.limits = vec![(0..2, 3), (2..3, 0)];
+    let data = load(&files, &tokenizer(), &options, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    assert_eq!((data.len(), data.report.rows_read), (3, 3));
 }

@@ -1,5 +1,6 @@
 //! From files to token rows, against the reference trainer and against wrong input.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use data::tokenizer::Tokenizer;
@@ -41,13 +42,14 @@ impl Drop for Folder {
 
 fn load_text(name: &str, text: &str, options: &Options) -> data::Result<Dataset> {
     let folder = Folder::new(&name.replace('.', "-"));
-    load(&[folder.file(name, text)], &tokenizer(), options, &mut |_, _| {})
+    load(&[folder.file(name, text)], &tokenizer(), options, &mut |_, _| ControlFlow::Continue(()))
 }
 
 /// The message of the error that loading `text` as `rows.jsonl` gives, without the folder's path.
 fn complaint(test: &str, text: &str, options: &Options) -> (String, u8) {
     let folder = Folder::new(test);
-    let error = load(&[folder.file("rows.jsonl", text)], &tokenizer(), options, &mut |_, _| {}).unwrap_err();
+    let error = load(&[folder.file("rows.jsonl", text)], &tokenizer(), options, &mut |_, _| ControlFlow::Continue(()))
+        .unwrap_err();
     (error.to_string().replace(&format!("{}/", folder.0.display()), ""), error.exit_code())
 }
 
@@ -67,7 +69,7 @@ fn rows_equal_those_of_the_reference_trainer() {
         options.max_length = case["max_length"].as_u64().map(|n| n as usize);
         options.completion_only_loss = case["completion_only_loss"].as_bool();
         let file = fixtures().join(case["data"].as_str().unwrap());
-        let data = load(&[file], &tokenizer, &options, &mut |_, _| {}).unwrap();
+        let data = load(&[file], &tokenizer, &options, &mut |_, _| ControlFlow::Continue(())).unwrap();
         let batch = case["batch"].as_u64().unwrap() as usize;
         let order = Order { rows: data.len(), micro_batch: batch, accumulation: 1, seed: 0, shuffle: Shuffle::None };
         let epoch = order.epoch(0);
@@ -121,11 +123,15 @@ fn an_array_a_line_per_row_and_several_files_give_the_same_rows() {
         [folder.file("c.jsonl", &rows[..7].join("\n")), folder.file("d.json", &format!("[{}]", rows[7..].join(",")))];
     let (tokenizer, options) = (tokenizer(), Options::new(Task::Sft));
     let mut done = Vec::new();
-    let a = load(&[lines], &tokenizer, &options, &mut |read, all| done.push((read, all))).unwrap();
+    let a = load(&[lines], &tokenizer, &options, &mut |read, all| {
+        done.push((read, all));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert!(done.len() > 1 && done.is_sorted() && done.iter().all(|d| d.1 == done[0].1));
     assert_eq!(done.last().map(|d| d.0), done.last().map(|d| d.1));
     for files in [vec![array], half.to_vec()] {
-        let b = load(&files, &tokenizer, &options, &mut |_, _| {}).unwrap();
+        let b = load(&files, &tokenizer, &options, &mut |_, _| ControlFlow::Continue(())).unwrap();
         assert_eq!(b.len(), 1100);
         assert!((0..1100).all(|i| a.tokens(i) == b.tokens(i)));
     }
@@ -204,8 +210,10 @@ fn a_bad_row_names_place_field_expectation_and_remedy() {
 fn a_bad_row_of_an_array_is_found_in_the_file() {
     let folder = Folder::new("array");
     let text = "[\n {\"prompt\": \"a\", \"completion\": \"b\", \"label\": true},\n {\"prompt\": \"a\",\n  \"completion\": \"b\", \"label\": null}]";
-    let error =
-        load(&[folder.file("rows.json", text)], &tokenizer(), &Options::new(Task::Kto), &mut |_, _| {}).unwrap_err();
+    let error = load(&[folder.file("rows.json", text)], &tokenizer(), &Options::new(Task::Kto), &mut |_, _| {
+        ControlFlow::Continue(())
+    })
+    .unwrap_err();
     let Error::Row { place, field, .. } = &error else { panic!("{error}") };
     assert_eq!((place.line, place.column, field.as_str()), (4, 31, "label"));
     for (name, text, line) in [
@@ -213,8 +221,10 @@ fn a_bad_row_of_an_array_is_found_in_the_file() {
         ("end.json", "[{\"text\": \"a\"}]\nx", 2),
         ("half.json", "[{\"text\": \"a\"}", 1),
     ] {
-        let error =
-            load(&[folder.file(name, text)], &tokenizer(), &Options::new(Task::Sft), &mut |_, _| {}).unwrap_err();
+        let error = load(&[folder.file(name, text)], &tokenizer(), &Options::new(Task::Sft), &mut |_, _| {
+            ControlFlow::Continue(())
+        })
+        .unwrap_err();
         let Error::Row { place, .. } = &error else { panic!("{error}") };
         assert_eq!(place.line, line, "{error}");
     }
@@ -296,7 +306,8 @@ fn only_what_the_assistant_wrote_is_predicted_when_asked() {
     let tokenizer = Tokenizer::load(&folder.0, Clock::at(0)).unwrap();
     let row = r#"{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yés 🙂"}, {"role": "user", "content": "so"}, {"role": "assistant", "content": "no"}]}"#;
     let options = Options { assistant_only_loss: true, ..Options::new(Task::Sft) };
-    let data = load(&[folder.file("rows.jsonl", row)], &tokenizer, &options, &mut |_, _| {}).unwrap();
+    let data =
+        load(&[folder.file("rows.jsonl", row)], &tokenizer, &options, &mut |_, _| ControlFlow::Continue(())).unwrap();
     let texts: Vec<String> = data
         .loss_spans(0)
         .iter()
@@ -304,14 +315,18 @@ fn only_what_the_assistant_wrote_is_predicted_when_asked() {
         .collect();
     assert_eq!(texts, ["yés 🙂<|im_end|>", "no<|im_end|>"]);
     let silent = r#"{"messages": [{"role": "user", "content": "hi"}]}"#;
-    let error = load(&[folder.file("silent.jsonl", silent)], &tokenizer, &options, &mut |_, _| {}).unwrap_err();
+    let error =
+        load(&[folder.file("silent.jsonl", silent)], &tokenizer, &options, &mut |_, _| ControlFlow::Continue(()))
+            .unwrap_err();
     assert!(error.to_string().contains("marks no text of this row as the assistant's"), "{error}");
 }
 
 #[test]
 fn a_prompt_that_is_no_prefix_is_counted_and_shown() {
-    let data = load(&[fixtures().join("kto_awkward46.jsonl")], &tokenizer(), &Options::new(Task::Kto), &mut |_, _| {})
-        .unwrap();
+    let data = load(&[fixtures().join("kto_awkward46.jsonl")], &tokenizer(), &Options::new(Task::Kto), &mut |_, _| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert_eq!((data.report.unstable_prefix, data.report.unstable_example.as_deref()), (12, Some(" ans")));
 }
 

@@ -172,7 +172,7 @@ fn turns_are_trained_as_asked() {
     let tokenizer = tokenizer();
     let trained = |turn_loss: TurnLoss| {
         let options = Options { turn_loss, ..Options::new(Task::Sft) };
-        let data = data::load(&files, &tokenizer, &options, &mut |_, _| {}).unwrap();
+        let data = data::load(&files, &tokenizer, &options, &mut |_, _| ControlFlow::Continue(())).unwrap();
         let text = |s: &std::ops::Range<u32>| {
             tokenizer.decode(&data.tokens(0)[s.start as usize..s.end as usize], false).unwrap()
         };

@@ -156,7 +156,7 @@ impl Source {
                 observe(Event::Progress { mix: mix.name(), done, total });
                 Ok(())
             })?;
-            tensors.iter().for_each(weights::Mapped::release);
+            tensors.iter().for_each(weights::Values::release);
         }
         if let Some(divisors) = &divisors {
             writer.tensor(ROPE, |_, out| {

@@ -4,7 +4,7 @@ use crate::Error;
 use kernels::Gating;
 use model::{Blueprint, ExpertLayout, ExpertSpec, LatentSpec, RopeScaling};
 use std::f64::consts::PI;
-use weights::{Checkpoint, Mapped};
+use weights::{Checkpoint, Values};
 
 /// A tensor of the file and where its values come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -358,12 +358,20 @@ impl Source {
     }
 
     /// The checkpoint's tensors.
-    pub(crate) fn open(&self, checkpoint: &Checkpoint) -> Result<Vec<Mapped>, Error> {
-        self.from.iter().map(|(name, shape)| Ok(checkpoint.get_shaped(name, shape)?)).collect()
+    pub(crate) fn open(&self, checkpoint: &Checkpoint) -> Result<Vec<Values>, Error> {
+        let open = |(name, shape): &(String, Vec<usize>)| {
+            let values = checkpoint.values(name)?;
+            match values.shape() == shape {
+                true => Ok(values),
+                // A matrix in codes has no axes of its own in the file; others are reported with the file that they are in.
+                false => Ok(Values::Plain(checkpoint.get_shaped(name, shape)?)),
+            }
+        };
+        self.from.iter().map(open).collect()
     }
 
     /// Reads a row of the file out of the checkpoint's tensors.
-    pub(crate) fn read(&self, tensors: &[Mapped], row: usize, out: &mut [f32]) -> Result<(), Error> {
+    pub(crate) fn read(&self, tensors: &[Values], row: usize, out: &mut [f32]) -> Result<(), Error> {
         let Place { tensor, first, step } = self.place(row);
         if step == 1 {
             tensors[tensor].read_range(first, out)?;

@@ -1,6 +1,6 @@
 //! Device memory: owned matrices, and the three faces in which a kernel sees them.
 
-use crate::{Elem, Real};
+use crate::{Codes, Elem, Real};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
@@ -90,13 +90,18 @@ pub enum StoredDtype {
     /// Four bits (OCP microscaling format MXFP4): of each 32 values a byte `s`, their scale `2^(s - 127)`, and then 16 bytes of
     /// two codes each, the lower half first. Rows are whole numbers of such blocks.
     Mxfp4,
+    /// Codes of four bits, two in a byte; [`HostTensor::coded`] says what they stand for.
+    Code4,
+    /// Signed codes of eight bits; likewise.
+    Code8,
 }
 
 impl StoredDtype {
     /// Values that are stored together.
     pub fn block(self) -> usize {
         match self {
-            StoredDtype::F32 | StoredDtype::Bf16 | StoredDtype::F16 => 1,
+            StoredDtype::F32 | StoredDtype::Bf16 | StoredDtype::F16 | StoredDtype::Code8 => 1,
+            StoredDtype::Code4 => 2,
             StoredDtype::Mxfp4 => 32,
         }
     }
@@ -109,6 +114,7 @@ impl StoredDtype {
                 StoredDtype::F32 => 4,
                 StoredDtype::Bf16 | StoredDtype::F16 => 2,
                 StoredDtype::Mxfp4 => 17,
+                StoredDtype::Code4 | StoredDtype::Code8 => 1,
             }
     }
 }
@@ -120,6 +126,24 @@ pub struct HostTensor {
     pub bytes: Arc<dyn HostBytes>,
     /// How to read them.
     pub dtype: StoredDtype,
+    /// What codes stand for, where they are codes.
+    pub coded: Option<Coded>,
+}
+
+impl HostTensor {
+    /// A tensor whose bytes say everything.
+    pub fn new(bytes: Arc<dyn HostBytes>, dtype: StoredDtype) -> HostTensor {
+        HostTensor { bytes, dtype, coded: None }
+    }
+}
+
+/// A tensor's place among codes that share their scales.
+#[derive(Clone)]
+pub struct Coded {
+    /// What the codes stand for.
+    pub codes: Arc<Codes>,
+    /// The tensor's first element, as the bytes and the scales count.
+    pub first: usize,
 }
 
 /// An owned row-major matrix on a device.

@@ -3,15 +3,17 @@
 mod experts;
 mod layers;
 mod mxfp4;
+mod storage;
+
+pub use storage::Storage;
 
 use crate::{Blueprint, Decoder, Error, Projection, RopeSpec};
-use half::bf16;
-use kernels::{Backend, HostBytes, HostTensor, Mat, Real, RopeLayout, StoredDtype};
+use kernels::{Backend, Mat, Real, RopeLayout};
 use nn::{Linear, Lora, Norm, ParamId, Rotary, Table, Tensor, Vector};
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Arc;
-use weights::{Adapter, Checkpoint, DType, LoraFactor, Mapped, tensor_name};
+use storage::Source;
+use weights::{Adapter, Checkpoint, LoraFactor, tensor_name};
 
 /// Which weights change.
 #[derive(Clone, Copy, Debug)]
@@ -68,53 +70,13 @@ pub struct Built<B: Backend> {
 /// Elements copied at a time from a checkpoint into the arena.
 const CHUNK: usize = 1 << 20;
 
-/// Bytes of a mapped tensor.
-struct InFile {
-    tensor: Mapped,
-    range: Range<usize>,
-}
-
-impl HostBytes for InFile {
-    fn bytes(&self) -> &[u8] {
-        &self.tensor.bytes()[self.range.clone()]
-    }
-}
-
-/// A tensor of the checkpoint whose values can be computed with.
-#[derive(Clone)]
-struct Source {
-    tensor: Mapped,
-    dtype: StoredDtype,
-}
-
-impl Source {
-    /// Elements `range` of the tensor, where they lie.
-    fn host(&self, range: Range<usize>) -> HostTensor {
-        let bytes =
-            InFile { tensor: self.tensor.clone(), range: self.dtype.bytes(range.start)..self.dtype.bytes(range.end) };
-        HostTensor { bytes: Arc::new(bytes), dtype: self.dtype }
-    }
-}
-
-/// Some of another owner's bytes.
-struct Piece {
-    whole: Arc<dyn HostBytes>,
-    range: Range<usize>,
-}
-
-impl HostBytes for Piece {
-    fn bytes(&self) -> &[u8] {
-        &self.whole.bytes()[self.range.clone()]
-    }
-}
-
 struct Builder<'a, B: Backend> {
     backend: &'a B,
     checkpoint: &'a Checkpoint,
     tuning: Tuning<'a>,
     table: Table,
-    /// How frozen matrices are held; `None`: where they are mapped, as they are stored.
-    storage: Option<StoredDtype>,
+    /// How frozen matrices are held.
+    storage: &'a Storage,
     /// Trained tensors of the checkpoint, to be copied once the arena's length is known.
     sources: Vec<(ParamId, Source)>,
 }
@@ -127,17 +89,6 @@ fn decays(name: &str) -> bool {
 }
 
 impl<B: Backend> Builder<'_, B> {
-    fn source(&self, name: &str, shape: &[usize]) -> Result<Source, Error> {
-        let tensor = self.checkpoint.get_shaped(name, shape)?;
-        let dtype = match tensor.dtype() {
-            DType::F32 => StoredDtype::F32,
-            DType::BF16 => StoredDtype::Bf16,
-            DType::F16 => StoredDtype::F16,
-            other => return Err(Error::Dtype { tensor: name.to_owned(), found: format!("{other:?}") }),
-        };
-        Ok(Source { tensor, dtype })
-    }
-
     fn trained(&mut self, name: &str, shape: &[usize], source: Source) -> ParamId {
         let id = self.table.push_shaped(name, shape, decays(name));
         self.sources.push((id, source));
@@ -155,46 +106,23 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor<B>, Error> {
-        let source = self.source(name, &[rows, cols])?;
-        Ok(match self.trains(name) {
-            true => Tensor::Trained(self.trained(name, &[rows, cols], source)),
-            false => Tensor::Frozen(self.backend.store(self.held(&source, rows * cols), rows, cols)),
-        })
+        if self.trains(name) {
+            let source = self.source(name, &[rows, cols])?;
+            return Ok(Tensor::Trained(self.trained(name, &[rows, cols], source)));
+        }
+        Ok(Tensor::Frozen(self.backend.store(self.held(name, &[rows, cols])?, rows, cols)))
     }
 
     /// Rows `cuts` of a tensor whose rows are `cols` wide, each as a weight of its own. Frozen, they share the bytes.
     fn cut(&mut self, name: &str, shape: &[usize], cuts: &[Range<usize>]) -> Result<Vec<Tensor<B>>, Error> {
-        let (source, cols) = (self.source(name, shape)?, shape[shape.len() - 1]);
+        let cols = shape[shape.len() - 1];
         if self.trains(name) {
+            let source = self.source(name, shape)?;
             let id = self.trained(name, shape, source);
             return Ok(cuts.iter().map(|rows| Tensor::Part { id, rows: rows.clone() }).collect());
         }
-        let whole = self.held(&source, shape.iter().product());
+        let whole = self.held(name, shape)?;
         Ok(cuts.iter().map(|rows| Tensor::Frozen(self.rows_of(&whole, rows.clone(), cols))).collect())
-    }
-
-    /// Rows of a tensor on the host as a frozen weight.
-    fn rows_of(&self, whole: &HostTensor, rows: Range<usize>, cols: usize) -> B::Stored {
-        let bytes = whole.dtype.bytes(rows.start * cols)..whole.dtype.bytes(rows.end * cols);
-        let part = Piece { whole: whole.bytes.clone(), range: bytes };
-        self.backend.store(HostTensor { bytes: Arc::new(part), dtype: whole.dtype }, rows.len(), cols)
-    }
-
-    /// A frozen matrix as it is to be held: mapped, or rounded once to bf16 to take half the room.
-    fn held(&self, source: &Source, len: usize) -> HostTensor {
-        if self.storage != Some(StoredDtype::Bf16) || source.dtype == StoredDtype::Bf16 {
-            return source.host(0..len);
-        }
-        let mut bytes = Vec::with_capacity(2 * len);
-        let mut piece = vec![B::Real::ZERO; CHUNK.min(len)];
-        for start in (0..len).step_by(CHUNK) {
-            let range = start..(start + CHUNK).min(len);
-            let piece = &mut piece[..range.len()];
-            self.backend.stored_to_host(&self.backend.store(source.host(range.clone()), 1, range.len()), piece);
-            bytes.extend(piece.iter().flat_map(|x| bf16::from_f64(x.f64()).to_le_bytes()));
-        }
-        source.tensor.release();
-        HostTensor { bytes: Arc::new(bytes), dtype: StoredDtype::Bf16 }
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vector<B>, Error> {
@@ -254,12 +182,12 @@ impl<B: Backend> Built<B> {
         tuning: Tuning,
         positions: usize,
     ) -> Result<Built<B>, Error> {
-        Built::stored_as(None, backend, checkpoint, blueprint, tuning, positions)
+        Built::stored_as(&Storage::default(), backend, checkpoint, blueprint, tuning, positions)
     }
 
-    /// As [`Built::new`]; frozen matrices are held as `storage` where that is smaller than the checkpoint's own type.
+    /// As [`Built::new`]; frozen matrices are held as `storage` says.
     pub fn stored_as(
-        storage: Option<StoredDtype>,
+        storage: &Storage,
         backend: &B,
         checkpoint: &Checkpoint,
         blueprint: Blueprint,

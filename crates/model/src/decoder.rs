@@ -118,7 +118,7 @@ impl<B: Backend> HeadKept<B> {
         match self {
             HeadKept::Nothing => ForBackward::Nothing,
             HeadKept::Unit(unit_sd) => ForBackward::Unit(unit_sd.out()),
-            HeadKept::Logits(logits_sv) => ForBackward::Logits(logits_sv.out()),
+            HeadKept::Logits(logits_vs) => ForBackward::Logits(logits_vs.out()),
         }
     }
 }
@@ -217,7 +217,7 @@ impl<B: Backend> Decoder<B> {
         let mut kept = match backward {
             Some(_) if frozen => HeadKept::Unit(ctx.backend.mat(h_sd.rows(), h_sd.cols())),
             Some(_) if logits > 0 && self.blueprint.logit_cap.is_none() => {
-                HeadKept::Logits(ctx.backend.mat(h_sd.rows(), logits))
+                HeadKept::Logits(ctx.backend.mat(logits, h_sd.rows()))
             }
             _ => HeadKept::Nothing,
         };
@@ -278,8 +278,8 @@ impl<B: Backend> Decoder<B> {
                 dh_sd
             }
             HeadKept::Nothing => self.head_backward(ctx, grads, pack, &h_sd, (&scores.lse, coefficient), None),
-            HeadKept::Logits(mut logits_sv) => {
-                let logits = Some(logits_sv.out());
+            HeadKept::Logits(mut logits_vs) => {
+                let logits = Some(logits_vs.out());
                 self.head_backward(ctx, grads, pack, &h_sd, (&scores.lse, coefficient), logits)
             }
         };

@@ -41,6 +41,8 @@ pub fn groups(params: impl IntoIterator<Item = (Range<usize>, bool)>) -> Vec<Gro
 pub struct AdamW<B: Backend> {
     settings: Settings,
     groups: Vec<Group>,
+    /// The elements it updates; all of the arena unless other ranks have the rest.
+    range: Range<usize>,
     /// First moments, `[1, n]`.
     pub m: Mat<B, B::Real>,
     /// Second moments, `[1, n]`.
@@ -52,10 +54,26 @@ pub struct AdamW<B: Backend> {
 impl<B: Backend> AdamW<B> {
     /// For an arena of `len` elements.
     pub fn new(backend: &B, len: usize, settings: Settings, groups: Vec<Group>) -> AdamW<B> {
-        AdamW { settings, groups, m: backend.zeros(1, len), v: backend.zeros(1, len), steps: 0 }
+        AdamW::of_range(backend, 0..len, settings, groups)
     }
 
-    /// One update; the gradient is multiplied by `grad_scale` first.
+    /// For some elements of an arena, whose groups are given as for all of it. Moments are those of `range` alone.
+    pub fn of_range(backend: &B, range: Range<usize>, settings: Settings, groups: Vec<Group>) -> AdamW<B> {
+        let within = |g: Group| {
+            let (start, end) = (g.range.start.max(range.start), g.range.end.min(range.end));
+            (start < end).then_some(Group { range: start..end, decay: g.decay })
+        };
+        let groups = groups.into_iter().filter_map(within).collect();
+        let (m, v) = (backend.zeros(1, range.len()), backend.zeros(1, range.len()));
+        AdamW { settings, groups, range, m, v, steps: 0 }
+    }
+
+    /// The elements it updates.
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// One update of `values`, the whole arena; `grads` are those of the optimiser's range, and are multiplied by `grad_scale` first.
     pub fn update(
         &mut self,
         backend: &B,
@@ -69,9 +87,10 @@ impl<B: Backend> AdamW<B> {
         for Group { range, decay } in &self.groups {
             let weight_decay = if *decay { weight_decay } else { 0.0 };
             let step = AdamwStep { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.steps, grad_scale };
+            let own = range.start - self.range.start..range.end - self.range.start;
             let (p, m, v) =
-                (values.out().cols(range.clone()), self.m.out().cols(range.clone()), self.v.out().cols(range.clone()));
-            backend.adamw(&step, p.into_acc(), grads.view().cols(range.clone()), m.into_acc(), v.into_acc());
+                (values.out().cols(range.clone()), self.m.out().cols(own.clone()), self.v.out().cols(own.clone()));
+            backend.adamw(&step, p.into_acc(), grads.view().cols(own), m.into_acc(), v.into_acc());
         }
     }
 }

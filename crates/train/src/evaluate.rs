@@ -1,10 +1,13 @@
 //! Loss and metrics of rows without any update.
 
 use crate::prepare::loss_of;
-use crate::step::{Interrupted, Preference, Scored, StepContext, TextRow, score_preference, score_text};
+use crate::step::{
+    Interrupted, Preference, Scored, Sequence, StepContext, TextRow, Who, accumulate, score_preference, text_packs,
+};
+use crate::text::TextLoss;
 use crate::{Job, Rows};
 use config::Z0Scope;
-use kernels::Backend;
+use kernels::{Backend, Real};
 use objective::metrics::{Metric, Window, sft_values};
 use objective::{Settings, evaluate};
 
@@ -41,14 +44,10 @@ fn preference_values<B: Backend>(
     let one_z0 = job.kto().is_some_and(|k| k.z0_scope == Z0Scope::Step);
     let mut whole: Option<Scored> = None;
     let add = |scored: &Scored, window: &mut Window| {
-        let losses = evaluate(
-            preference.loss,
-            &preference.settings,
-            &scored.outcomes,
-            scored.kl.z0,
-            1.0 / scored.outcomes.len() as f64,
-        );
-        window.add(&[(Metric::Loss, losses.iter().map(|l| l.loss).sum())]);
+        let mut losses = evaluate(preference.loss, &preference.settings, &scored.outcomes, scored.kl.z0, 1.0);
+        objective::ftx::add(preference.ftx, &scored.outcomes, &scored.sums, &mut losses);
+        let mean = losses.iter().map(|l| l.loss).sum::<f64>() / losses.len() as f64;
+        window.add(&[(Metric::Loss, mean)]);
         window.add(&scored.metrics(preference.settings.beta, cx.extra));
     };
     for chunk in all.chunks(job.config.batch.eval_rows) {
@@ -70,16 +69,26 @@ fn text_values<B: Backend>(
     window: &mut Window,
 ) -> Result<(), Interrupted> {
     let units: Vec<u32> = (0..rows.len() as u32).collect();
-    let (mut logp, mut sums) = (0.0, Vec::new());
+    let weighted = TextLoss::of(job, 0).dft;
+    let (mut logp, mut loss, mut sums) = (0.0, 0.0, Vec::new());
     for chunk in units.chunks(job.config.batch.eval_rows) {
         let texts: Vec<TextRow> = chunk.iter().flat_map(|&u| rows.texts(u)).collect();
-        for s in score_text(cx, &texts)? {
+        let mut sequences = vec![Sequence::default(); texts.len()];
+        cx.visit(&text_packs(cx, &texts), Who::Policy, cx.extra, &mut |pack, scores| {
+            accumulate(pack, scores, &mut sequences);
+            if weighted {
+                let graded = &scores.logp[..pack.num_grad_targets];
+                loss += graded.iter().map(|logp| objective::dft::token(logp.f64()).0).sum::<f64>();
+            }
+        })?;
+        for s in sequences {
             logp += s.logp;
             sums.push(s.sums);
         }
     }
-    let targets = sums.iter().map(|s| s.tokens).sum();
-    window.add(&[(Metric::Loss, objective::sft::loss(logp, targets))]);
+    let targets: usize = sums.iter().map(|s| s.tokens).sum();
+    let mean = if weighted { loss / targets.max(1) as f64 } else { objective::sft::loss(logp, targets) };
+    window.add(&[(Metric::Loss, mean)]);
     if cx.extra {
         window.add(&sft_values(&sums));
     }

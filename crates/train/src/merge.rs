@@ -60,7 +60,14 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, dtype: Option<DType>, thre
         );
         return Err(Error::Merge { what });
     }
-    let notes = notes(&report, difference, effect);
+    let mut notes = notes(&report, difference, effect);
+    if folder.checkpoint.is_quantised() {
+        notes.push(format!(
+            "{} holds weights in codes; the adapter was merged into what they stand for, at the type they were made from. The \
+             16-bit model that they were made from gives a base without their rounding",
+            base.display()
+        ));
+    }
     Ok(Merged { report, difference, effect, largest, notes })
 }
 

@@ -3,12 +3,13 @@
 use crate::policy::AdapterPlan;
 use crate::sets::datasets;
 use crate::step::TextRow;
-use crate::{Error, Event};
+use crate::{Control, Error, Event};
 use config::{Config, Kto, KtoLoss, Objective, Packing, Pairing, Sft};
 use data::packing::{Bins, Piece};
-use data::{Clock, Dataset, Order, Shuffle, Tokenizer};
+use data::{Clock, Dataset, Order, Shuffle, Tokenizer, TokenizerFiles};
 use model::Blueprint;
 use objective::Loss;
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use weights::Checkpoint;
 
@@ -108,25 +109,29 @@ fn text_of_piece(data: &Dataset, piece: Piece) -> TextRow {
 
 impl Job {
     /// Loads and checks everything. Weights are mapped, not read.
-    pub fn new(mut config: Config, clock: Clock, observe: &mut dyn FnMut(Event)) -> Result<Job, Error> {
+    pub fn new(config: Config, clock: Clock, observe: &mut dyn FnMut(Event)) -> Result<Job, Error> {
+        Job::until(config, clock, &Control::default(), observe)
+    }
+
+    /// [`new`](Self::new), until a stop is asked for: then it is `Stopped`, and what was tokenised is kept where there is a cache.
+    pub fn until(
+        mut config: Config,
+        clock: Clock,
+        control: &Control,
+        observe: &mut dyn FnMut(Event),
+    ) -> Result<Job, Error> {
         let checkpoint = Checkpoint::open(&config.model.path)?;
         let blueprint = model::arch::blueprint(&weights::read_config(&config.model.path)?)?;
-        let tokenizer = tokenizer(&config, clock)?;
-        if tokenizer.vocab_size() > blueprint.vocab {
-            let what = format!(
-                "{}: the tokenizer has {} tokens, the model's embedding {} rows (vocab_size); use the tokenizer that belongs to the model",
-                config.model.path.display(),
-                tokenizer.vocab_size(),
-                blueprint.vocab
-            );
-            return Err(Error::Mismatch { what });
-        }
+        let files = tokenizer_files(&config, clock)?;
+        let tokenizer = RunTokenizer { files, embeddings: blueprint.vocab, loaded: OnceCell::new() };
         let mut notes = Vec::new();
         fit_length(&mut config, blueprint.max_positions, &mut notes)?;
         let balance = balance(&config, &blueprint)?;
         let adapter = AdapterPlan::new(&config.tuning, &blueprint)?;
-        let ends = ends(&config, &tokenizer);
-        let (train, eval) = datasets(&config, &tokenizer, &mut notes, observe)?;
+        let ends = ends(&config, &tokenizer)?;
+        let (train, eval) = datasets(&config, &tokenizer, &mut notes, control, observe)?;
+        // What was found in the cache says how many ids its tokenizer has.
+        tokenizer.fits(train.report.vocab)?;
         let order = order(&config, &train, unit_count(&config, &train));
         let train = rows(&config, train, Some(&order), &mut notes);
         let eval = eval.map(|data| rows(&config, data, None, &mut notes));
@@ -143,11 +148,11 @@ impl Job {
             );
             return Err(Error::Mismatch { what });
         }
-        Ok(Job {
+        let mut job = Job {
             config,
             checkpoint,
             blueprint,
-            given_template: tokenizer.given_template().map(str::to_owned),
+            given_template: tokenizer.files.given_template().map(str::to_owned),
             ends,
             adapter,
             train,
@@ -158,7 +163,9 @@ impl Job {
             balance,
             positions,
             notes,
-        })
+        };
+        job.notes.extend(crate::storage::notes(&job));
+        Ok(job)
     }
 
     /// The preference settings of the run, when it has any.
@@ -225,20 +232,55 @@ pub(crate) fn trained_blocks(n: i64, all: usize) -> std::ops::Range<usize> {
     if n < 0 { 0..count } else { all - count..all }
 }
 
-fn ends(config: &Config, tokenizer: &Tokenizer) -> Vec<u32> {
+fn ends(config: &Config, tokenizer: &RunTokenizer) -> Result<Vec<u32>, Error> {
     let given = config.data.chat_template.as_deref().filter(|path| !path.exists()).and_then(Path::to_str);
-    let stop = given.and_then(data::template::named::find).and_then(|template| tokenizer.token_to_id(template.stop?));
-    match (stop, tokenizer.eos_id()) {
+    let Some(stop) = given.and_then(data::template::named::find).and_then(|template| template.stop) else {
+        return Ok(Vec::new());
+    };
+    let tokenizer = tokenizer.get()?;
+    Ok(match (tokenizer.token_to_id(stop), tokenizer.eos_id()) {
         (Some(stop), eos) if eos != Some(stop) => std::iter::once(stop).chain(eos).collect(),
         _ => Vec::new(),
+    })
+}
+
+/// The tokenizer of a run, with the template that the run names.
+pub(crate) fn tokenizer_files(config: &Config, clock: Clock) -> Result<TokenizerFiles, Error> {
+    let files = TokenizerFiles::open(&config.model.path, clock)?;
+    match &config.data.chat_template {
+        None => Ok(files),
+        Some(path) => Ok(files.with_template(path)?),
     }
 }
 
-pub(crate) fn tokenizer(config: &Config, clock: Clock) -> Result<Tokenizer, Error> {
-    let tokenizer = Tokenizer::load(&config.model.path, clock)?;
-    match &config.data.chat_template {
-        None => Ok(tokenizer),
-        Some(path) => Ok(tokenizer.with_template(path, clock)?),
+/// A run's tokenizer, parsed when something has to be tokenised: rows of the cache need its fingerprint only.
+pub(crate) struct RunTokenizer {
+    pub(crate) files: TokenizerFiles,
+    /// Rows of the model's embedding.
+    embeddings: usize,
+    loaded: OnceCell<Tokenizer>,
+}
+
+impl RunTokenizer {
+    pub(crate) fn get(&self) -> Result<&Tokenizer, Error> {
+        if let Some(tokenizer) = self.loaded.get() {
+            return Ok(tokenizer);
+        }
+        let tokenizer = self.files.load()?;
+        self.fits(tokenizer.vocab_size())?;
+        Ok(self.loaded.get_or_init(|| tokenizer))
+    }
+
+    /// Whether a tokenizer of so many ids is one of this model's.
+    fn fits(&self, ids: usize) -> Result<(), Error> {
+        if ids <= self.embeddings {
+            return Ok(());
+        }
+        let (model, rows) = (self.files.folder().display(), self.embeddings);
+        let what = format!(
+            "{model}: the tokenizer has {ids} tokens, the model's embedding {rows} rows (vocab_size); use the tokenizer that belongs to the model"
+        );
+        Err(Error::Mismatch { what })
     }
 }
 

@@ -1,12 +1,14 @@
 //! From the names of data sets to their token rows: files, registered names, the cache, rows taken of each, mixing.
 
-use crate::{Error, Event};
+use crate::prepare::RunTokenizer;
+use crate::{Control, Error, Event};
 use config::{Config, Mix, Objective, Packing, Sft};
 use data::tools::mix::{End, Mixture};
-use data::{Dataset, Mapping, Options, Registry, Task, Tokenizer};
+use data::{Dataset, Mapping, Options, Registry, Task};
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 /// The files of some data sets, in order, and which of them are whose.
 #[derive(Default)]
@@ -21,25 +23,39 @@ struct Set {
     name: String,
     /// Its files, as numbers in the list of all.
     files: Range<u32>,
-    /// Rows to take, the first ones.
+    /// Rows to read, the first ones.
     limit: Option<usize>,
+}
+
+impl Named {
+    /// Rows to read of each set, where not all are.
+    pub(crate) fn limits(&self) -> Vec<(Range<u32>, usize)> {
+        self.sets.iter().filter_map(|set| Some((set.files.clone(), set.limit?))).collect()
+    }
 }
 
 /// Rows to train on and rows to evaluate on.
 pub(crate) fn datasets(
     config: &Config,
-    tokenizer: &Tokenizer,
+    tokenizer: &RunTokenizer,
     notes: &mut Vec<String>,
+    control: &Control,
     observe: &mut dyn FnMut(Event),
 ) -> Result<(Dataset, Option<Dataset>), Error> {
     let train = named(config, &config.data.train, &config.data.train_split)?;
     let options = options(config);
-    let mut load = |what: &str, named: &Named| -> Result<Dataset, Error> {
-        let options = Options { mappings: named.mappings.clone(), ..options.clone() };
-        let mut progress = |done, total| observe(Event::Progress { what: format!("tokenising {what}"), done, total });
+    let mut load = |what: &'static str, named: &Named| -> Result<Dataset, Error> {
+        let options = Options { mappings: named.mappings.clone(), limits: named.limits(), ..options.clone() };
+        let mut progress = |done, total| {
+            observe(Event::Tokenising { what, done, total });
+            if control.stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
         let set = match &config.data.token_cache {
-            Some(cache) => data::load_cached(&named.files, tokenizer, &options, cache, &mut progress)?.0,
-            None => data::load(&named.files, tokenizer, &options, &mut progress)?,
+            Some(cache) => {
+                let (print, get) = (tokenizer.files.fingerprint(), || tokenizer.get());
+                data::load_cached(&named.files, &print, get, &options, cache, &mut progress)?.0
+            }
+            None => data::load(&named.files, tokenizer.get()?, &options, &mut progress)?,
         };
         describe(what, &set.report, notes);
         Ok(set)
@@ -54,7 +70,7 @@ pub(crate) fn datasets(
             config::ValSize::Rows(n) => data::split::ValSize::Rows(n),
         };
         // Split first: a row that a mixture repeats is on one side only.
-        let (rows, eval) = data::split::split(&limited(config, &rows, &train), size)?;
+        let (rows, eval) = data::split::split(&rows, size)?;
         return Ok((chosen(config, &rows, &train, notes)?, Some(eval)));
     }
     let eval = named(config, &config.data.eval, &config.data.test_split)?;
@@ -96,17 +112,17 @@ pub(crate) fn options(config: &Config) -> Options {
 /// The files that names stand for: what `dataset_info.json` registers under a name goes before a path of that name.
 pub(crate) fn named(config: &Config, names: &[PathBuf], split: &str) -> Result<Named, Error> {
     let folder = config.data.registry.as_deref();
-    let registry = match folder.filter(|folder| folder.join("dataset_info.json").is_file() || folder.is_file()) {
+    let registry = match folder.filter(|folder| Registry::is_at(folder)) {
         Some(folder) => Some(Registry::read(folder)?),
         None => None,
     };
     let mut all = Named::default();
     for path in names {
         let name = path.to_string_lossy();
-        let registered = registry.as_ref().filter(|registry| registry.names().any(|known| known == name));
+        let registered = registry.as_ref().filter(|registry| registry.knows(&name));
         let (files, limit) = match registered {
             Some(registry) => {
-                let found = registry.find(&name)?;
+                let found = registry.find(&name, config.data.fetched.get(&*name).map(PathBuf::as_path))?;
                 all.mappings.extend(found.files.iter().map(|file| (file.clone(), found.mapping.clone())));
                 (found.files, found.num_samples)
             }
@@ -139,28 +155,18 @@ fn unregistered(
     Err(data::Error::NoFiles { path: path.clone(), reason: format!("{reason}; {registered}") }.into())
 }
 
-/// The rows of each set of `data`, as far as they are taken.
+/// The rows of each set of `data`.
 fn rows_of(data: &Dataset, named: &Named) -> Vec<Vec<u32>> {
     let mut rows: Vec<Vec<u32>> = named.sets.iter().map(|_| Vec::new()).collect();
     for (row, i) in data.rows().iter().zip(0u32..) {
-        let n = named.sets.partition_point(|set| set.files.end <= row.file);
-        if named.sets[n].limit.is_none_or(|limit| rows[n].len() < limit) {
-            rows[n].push(i);
-        }
+        rows[named.sets.partition_point(|set| set.files.end <= row.file)].push(i);
     }
     rows
 }
 
-fn limited(config: &Config, data: &Dataset, named: &Named) -> Dataset {
-    if config.data.max_samples.is_none() && named.sets.iter().all(|set| set.limit.is_none()) {
-        return data.clone();
-    }
-    data.select(&rows_of(data, named).concat())
-}
-
-/// The rows that are trained on, in the order of their reading: all of them, the first of each set, or a mixture.
+/// The rows that are trained on, in the order of their reading: all of them, or a mixture.
 fn chosen(config: &Config, data: &Dataset, named: &Named, notes: &mut Vec<String>) -> Result<Dataset, Error> {
-    let Some(Mix { weights, until_first }) = &config.data.mix else { return Ok(limited(config, data, named)) };
+    let Some(Mix { weights, until_first }) = &config.data.mix else { return Ok(data.clone()) };
     let rows = rows_of(data, named);
     let sizes: Vec<u64> = rows.iter().map(|rows| rows.len() as u64).collect();
     let equal = vec![1.0; sizes.len()];

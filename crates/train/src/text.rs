@@ -1,6 +1,7 @@
 //! SFT steps beyond the plain likelihood: tokens weighted by their probability (DFT), noise on the embeddings (NEFTune).
 
 use crate::Job;
+use crate::gradient::Gradient;
 use crate::run::mix;
 use crate::step::{Interrupted, Sequence, StepContext, StepReport, TextRow, Who, accumulate, text_packs};
 use config::Objective;
@@ -75,7 +76,7 @@ pub fn shaped_text_step<B: Backend>(
     rows: &[TextRow],
     micro_batches: &[usize],
     shape: TextLoss,
-    grads: &mut Mat<B, B::Real>,
+    grads: &mut Gradient<B>,
 ) -> Result<StepReport, Interrupted> {
     let targets: usize = rows.iter().map(TextRow::num_targets).sum();
     let each = 1.0 / targets.max(1) as f64;
@@ -86,30 +87,40 @@ pub fn shaped_text_step<B: Backend>(
     execution.share_prompts &= shape.noise.is_none();
     let unshared = StepContext { execution, ..*cx };
     let decoder = &cx.policy.decoder;
-    for (i, pack) in text_packs(&unshared, rows).iter().enumerate() {
-        if (cx.interrupted)() {
+    let packs = text_packs(&unshared, rows);
+    // The loss of each pack, where it is not that of its sums.
+    let mut losses = Vec::new();
+    for turn in cx.turns(&packs) {
+        if cx.stopping() {
             return Err(Interrupted);
         }
-        let ctx = cx.context(Who::Policy, i);
-        let mut parts = Parts::new(cx.backend, pack);
-        if let Some(noise) = shape.noise {
-            parts = parts.with_noise(noise.of_pack(cx.backend, pack, rows, decoder.blueprint.hidden));
-        }
-        let forward = decoder.forward(&ctx, pack, &parts, execution.keep);
-        let scores = decoder.score(&ctx, pack, &forward, cx.extra, Some(execution.kept_entries(pack, 1)));
-        accumulate(pack, &scores, &mut sums);
-        let graded = &scores.logp[..pack.num_grad_targets];
-        let mut coefficient = vec![B::Real::of(sft::coefficient(targets)); graded.len()];
-        if shape.dft {
-            for (c, logp) in coefficient.iter_mut().zip(graded) {
-                let (loss, slope) = dft::token(logp.f64());
-                report.loss += loss * each;
-                *c = B::Real::of(slope * each);
+        if let Some(i) = turn {
+            let (ctx, pack) = (cx.context(Who::Policy, i), &packs[i]);
+            let mut parts = Parts::new(cx.backend, pack);
+            if let Some(noise) = shape.noise {
+                parts = parts.with_noise(noise.of_pack(cx.backend, pack, rows, decoder.blueprint.hidden));
             }
+            let forward = decoder.forward(&ctx, pack, &parts, execution.keep);
+            let scores = decoder.score(&ctx, pack, &forward, cx.extra, Some(execution.kept_entries(pack, 1)));
+            accumulate(pack, &scores, &mut sums);
+            let graded = &scores.logp[..pack.num_grad_targets];
+            let mut coefficient = vec![B::Real::of(sft::coefficient(targets)); graded.len()];
+            let mut loss = 0.0;
+            if shape.dft {
+                for (c, logp) in coefficient.iter_mut().zip(graded) {
+                    let (value, slope) = dft::token(logp.f64());
+                    loss += value * each;
+                    *c = B::Real::of(slope * each);
+                }
+            }
+            losses.push(vec![loss]);
+            let mut grads = Grads { table: &cx.policy.table, values: &mut grads.values };
+            decoder.backward(&ctx, &mut grads, pack, &parts, forward, scores, &coefficient);
         }
-        let mut grads = Grads { table: &cx.policy.table, values: &mut *grads };
-        decoder.backward(&ctx, &mut grads, pack, &parts, forward, scores, &coefficient);
+        grads.end_turn(cx.backend, cx.team, turn);
     }
+    cx.share(&packs, &mut sums, &mut losses)?;
+    report.loss = losses.iter().flatten().sum();
     if !shape.dft {
         report.loss = sft::loss(sums.iter().map(|s| s.logp).sum(), targets);
     }

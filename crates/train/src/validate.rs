@@ -1,11 +1,12 @@
 //! Looking at everything a run needs without running it: every problem at once, not only the first.
 
 use crate::policy::AdapterPlan;
-use crate::prepare::tokenizer;
+use crate::prepare::tokenizer_files;
 use crate::sets::{named, options};
 use crate::{Error, Event, Job, Plan};
 use config::{BadRows, Config};
 use data::{Clock, OnBadRow, Options};
+use std::ops::ControlFlow;
 
 /// Something that would keep a run from its end.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ pub fn validate(config: &Config, rows: usize, observe: &mut dyn FnMut(Event)) ->
         }
         Err(e) => findings.push(Finding { part: "model", what: e.to_string(), code: e.exit_code() }),
     }
-    let tokenizer = tokenizer(&config, Clock::now());
+    let tokenizer = tokenizer_files(&config, Clock::now()).and_then(|files| Ok(files.load()?));
     match &tokenizer {
         Ok(tokenizer) => {
             if let Err(e @ data::Error::Template(_)) = tokenizer.template() {
@@ -55,7 +56,7 @@ pub fn validate(config: &Config, rows: usize, observe: &mut dyn FnMut(Event)) ->
     let sets = [(&config.data.train, &config.data.train_split), (&config.data.eval, &config.data.test_split)];
     for (names, split) in sets {
         for name in names {
-            look_at(&config, name, split, tokenizer.as_ref().ok(), &mut findings);
+            look_at(&config, name, split, tokenizer.as_ref().ok(), &mut findings, observe);
         }
     }
     let mut notes = Vec::new();
@@ -80,14 +81,20 @@ fn look_at(
     split: &str,
     tokenizer: Option<&data::Tokenizer>,
     findings: &mut Vec<Finding>,
+    observe: &mut dyn FnMut(Event),
 ) {
     let found = match named(config, std::slice::from_ref(name), split) {
         Ok(found) => found,
         Err(e) => return findings.push(Finding::of("data")(e)),
     };
     let Some(tokenizer) = tokenizer else { return };
-    let options = Options { on_bad_row: OnBadRow::Skip, mappings: found.mappings, ..options(config) };
-    match data::load(&found.files, tokenizer, &options, &mut |_, _| {}) {
+    let limits = found.limits();
+    let options = Options { on_bad_row: OnBadRow::Skip, limits, mappings: found.mappings, ..options(config) };
+    let mut progress = |done, total| {
+        observe(Event::Tokenising { what: "first rows", done, total });
+        ControlFlow::Continue(())
+    };
+    match data::load(&found.files, tokenizer, &options, &mut progress) {
         Ok(set) if set.report.bad > 0 && config.data.bad_rows == BadRows::Error => {
             let report = &set.report;
             findings.extend(report.bad_examples.iter().map(|bad| Finding { part: "data", what: bad.clone(), code: 3 }));

@@ -1,4 +1,4 @@
-//! Model files: safetensors, Hugging Face folders, PEFT adapters.
+//! Model files: safetensors, Hugging Face folders, bitsandbytes' quantised weights, PEFT adapters.
 //!
 //! Reading never copies a weight: [`Checkpoint`] maps the shards and hands out [`Mapped`] tensors that keep their file
 //! alive, to be used in place or converted. Writing never holds a model: [`write_model`] asks for one tensor after the
@@ -10,6 +10,7 @@
 compile_error!("safetensors are little-endian and are used in place: a big-endian host needs a converting reader");
 
 mod adapter;
+mod average;
 mod checkpoint;
 pub mod convert;
 mod dtype;
@@ -20,6 +21,7 @@ mod json;
 mod map;
 mod merge;
 mod peft;
+mod quantise;
 mod safetensors;
 mod target;
 #[cfg(test)]
@@ -27,6 +29,7 @@ mod testdir;
 mod write;
 
 pub use adapter::{Adapter, LoraPair, save_adapter};
+pub use average::{Averaged, average};
 pub use checkpoint::Checkpoint;
 pub use convert::Element;
 pub use dtype::{DType, Tensor, TensorInfo};
@@ -35,6 +38,7 @@ pub use folder::{ConfigChanges, copy_companions, read_config, write_config};
 pub use header::Fault;
 pub use merge::{MergeOptions, MergeReport, MergedModule, merge};
 pub use peft::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, AdapterConfig, LoraFactor, module_of, tensor_name};
+pub use quantise::{Code, QuantiseReport, Quantised, Scheme, Values, is_quantisable, quantise_folder};
 pub use safetensors::{Mapped, SafeTensors};
 pub use target::{Targets, resolve};
 pub use write::{Sink, write_atomic, write_file, write_model, write_tensors};

@@ -9,7 +9,7 @@ use crate::checkpoint::Checkpoint;
 use crate::dtype::{DType, TensorInfo};
 use crate::error::Error;
 use crate::folder::{ConfigChanges, copy_companions, read_config, write_config};
-use crate::safetensors::Mapped;
+use crate::quantise::Values;
 use crate::target::leaves;
 use crate::write::{Sink, write_model};
 
@@ -64,12 +64,13 @@ pub struct MergeReport {
 /// base, has another shape, or is quantised.
 pub fn merge(base: &Checkpoint, adapter: &Adapter, out: &Path, options: &MergeOptions) -> Result<MergeReport, Error> {
     let config = read_config(base.dir())?;
-    if let Some(value) = config.get("quantization_config").filter(|v| !v.is_null()) {
+    let quantised = base.is_quantised();
+    if let Some(value) = config.get("quantization_config").filter(|v| !v.is_null() && !quantised) {
         return Err(Error::Unsupported {
             path: base.dir().to_owned(),
             key: "quantization_config".to_owned(),
             value: value.to_string(),
-            why: "an adapter is merged into the unquantised base model; give that one",
+            why: "an adapter is merged into the unquantised base model, or into one in bitsandbytes' codes; give one of these",
         });
     }
     check_modules(base, adapter)?;
@@ -79,21 +80,25 @@ pub fn merge(base: &Checkpoint, adapter: &Adapter, out: &Path, options: &MergeOp
         return Err(Error::SameFolder { path: out.to_owned() });
     }
 
-    let infos: Vec<TensorInfo> = base.infos().map(|info| stored_as(info, options.dtype)).collect();
+    let infos: Vec<TensorInfo> = base.logical_infos()?.iter().map(|info| stored_as(info, options.dtype)).collect();
     let mut merged = Vec::with_capacity(adapter.pairs.len());
     let bytes = write_model(out, &infos, options.max_shard_bytes, |info, sink| {
-        let weight = base.get(&info.name)?;
-        match info.name.strip_suffix(".weight").and_then(|module| adapter.get(module)) {
-            Some(pair) => merged.push(merge_weight(&weight, pair, adapter, info.dtype, sink)?),
-            None if weight.dtype() == info.dtype => sink.put_bytes(weight.bytes())?,
-            None => copy_converted(&weight, sink)?,
+        let weight = base.values(&info.name)?;
+        match (info.name.strip_suffix(".weight").and_then(|module| adapter.get(module)), &weight) {
+            (Some(pair), _) => merged.push(merge_weight(&weight, pair, adapter, info, sink)?),
+            (None, Values::Plain(plain)) if plain.dtype() == info.dtype => sink.put_bytes(plain.bytes())?,
+            (None, _) => copy_converted(&weight, sink)?,
         }
         weight.release();
         Ok::<(), Error>(())
     })?;
     merged.sort_by(|a, b| a.module.cmp(&b.module));
     let copied = copy_companions(base.dir(), out)?;
-    write_config(base.dir(), out, &ConfigChanges { dtype: options.dtype, ..ConfigChanges::default() })?;
+    write_config(
+        base.dir(),
+        out,
+        &ConfigChanges { dtype: options.dtype, unquantized: quantised, ..ConfigChanges::default() },
+    )?;
     Ok(MergeReport { dir: out.to_owned(), bytes, modules: merged, copied })
 }
 
@@ -113,9 +118,19 @@ fn check_modules(base: &Checkpoint, adapter: &Adapter) -> Result<(), Error> {
             let modules: BTreeSet<String> = leaves(&matrices.collect::<Vec<_>>()).into_iter().collect();
             return Err(Error::NoTarget { target: pair.module.clone(), modules: modules.into_iter().collect() });
         }
-        let weight = base.get_shaped(&name, &[pair.outputs(r), pair.inputs(r)])?;
-        if !weight.dtype().is_float() {
-            return Err(weight.wrong_type("F32, BF16, F16 or F64: merge into the unquantised base model"));
+        let shape = [pair.outputs(r), pair.inputs(r)];
+        match base.values(&name)? {
+            Values::Quantised(weight) if weight.shape != shape => {
+                let (path, expected) = (base.dir().to_owned(), shape.to_vec());
+                return Err(Error::Shape { path, name, expected, found: weight.shape });
+            }
+            Values::Quantised(_) => {}
+            Values::Plain(weight) => {
+                weight.expect_shape(&shape)?;
+                if !weight.dtype().is_float() {
+                    return Err(weight.wrong_type("F32, BF16, F16 or F64: merge into the unquantised base model"));
+                }
+            }
         }
     }
     Ok(())
@@ -123,13 +138,13 @@ fn check_modules(base: &Checkpoint, adapter: &Adapter) -> Result<(), Error> {
 
 /// Puts W + scale * B A, one block of rows after the other.
 fn merge_weight(
-    weight: &Mapped,
+    weight: &Values,
     pair: &LoraPair<'_>,
     adapter: &Adapter,
-    stored: DType,
+    info: &TensorInfo,
     sink: &mut Sink<'_>,
 ) -> Result<MergedModule, Error> {
-    let (r, scale) = (adapter.config.r, adapter.config.scale() as f32);
+    let (r, scale, stored) = (adapter.config.r, adapter.config.scale() as f32, info.dtype);
     let (outputs, inputs) = (pair.outputs(r), pair.inputs(r));
     let mut report =
         MergedModule { module: pair.module.clone(), elements: outputs * inputs, changed: 0, largest_update: 0.0 };
@@ -149,7 +164,7 @@ fn merge_weight(
             report.largest_update = update.iter().fold(report.largest_update, |m, u| m.max(u.abs()));
         }
         if !block.iter().all(|w| w.abs() < limit) {
-            return Err(Error::NonFinite { name: weight.name().to_owned(), dtype: stored });
+            return Err(Error::NonFinite { name: info.name.clone(), dtype: stored });
         }
         report.changed += count_changed(before, block, stored);
         sink.put(block)?;
@@ -185,8 +200,8 @@ fn count_changed(before: &[f32], after: &[f32], stored: DType) -> usize {
 }
 
 /// Puts all values, a block at a time, in the type that is stored.
-fn copy_converted(weight: &Mapped, sink: &mut Sink<'_>) -> Result<(), Error> {
-    let count = weight.info().element_count();
+fn copy_converted(weight: &Values, sink: &mut Sink<'_>) -> Result<(), Error> {
+    let count = weight.shape().iter().product();
     let mut block = vec![0.0f64; BLOCK.min(count)];
     for start in (0..count).step_by(BLOCK) {
         let block = &mut block[..BLOCK.min(count - start)];

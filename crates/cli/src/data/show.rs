@@ -4,6 +4,7 @@ use super::source::{self, Goal, ReadingArgs, Source, TokenArgs, task_word};
 use crate::failure::Failure;
 use crate::output;
 use crate::screen::Screen;
+use crate::watchdog::Watchdog;
 use clap::Args;
 use clap::builder::styling::{AnsiColor, Color, Style};
 use data::tools::show::{Shown, ShownRow, Token};
@@ -53,7 +54,9 @@ pub(crate) fn show(args: &ShowArgs, screen: &Screen) -> Result<u8, Failure> {
     let tokenizer = args.tokens.tokenizer(screen)?;
     let Source { files, mut options } = source::open(&args.inputs, &args.reading, args.task, screen)?;
     options.max_length = args.tokens.max_length();
+    let watchdog = tokenizer.as_ref().map(|_| Watchdog::new(screen));
     let row = data::tools::show::show(&files, args.row, tokenizer.as_ref(), &options)?;
+    drop(watchdog);
     if args.json {
         let examples: Vec<Value> = row.examples.iter().map(|shown| as_json(shown, tokenizer.is_some())).collect();
         output::json(&json!({

@@ -1,12 +1,12 @@
 //! Where data come from and how they are read: files, patterns, folders, registered names, names of the Hub.
 
 use crate::failure::Failure;
-use crate::pull;
+use crate::hub_name::HubName;
 use crate::screen::Screen;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use data::tools::detect::{Detected, detect};
-use data::{Clock, OnBadRow, Options, Registry, Shape, Task, Tokenizer};
+use data::{Clock, OnBadRow, Options, Registry, Shape, Task, Tokenizer, TokenizerFiles};
 use std::path::{Path, PathBuf};
 
 /// How rows are read.
@@ -78,13 +78,16 @@ impl TokenArgs {
     /// The tokenizer, if a model is given.
     pub(crate) fn tokenizer(&self, screen: &Screen) -> Result<Option<Tokenizer>, Failure> {
         let Some(model) = &self.model else { return Ok(None) };
-        let cached = pull::by_name(hub::RepoKind::Model, model, &TOKENIZER_FILES, screen)?;
-        let clock = Clock::now();
-        let tokenizer = Tokenizer::load(cached.as_ref().unwrap_or(model), clock)?;
-        Ok(Some(match &self.template {
-            Some(template) => tokenizer.with_template(template, clock)?,
-            None => tokenizer,
-        }))
+        let fetched = match HubName::of(hub::RepoKind::Model, model) {
+            Some(name) => Some(name.fetch(&TOKENIZER_FILES, None, screen)?),
+            None => None,
+        };
+        let files = TokenizerFiles::open(fetched.as_ref().unwrap_or(model), Clock::now())?;
+        let files = match &self.template {
+            Some(template) => files.with_template(template)?,
+            None => files,
+        };
+        Ok(Some(files.load()?))
     }
 
     /// The limit on a row's tokens.
@@ -131,7 +134,7 @@ pub(crate) fn find(
 ) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for name in names {
-        let found = match registered(name, reading)? {
+        let found = match registered(name, reading, screen)? {
             Some(entry) => {
                 if let Some(rows) = entry.num_samples {
                     screen.note(format_args!("{} is registered with {rows} rows; all are read", name.display()));
@@ -141,8 +144,11 @@ pub(crate) fn find(
                 entry.files
             }
             None => {
-                let cached = pull::by_name(hub::RepoKind::Dataset, name, &[], screen)?;
-                data::source::resolve(cached.as_ref().unwrap_or(name), &reading.input_split)?
+                let fetched = match HubName::of(hub::RepoKind::Dataset, name) {
+                    Some(name) => Some(name.fetch(&[], None, screen)?),
+                    None => None,
+                };
+                data::source::resolve(fetched.as_ref().unwrap_or(name), &reading.input_split)?
             }
         };
         files.extend(found);
@@ -151,16 +157,23 @@ pub(crate) fn find(
 }
 
 /// The registered data set of that name, if it is one and no file.
-fn registered(name: &Path, reading: &ReadingArgs) -> Result<Option<data::Registered>, Failure> {
+fn registered(name: &Path, reading: &ReadingArgs, screen: &Screen) -> Result<Option<data::Registered>, Failure> {
     let Some(text) = name.to_str().filter(|_| !name.exists()) else { return Ok(None) };
     let usual = ["data/dataset_info.json", "dataset_info.json"].map(PathBuf::from);
     let place = reading.registry.clone().or_else(|| usual.into_iter().find(|place| place.is_file()));
     let Some(place) = place else { return Ok(None) };
     let registry = Registry::read(&place)?;
     // A registry that was named is to have the name; one that happens to be here may.
-    let known = registry.names().any(|known| known == text);
     let is_path = text.contains(['/', '*', '?', '[']);
-    if known || reading.registry.is_some() && !is_path { Ok(Some(registry.find(text)?)) } else { Ok(None) }
+    if !registry.knows(text) && (reading.registry.is_none() || is_path) {
+        return Ok(None);
+    }
+    let elsewhere = registry.on_the_hub(text);
+    let fetched = match elsewhere.as_deref().and_then(|id| HubName::of(hub::RepoKind::Dataset, Path::new(id))) {
+        Some(name) => Some(name.fetch(&[], None, screen)?),
+        None => None,
+    };
+    Ok(Some(registry.find(text, fetched.as_deref())?))
 }
 
 fn sentence(detected: &Detected, options: &Options, told: bool) -> String {

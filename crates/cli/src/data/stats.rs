@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::meter::{Meter, Unit};
 use crate::output::{self, Side, number, table};
 use crate::screen::Screen;
+use crate::watchdog::Watchdog;
 use clap::Args;
 use data::tools::lengths::Lengths;
 use data::tools::stats::{Stats, Unit as LengthUnit};
@@ -48,9 +49,13 @@ pub(crate) fn stats(args: &StatsArgs, screen: &Screen) -> Result<u8, Failure> {
     let Source { files, mut options } = source::open(&args.inputs, &args.reading, args.task, screen)?;
     options.max_length = args.tokens.max_length();
     let mut meter = Meter::new(screen, "counting", Unit::Bytes)?;
-    let stats =
-        data::tools::stats::stats(&files, tokenizer.as_ref(), &options, &mut |done, total| meter.tell(done, total))?;
-    drop(meter);
+    let watchdog = tokenizer.as_ref().map(|_| Watchdog::new(screen));
+    let mut progress = |done, total| {
+        watchdog.iter().for_each(Watchdog::word);
+        meter.tell(done, total)
+    };
+    let stats = data::tools::stats::stats(&files, tokenizer.as_ref(), &options, &mut progress)?;
+    drop((watchdog, meter));
     if args.json {
         output::json(&as_json(&stats, &options))?
     } else {

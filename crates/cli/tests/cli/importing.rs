@@ -51,7 +51,7 @@ fn import_says_what_becomes_of_every_key() {
     let scratch = Scratch::new();
     let yaml = scratch.write(
         "theirs.yaml",
-        "stage: sft\nfinetuning_type: lora\ndataset: a\nquantization_bit: 4\nfoo: 1\nfp16: true\n",
+        "stage: sft\nfinetuning_type: lora\ndataset: a\nquantization_bit: 3\nfoo: 1\nfp16: true\n",
     );
     let output = scratch.prospect(&["import", text(&yaml), "--json"]);
     assert_eq!(output.status.code(), Some(2));
@@ -65,7 +65,7 @@ fn import_says_what_becomes_of_every_key() {
     assert_eq!(output.status.code(), Some(2));
     let ours = std::fs::read_to_string(scratch.join("ours.yaml")).unwrap();
     assert!(ours.starts_with("# yaml-language-server: $schema=prospect.schema.json\n"), "{ours}");
-    assert!(ours.contains("# not taken: quantization_bit: 4 (") && ours.contains("# unknown: foo: 1"), "{ours}");
+    assert!(ours.contains("# not taken: quantization_bit: 3 (") && ours.contains("# unknown: foo: 1"), "{ours}");
     let schema: Value = serde_json::from_slice(&std::fs::read(scratch.join("prospect.schema.json")).unwrap()).unwrap();
     let shown: Value = serde_json::from_str(&scratch.succeeds(&["schema"])).unwrap();
     assert_eq!(schema, shown);

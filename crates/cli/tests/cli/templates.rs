@@ -1,6 +1,6 @@
 //! Templates that mean harm: each ends as an error of its row, within its time and memory, and the next row is rendered.
 
-use crate::{Scratch, objects};
+use crate::{Scratch, golden, objects, stderr};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -115,4 +115,22 @@ fn what_a_template_says_is_told_by_kind() {
     assert!(bad.iter().all(|answer| answer["error"].as_str().unwrap().contains("`messages`")), "{bad:?}");
     let plain = scratch.succeeds(&["data", "render", "chatml", "--conversations", "rows.jsonl"]);
     assert!(plain.starts_with("--- row 0\nerror (type): "), "{plain}");
+}
+
+#[test]
+fn a_hostile_template_of_a_model_ends_the_command_within_its_memory() {
+    let scratch = Scratch::new();
+    let growing = "{% set ns = namespace(s='x' * 1000) %}{% for i in range(26) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s|length }}";
+    let folder = scratch.join("model");
+    std::fs::create_dir(&folder).unwrap();
+    for file in std::fs::read_dir(golden("models/qwen2")).unwrap().map(|entry| entry.unwrap().path()) {
+        std::fs::copy(&file, folder.join(file.file_name().unwrap())).unwrap();
+    }
+    scratch.write("model/chat_template.jinja", growing);
+    let row = json!({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a"}]});
+    scratch.write("rows.jsonl", &format!("{row}\n"));
+    let words = ["data", "show", "rows.jsonl", "--model", "model"];
+    let output = scratch.prospect(&words);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("more than 1024 MiB of memory"), "{}", stderr(&output));
 }

@@ -212,7 +212,7 @@ fn registry(path: &Path, _input: &[u8]) {
     let Ok(registry) = Registry::read(path) else { return };
     let names: Vec<String> = registry.names().map(str::to_owned).collect();
     for name in names {
-        if let Ok(found) = registry.find(&name) {
+        if let Ok(found) = registry.find(&name, None) {
             let row = json!({"instruction": "a", "conversations": [{"from": "human", "value": "b"}], "chosen": 1});
             let _ = found.mapping.apply(row);
             let _: Vec<PathBuf> = found.files;

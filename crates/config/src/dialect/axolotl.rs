@@ -16,7 +16,8 @@ pub(super) const MARKS: &[&str] = &[
     "dataset_prepared_path",
 ];
 
-const ADAPTERS: &[(&str, Line)] = &[("lora", Is("use_peft", "true")), ("", Anyway), ("null", Anyway)];
+const ADAPTERS: &[(&str, Line)] =
+    &[("lora", Is("use_peft", "true")), ("qlora", Is("use_peft", "true")), ("", Anyway), ("null", Anyway)];
 const OBJECTIVES: &[(&str, Line)] = &[("kto", Is("trainer", "kto")), ("null", Anyway), ("", Anyway)];
 const ALL_LINEAR: &[(&str, Line)] = &[("true", Is("lora_target_modules", "all-linear")), ("false", Anyway)];
 const ON_INPUTS: &[(&str, Line)] = &[("true", Is("completion_only_loss", "false")), ("false", Anyway)];
@@ -25,7 +26,6 @@ const KERNELS: &str = "the engine here has its own kernels";
 const SHARDING: &str = "a run is one process here: nothing is spread or gathered";
 const TEXT: &str = "rows are text";
 const FLOAT32: &str = "arithmetic is float32 on the CPU; how weights are stored is `dtype`";
-const QUANT: &str = "quantised bases are not offered yet; `dtype: bfloat16` halves the base";
 const SHAPES: &str = "the shape of a row is recognised from its fields";
 const SPECIAL: &str = "the tokenizer's own special tokens are used";
 const FIELDS: &str =
@@ -76,7 +76,7 @@ pub(super) const ROWS: &[Row] = &[
     ("rl_beta", Key("beta")),
     ("kto_desirable_weight", Key("desirable_weight")),
     ("kto_undesirable_weight", Key("undesirable_weight")),
-    ("adapter", Values(ADAPTERS, "LoRA and full weights are trained; quantised bases are not offered yet")),
+    ("adapter", Values(ADAPTERS, "lora and qlora are trained, and without `adapter` all weights")),
     ("lora_model_dir", Key("adapter_name_or_path")),
     ("lora_target_linear", Values(ALL_LINEAR, "expected true or false")),
     ("peft_use_rslora", Key("use_rslora")),
@@ -86,9 +86,9 @@ pub(super) const ROWS: &[Row] = &[
     ("lora_mlp_kernel", NoEffect(KERNELS)),
     ("lora_qkv_kernel", NoEffect(KERNELS)),
     ("lora_o_kernel", NoEffect(KERNELS)),
-    ("load_in_8bit", Unless(&["false"], QUANT)),
-    ("load_in_4bit", Unless(&["false"], QUANT)),
-    ("gptq", Unless(&["false"], QUANT)),
+    ("load_in_8bit", Key("load_in_8bit")),
+    ("load_in_4bit", Key("load_in_4bit")),
+    ("gptq", Unless(&["false"], "bitsandbytes' codes are read and made: load_in_4bit")),
     ("strict", NoEffect("every key is accounted for always")),
     ("datasets[].path", Key("dataset_name")),
     ("datasets[].type", NoEffect(SHAPES)),

@@ -123,7 +123,7 @@ fn implied(dialect: Dialect, said: &[(String, String)]) -> Vec<(&'static str, &'
     let mut out: Vec<(&str, &str)> = Vec::new();
     match dialect {
         Dialect::Mlx => out.push(("use_peft", "true")),
-        Dialect::Flags => out.extend([("trainer", "kto"), ("use_peft", "true")]),
+        Dialect::Flags if !said.is_empty() => out.extend([("trainer", "kto"), ("use_peft", "true")]),
         Dialect::LlamaFactory => {
             out.extend([("max_length", "2048"), ("learning_rate", "5e-5"), ("logging_steps", "500")]);
             out.push(("dataset_dir", "data"));
@@ -150,13 +150,20 @@ fn implied(dialect: Dialect, said: &[(String, String)]) -> Vec<(&'static str, &'
 }
 
 /// The file of ours that says what another tool's file says, with every key of that file accounted for: as a line, or in a
-/// comment with the reason it has no effect, is not taken, or is unknown.
+/// comment with the reason it has no effect, is not taken, or is unknown. Of several command lines each is a document.
 ///
 /// Errors where the text cannot be read at all.
 pub fn import(path: &str, text: &str) -> Result<String, Errors> {
     let dialect = recognise(path, text)?;
     let accounted = super::account(path, text)?;
-    Ok(format!("{}\n# From {path}, {dialect}.\n{}", crate::MODELINE, as_yaml(dialect, &accounted)))
+    let head = format!("{}\n# From {path}, {dialect}.\n", crate::MODELINE);
+    if dialect != Dialect::Flags {
+        return Ok(head + &as_yaml(dialect, &accounted));
+    }
+    // Each command is a run of its own.
+    let runs = accounted.chunk_by(|a, b| a.place.line == b.place.line);
+    let run = |run: &[Accounted]| format!("# {}\n{}", run[0].place.text.trim(), as_yaml(dialect, run));
+    Ok(head + &runs.map(run).collect::<Vec<_>>().join("---\n"))
 }
 
 /// Our YAML of what [`account`](super::account) found, every key accounted for. A key that two foreign keys name is written once.

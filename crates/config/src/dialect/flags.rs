@@ -4,23 +4,33 @@ use super::{Accounted, Outcome, Row, To, apply};
 use crate::problem::{Place, Source};
 use crate::table;
 use crate::yaml::{Content, Node};
-use To::{By, Key, KeyBut, NoEffect, Secret, Unless};
+use To::{By, Key, NoEffect, Secret, Unless};
 
 const COMMANDS: &[(&str, &[Row])] = &[("train_kto", TRAIN), ("inference", INFERENCE), ("upload_to_hf", UPLOAD)];
 
-fn preset(size: &str) -> Outcome {
-    let batch = match size {
-        "3b" => "8 x 4",
-        "7b" => "4 x 8",
-        "13b" => "2 x 16",
-        "20b" => "4 x 8",
-        _ => return Outcome::Refused("that tool has presets for 3b, 7b, 13b and 20b".into()),
+/// The RTX 3090 trainer's rows per micro-batch and micro-batches per step, by size.
+pub const PRESETS: [(&str, &str, &str); 4] =
+    [("3b", "8", "4"), ("7b", "4", "8"), ("13b", "2", "16"), ("20b", "4", "8")];
+
+/// What a size preset says of the batch; a flag of its own wins over it.
+fn preset(size: &str, flags: &[&str]) -> Vec<Outcome> {
+    let Some((_, rows, steps)) = PRESETS.iter().find(|(name, ..)| *name == size) else {
+        return vec![Outcome::Refused("that tool has presets for 3b, 7b, 13b and 20b".into())];
     };
-    Outcome::Refused(format!(
-        "a preset of that tool: name a model folder as `model_name_or_path`; its batch was {batch} \
-         (`per_device_train_batch_size` x `gradient_accumulation_steps`)"
-    ))
+    let keys = [
+        ("--batch-size", "per_device_train_batch_size", rows),
+        ("--gradient-accumulation", "gradient_accumulation_steps", steps),
+    ];
+    let unsaid = keys.iter().filter(|(flag, ..)| !flags.contains(flag));
+    let outcomes: Vec<Outcome> = unsaid.map(|(_, key, value)| line(key, value, NO_MODEL)).collect();
+    if outcomes.is_empty() {
+        vec![Outcome::NoEffect("its batch is overruled; ".to_owned() + NO_MODEL)]
+    } else {
+        outcomes
+    }
 }
+
+const NO_MODEL: &str = "a preset of that tool: its batch is taken; a model is named as `model_name_or_path`";
 
 fn line(key: &str, value: &str, remark: &'static str) -> Outcome {
     Outcome::Works { key: key.into(), value: value.into(), remark }
@@ -28,15 +38,16 @@ fn line(key: &str, value: &str, remark: &'static str) -> Outcome {
 
 const MERGED: &str = "`prospect merge MODEL --adapter DIR --output DIR` writes the merged 16-bit folder";
 const UPLOADS: &str = "uploading is not offered yet: final/ is a folder that the Hub's own program uploads";
-const GGUF: &str = "GGUF is not written yet";
+const GGUF: &str = "`prospect export gguf MODEL --type q4_k_m` writes it";
+const SECRET: &str = "a secret, left out: give it with HF_TOKEN, HF_TOKEN_PATH or a login";
 
 #[rustfmt::skip] // a table: one row, one line
 const TRAIN: &[Row] = &[
-    ("--model-size", By(preset)),
+    ("--model-size", NoEffect(NO_MODEL)),
     ("--model-name", Key("model_name_or_path")),
     ("--max-seq-length", Key("max_length")),
-    ("--dataset-name", Unless(&[], "write both flags as one: `dataset_name: org/name/FILE` is fetched on first use; `prospect train` takes them as they stand")),
-    ("--dataset-file", KeyBut("dataset_name", "the file, once it is fetched")),
+    ("--dataset-name", Key("dataset_name")),
+    ("--dataset-file", Unless(&[], "it names a file of `--dataset-name`, and there is none")),
     ("--local-file", Key("dataset_name")),
     ("--split-dataset", By(|_| line("val_size", "0.1", "that tool does not say which share; set your own"))),
     ("--output-dir", Key("output_dir")),
@@ -60,9 +71,9 @@ const INFERENCE: &[Row] =
 const UPLOAD: &[Row] = &[
     ("", Unless(&[], UPLOADS)),
     ("--token", Secret),
-    ("--save-method", To::Values(&[], MERGED)),
-    ("--create-gguf", Unless(&[], GGUF)),
-    ("--gguf-quantizations", Unless(&[], GGUF)),
+    ("--save-method", NoEffect(MERGED)),
+    ("--create-gguf", NoEffect(GGUF)),
+    ("--gguf-quantizations", NoEffect(GGUF)),
 ];
 
 /// A word and its 1-based column.
@@ -83,6 +94,7 @@ pub(super) fn account(source: &Source, text: &str) -> Vec<Accounted> {
         let line = without_secrets(line);
         let words = words(&line);
         let Some((name, rows, mut at)) = command(&words) else { continue };
+        let first_of_line = out.len();
         while at < words.len() {
             let word = &words[at];
             let is_flag = word.text.starts_with("--");
@@ -106,6 +118,37 @@ pub(super) fn account(source: &Source, text: &str) -> Vec<Accounted> {
             out.push(one(name, key, value, place, rows));
             at = end.max(at + 1);
         }
+        let line = out.split_off(first_of_line);
+        out.extend(together(line));
+    }
+    out
+}
+
+/// The flags of one line, where one changes what another means: the file of a data set, and the batch of a preset.
+fn together(line: Vec<Accounted>) -> Vec<Accounted> {
+    let flag = |a: &Accounted| a.key.split_once(' ').map_or("", |(_, flag)| flag).to_owned();
+    let flags: Vec<String> = line.iter().map(flag).collect();
+    let known: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let value_of =
+        |wanted: &str| line.iter().zip(&known).find(|(_, flag)| **flag == wanted).map(|(a, _)| a.value.clone());
+    let (name, file) = (value_of("--dataset-name"), value_of("--dataset-file"));
+    let mut out = Vec::new();
+    for (mut a, flag) in line.into_iter().zip(&flags) {
+        match (flag.as_str(), &name, &file) {
+            ("--dataset-name", Some(name), Some(file)) => {
+                let value = serde_json::Value::from(format!("{}/{file}", name.trim_end_matches('/'))).to_string();
+                a.outcome = self::line("dataset_name", &value, "fetched on first use");
+            }
+            ("--dataset-file", Some(_), Some(_)) => a.outcome = Outcome::NoEffect("said with `--dataset-name`".into()),
+            ("--model-size", ..) => {
+                for outcome in preset(&a.value, &known) {
+                    out.push(Accounted { outcome, ..a.clone() });
+                }
+                continue;
+            }
+            _ => {}
+        }
+        out.push(a);
     }
     out
 }
@@ -117,6 +160,8 @@ fn one(command: &str, flag: &str, value: String, place: Place, rows: &[Row]) -> 
     let outcome = match to {
         // A switch without a value is on.
         Some(Unless(_, reason)) => Outcome::Refused(reason.into()),
+        Some(NoEffect(reason)) => Outcome::NoEffect(reason.into()),
+        Some(Secret) => Outcome::NoEffect(SECRET.into()),
         Some(to) => apply(to, &node),
         None => Outcome::Unknown(table::nearest(flag, rows.iter().map(|(name, _)| *name))),
     };

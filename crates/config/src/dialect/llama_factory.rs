@@ -24,10 +24,11 @@ const DFT: &[(&str, Line)] = &[("true", Is("loss_type", "dft")), ("false", Anywa
 const NO_RECOMPUTE: &[(&str, Line)] = &[("true", Is("gradient_checkpointing", "false")), ("false", Anyway)];
 const PURE_BF16: &[(&str, Line)] = &[("true", Is("dtype", "bfloat16")), ("false", Anyway)];
 
+const BITS: &[(&str, Line)] = &[("4", Is("load_in_4bit", "true")), ("8", Is("load_in_8bit", "true")), ("null", Anyway)];
+
 const TURNS: &str = "a row's end is cut; LLaMA-Factory cuts each turn in proportion";
 const TOKENISED: &str = "entries are found by what made them: none is ever stale";
 const KERNELS: &str = "it chooses among torch's kernels; the engine here has its own";
-const QUANT: &str = "quantised bases are not offered yet; `dtype: bfloat16` halves the base";
 const OTHER: &str = "this way of training is not offered";
 const LATER: &str = "it concerns another command than training";
 
@@ -92,10 +93,10 @@ pub(super) const ROWS: &[Row] = &[
     ("use_reentrant_gc", NoEffect("recomputation here is exact and needs no options")),
     ("upcast_layernorm", NoEffect("arithmetic is float32 on the CPU")),
     ("upcast_lmhead_output", NoEffect("arithmetic is float32 on the CPU")),
-    ("quantization_bit", Unless(&[], QUANT)),
-    ("quantization_method", NoEffect("it only matters with `quantization_bit`")),
-    ("quantization_type", NoEffect("it only matters with `quantization_bit`")),
-    ("double_quantization", NoEffect("it only matters with `quantization_bit`")),
+    ("quantization_bit", Values(BITS, "4 and 8 are offered")),
+    ("quantization_method", Unless(&["bnb", "bitsandbytes", "BNB"], "bitsandbytes' codes are offered")),
+    ("quantization_type", Key("bnb_4bit_quant_type")),
+    ("double_quantization", Key("use_bnb_nested_quant")),
     ("resize_vocab", Unless(&["false"], "the vocabulary stays as it is")),
     ("add_tokens", Unless(&[], "the vocabulary stays as it is")),
     ("cache_dir", NoEffect("what is pulled lies in the Hub's own cache: HF_HOME")),

@@ -30,6 +30,8 @@ const PACKING: &[Choice] = &[Is("bfd"), Is("bfd_split"), Is("wrapped"), Means("b
 const TRUNCATION_MODE: &[Choice] =
     &[Is("keep_start"), Not("keep_end", "TRL deprecates it: it cuts the beginning of the prompt")];
 
+const FOUR_BITS: &[Choice] = &[Is("nf4"), Is("fp4")];
+
 const MODEL: (Section, Scope) = (Section::Model, Scope::Both);
 const LORA: (Section, Scope) = (Section::Model, Scope::Lora);
 const DATA: (Section, Scope) = (Section::Data, Scope::Both);
@@ -51,11 +53,11 @@ const MODEL_INIT: &[Entry] = &[
     idle("model_init_kwargs.kernel_config", Anything, "", "kernels of the Hub", because::TORCH_KERNELS),
     idle("model_init_kwargs.use_cache", Bool, "", "key/value cache while training", "training keeps no key/value cache"),
     idle("model_init_kwargs.trust_remote_code", Bool, "", "run code from the model folder", "nothing from a model folder is ever executed"),
-    idle("model_init_kwargs.device_map", Anything, "", "where layers go", because::ONE_PROCESS),
+    idle("model_init_kwargs.device_map", Anything, "", "where layers go", because::RANKS),
     idle("model_init_kwargs.low_cpu_mem_usage", Bool, "", "loading", LOADING),
     idle("model_init_kwargs.use_safetensors", Bool, "", "loading", LOADING),
     refused("model_init_kwargs.revision", Text, &["main"], "version on the Hub", "the model is a local folder: fetch the revision you mean"),
-    refused("model_init_kwargs.quantization_config", Anything, &["null"], "quantised base", "quantised bases are not offered yet"),
+    refused("model_init_kwargs.quantization_config", Anything, &["null"], "quantised base", "write its keys beside the others: load_in_4bit, bnb_4bit_quant_type, use_bnb_nested_quant"),
 ];
 
 #[rustfmt::skip] // a table: one row, one line
@@ -75,18 +77,19 @@ pub(super) const ENTRIES: &[Entry] = &[
     refused("lora_task_type", Text, &["CAUSAL_LM"], "PEFT task", "only causal language models are trained"),
     works(LORA, "use_rslora", Bool, "false", "scale alpha / sqrt(r)"),
     refused("use_dora", Bool, &["false"], "weight-decomposed adapters", "DoRA is not offered"),
-    refused("load_in_8bit", Bool, &["false"], "8-bit base", "quantised bases are not offered yet; `dtype: bfloat16` halves the base"),
-    refused("load_in_4bit", Bool, &["false"], "4-bit base", "quantised bases are not offered yet; `dtype: bfloat16` halves the base"),
-    idle("bnb_4bit_quant_type", Text, "nf4", "4-bit code", because::NO_QUANT),
-    idle("use_bnb_nested_quant", Bool, "false", "quantised scales", because::NO_QUANT),
-    idle("bnb_4bit_quant_storage", Text, "", "4-bit storage", because::NO_QUANT),
+    works(MODEL, "load_in_8bit", Bool, "false", "hold the frozen linear layers as bytes, one scale per row (LLM.int8)"),
+    works(MODEL, "load_in_4bit", Bool, "false", "hold the frozen linear layers in four bits (QLoRA)"),
+    works(MODEL, "bnb_4bit_quant_type", Kind::Choice(FOUR_BITS), "nf4", "what the codes of load_in_4bit mean: nf4 or fp4"),
+    works(MODEL, "use_bnb_nested_quant", Bool, "false", "quantise the scales of load_in_4bit too: 4.13 bits a weight, not 4.5"),
+    works(MODEL, "llm_int8_skip_modules", Texts, "", "layers that load_in_4bit and load_in_8bit leave as they are; embedding, head and routers always are"),
+    idle("bnb_4bit_quant_storage", Text, "", "4-bit storage", "codes are bytes; it is how other programs cut them among devices"),
     // ScriptArguments and the data mixture
     works(DATA, "dataset_name", Texts, "", "a file, a folder, or a list of them, with training rows"),
     refused("dataset_config", Text, &["null"], "configuration of a Hub data set", "data are local files: name the file you mean in dataset_name"),
     works(DATA, "dataset_train_split", Text, "train", "which split of a folder is trained on"),
     works(DATA, "dataset_test_split", Text, "test", "which split of a folder is evaluated on, when it has one"),
     idle("dataset_streaming", Bool, "false", "read while training", "files are read row by row and tokenised once"),
-    idle("ignore_bias_buffers", Bool, "false", "a DDP workaround", because::ONE_PROCESS),
+    idle("ignore_bias_buffers", Bool, "false", "a DDP workaround", because::RANKS),
     refused("datasets", Anything, &["null", "[]"], "a mixture", "list the files in dataset_name; fractions and columns are not offered yet"),
     idle("streaming", Bool, "false", "read while training", "files are read row by row and tokenised once"),
     spelling("test_split_size", Kind::Float(Range::ROWS), "val_size", "evaluation rows split off the training rows"),

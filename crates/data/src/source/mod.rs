@@ -6,6 +6,7 @@ mod json;
 mod packed;
 mod table;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -80,12 +81,20 @@ pub struct Rows<'a> {
     next_file: usize,
     current: Option<Open>,
     bytes_before: u64,
+    /// Rows that are still read of ranges of the files.
+    limits: Vec<(Range<u32>, usize)>,
 }
 
 impl<'a> Rows<'a> {
     /// Starts at the first row of the first file.
     pub fn open(files: &'a [PathBuf]) -> Self {
-        Rows { files, next_file: 0, current: None, bytes_before: 0 }
+        Rows { files, next_file: 0, current: None, bytes_before: 0, limits: Vec::new() }
+    }
+
+    /// Of each of these ranges of files only so many rows are read, the first ones.
+    #[must_use]
+    pub fn limited(self, limits: &[(Range<u32>, usize)]) -> Self {
+        Rows { limits: limits.to_vec(), ..self }
     }
 
     /// Bytes read so far, over all files, as they lie on disk.
@@ -100,6 +109,13 @@ impl<'a> Rows<'a> {
     /// a table is damaged.
     pub fn next_row(&mut self) -> Result<Option<RawRow>> {
         loop {
+            let file = (self.next_file - usize::from(self.current.is_some())) as u32;
+            let limit = self.limits.iter_mut().find(|(files, _)| files.contains(&file));
+            if let Some((files, 0)) = limit {
+                self.next_file = files.end as usize;
+                self.bytes_before += self.current.take().map_or(0, |open| open.bytes_read());
+                continue;
+            }
             if self.current.is_none() {
                 let Some(path) = self.files.get(self.next_file) else { return Ok(None) };
                 self.current = Some(Open::new(path, self.next_file as u32)?);
@@ -107,6 +123,9 @@ impl<'a> Rows<'a> {
             }
             let open = self.current.as_mut().expect("just opened");
             if let Some(row) = open.next_row()? {
+                if let Some((_, left)) = limit {
+                    *left -= 1;
+                }
                 return Ok(Some(row));
             }
             self.bytes_before += open.bytes_read();

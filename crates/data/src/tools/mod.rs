@@ -38,7 +38,7 @@ const PROGRESS_ROWS: usize = 64;
 ///
 /// # Errors
 /// `Stopped` when it is to stop.
-fn tell(progress: Progress<'_>, done: u64, total: u64) -> Result<()> {
+pub(crate) fn tell(progress: Progress<'_>, done: u64, total: u64) -> Result<()> {
     match progress(done, total) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::Stopped { kept: false }),

@@ -1,6 +1,5 @@
 //! What is in data: rows, labels, lengths, what truncation will do, what repeats.
 
-use std::cell::Cell;
 use std::path::PathBuf;
 
 use super::lengths::Lengths;
@@ -129,7 +128,6 @@ pub fn stats(
             stats.unit = Unit::Tokens;
             let limit = options.max_length;
             let whole = Options { max_length: None, ..options };
-            let stopped = Cell::new(false);
             let mut drain = |builder: &mut Builder| {
                 for row in builder.take() {
                     seen.add(row.prompt_hash, hash(&row.completion_bytes), row.label);
@@ -138,11 +136,9 @@ pub fn stats(
                     stats.too_long += u64::from(row.prompt + row.completion > limit);
                     stats.prompt_only += u64::from(row.prompt >= limit);
                 }
-                if stopped.get() { Err(Error::Stopped { kept: false }) } else { Ok(()) }
+                Ok(())
             };
-            let mut told = |done, total| stopped.set(progress(done, total).is_break());
-            let report = run(files, tokenizer, &whole, &mut told, &mut drain)?.report;
-            stats.report = report;
+            stats.report = run(files, tokenizer, &whole, Builder::new(), progress, &mut drain)?.report;
         }
         None => count_characters(files, &options, &mut stats, &mut seen, progress)?,
     }

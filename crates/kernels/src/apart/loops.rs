@@ -170,7 +170,7 @@ mod tests {
             StoredDtype::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
             _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         };
-        cpu.store(HostTensor { bytes: Arc::new(bytes), dtype }, rows, cols)
+        cpu.store(HostTensor::new(Arc::new(bytes), dtype), rows, cols)
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl<'a, E: Real> Held<'a, E> {
         let kind = match stored.dtype() {
             StoredDtype::Bf16 => Kind::Bf16,
             StoredDtype::F16 => Kind::F16,
-            StoredDtype::F32 | StoredDtype::Mxfp4 => return Err(stored),
+            StoredDtype::F32 | StoredDtype::Mxfp4 | StoredDtype::Code4 | StoredDtype::Code8 => return Err(stored),
         };
         let (rows, cols) = (stored.rows, stored.cols);
         Ok(Held { ptr: stored.bytes().as_ptr(), kind, rows, cols, ld: cols, tie: PhantomData })

@@ -12,6 +12,7 @@ use crate::apart::Apart;
 use crate::attention::cpu::AttentionLoops;
 use crate::capped::cpu::CappedLoops;
 use crate::clamped::cpu::ClampedLoops;
+use crate::codes::{CodeLoops, Decode};
 use crate::geglu::cpu::GeGluLoops;
 use crate::gemm::cpu::GemmLoops;
 use crate::gemm::turn::Turn;
@@ -35,6 +36,8 @@ pub trait Loops<E>:
     + AttentionLoops<E>
     + CappedLoops<E>
     + ClampedLoops<E>
+    + CodeLoops<E>
+    + Decode
     + GeGluLoops<E>
     + GemmLoops<E>
     + HeadLoops<E>
@@ -164,6 +167,13 @@ impl<'a, E: Real, T> Out<'a, Cpu<E>, T> {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         // SAFETY: as for `View::row`; an Out is an exclusive borrow.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.ld), self.cols) }
+    }
+    /// All rows as one slice, whose lines are `ld` apart.
+    pub(crate) fn lines(&mut self) -> &mut [T] {
+        let len = if self.rows == 0 { 0 } else { (self.rows - 1) * self.ld + self.cols };
+        // SAFETY: as for `row_mut`. Between the columns of two rows lie columns of the same buffer that belong to no other
+        // borrow in use: pieces are cut by rows before they are handed to other threads.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, len) }
     }
     /// Cuts into pieces of at most `chunk` rows, each with the number of its first row.
     pub(crate) fn row_chunks(self, chunk: usize) -> Vec<(usize, Out<'a, Cpu<E>, T>)> {

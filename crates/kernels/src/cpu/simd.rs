@@ -164,34 +164,3 @@ pub(crate) fn exp_sum<E: Real>(row: &mut [E], max: E) -> E {
     }
     join(lanes, |a, b| a + b) + rest
 }
-
-/// Sums of `exp(x - max)`, of `exp(x - max) * x`, and of `x`; `WRITE` replaces each `x` by `exp(x - max)`.
-#[inline(always)]
-pub(crate) fn exp_sums<E: Real, const WRITE: bool>(row: &mut [E], max: E) -> [E; 3] {
-    let mut lanes = [[E::ZERO; LANES]; 3];
-    let mut rest = [E::ZERO; 3];
-    let mut blocks = row.chunks_exact_mut(LANES);
-    for block in &mut blocks {
-        for l in 0..LANES {
-            let x = block[l];
-            let e = (x - max).exp();
-            if WRITE {
-                block[l] = e;
-            }
-            lanes[0][l] += e;
-            lanes[1][l] += e * x;
-            lanes[2][l] += x;
-        }
-    }
-    for cell in blocks.into_remainder() {
-        let x = *cell;
-        let e = (x - max).exp();
-        if WRITE {
-            *cell = e;
-        }
-        rest[0] += e;
-        rest[1] += e * x;
-        rest[2] += x;
-    }
-    [0, 1, 2].map(|i| join(lanes[i], |a, b| a + b) + rest[i])
-}

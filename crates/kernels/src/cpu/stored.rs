@@ -16,13 +16,16 @@ pub struct CpuStored {
 
 impl CpuStored {
     pub(crate) fn new(tensor: HostTensor, rows: usize, cols: usize) -> CpuStored {
-        let bytes = tensor.bytes.bytes().len();
-        assert_eq!(
-            bytes,
-            tensor.dtype.bytes(rows * cols),
-            "{rows} x {cols} weight of {:?} in {bytes} bytes",
-            tensor.dtype
-        );
+        let (bytes, dtype) = (tensor.bytes.bytes().len(), tensor.dtype);
+        let fits = match &tensor.coded {
+            None => bytes == dtype.bytes(rows * cols),
+            Some(coded) => {
+                let end = coded.first + rows * cols;
+                let scales = coded.codes.scales.len();
+                end.next_multiple_of(dtype.block()) <= bytes * dtype.block() && end <= scales * coded.codes.block
+            }
+        };
+        assert!(fits, "{rows} x {cols} weight of {dtype:?} in {bytes} bytes");
         CpuStored { tensor, rows, cols }
     }
 
@@ -41,7 +44,7 @@ impl CpuStored {
         let bytes = self.tensor.bytes.bytes();
         let same = match self.tensor.dtype {
             StoredDtype::F32 => TypeId::of::<E>() == TypeId::of::<f32>(),
-            StoredDtype::Bf16 | StoredDtype::F16 | StoredDtype::Mxfp4 => false,
+            _ => false,
         };
         let aligned = bytes.as_ptr().cast::<E>().is_aligned();
         // The pointer is read only as `E`, whose size the constructor has multiplied out.
@@ -67,6 +70,10 @@ impl CpuStored {
 
     fn unpack_elements<E: Real>(&self, elements: Range<usize>, dst: &mut [E]) {
         let (dtype, dst) = (self.tensor.dtype, &mut dst[..elements.len()]);
+        if let Some(coded) = &self.tensor.coded {
+            let elements = coded.first + elements.start..coded.first + elements.end;
+            return E::decode(dtype, self.tensor.bytes.bytes(), &coded.codes, elements, dst);
+        }
         let skipped = elements.start % dtype.block();
         let whole = elements.start - skipped..elements.end.next_multiple_of(dtype.block());
         let bytes = &self.tensor.bytes.bytes()[dtype.bytes(whole.start)..dtype.bytes(whole.end)];
@@ -75,6 +82,7 @@ impl CpuStored {
             StoredDtype::Bf16 => E::unpack_bf16(bytes, dst),
             StoredDtype::F16 => E::unpack_f16(bytes, dst),
             StoredDtype::Mxfp4 => E::unpack_mxfp4(bytes, skipped, dst),
+            StoredDtype::Code4 | StoredDtype::Code8 => unreachable!("codes come with what they stand for"),
         }
     }
 }

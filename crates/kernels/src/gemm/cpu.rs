@@ -5,7 +5,7 @@ use super::turn::TURNED;
 use super::{Gemm, Weight};
 use crate::cpu::CpuStored;
 use crate::cpu::simd::{lane_sum, loops};
-use crate::{Acc, Cpu, Dst, Out, Real, View};
+use crate::{Acc, Cpu, Dst, Mat, Memory, Out, Real, View};
 use gemm::Parallelism;
 use std::ops::Range;
 
@@ -104,7 +104,6 @@ impl<E: Copy> Sent<E> {
 
 /// Calls `work(first row, panel)` for panels of rows of a stored weight, unpacked into scratch memory.
 pub(crate) fn panels<E: Real>(cpu: &Cpu<E>, stored: &CpuStored, mut work: impl FnMut(usize, View<Cpu<E>, E>)) {
-    use crate::Memory;
     let rows = (PANEL_ELEMENTS / stored.cols.max(1)).clamp(16, stored.rows.max(16));
     let mut scratch = cpu.mat::<E>(rows.min(stored.rows), stored.cols);
     for first in (0..stored.rows).step_by(rows) {
@@ -221,7 +220,6 @@ fn few_rows<E: Real>(cpu: &Cpu<E>, alpha: f64, x: View<Cpu<E>, E>, w: Weight<Cpu
 /// Calls `work(first row, panel)` for panels of rows of a weight, each turned into `[i, rows]` in scratch memory. That is
 /// the layout which the product takes as it is; turning a weight itself it takes longer than over the rest at small sizes.
 fn turned_panels<E: Real>(cpu: &Cpu<E>, w: Weight<Cpu<E>>, mut work: impl FnMut(usize, View<Cpu<E>, E>)) {
-    use crate::Memory;
     let (o, i) = shape(w);
     let rows = (PANEL_ELEMENTS / i.max(1)).clamp(16, o.max(16)).min(o);
     // A line more than the panel: a stride that is a power of two would use a few sets of the cache only.
@@ -237,6 +235,14 @@ fn turned_panels<E: Real>(cpu: &Cpu<E>, w: Weight<Cpu<E>>, mut work: impl FnMut(
         });
         work(first, scratch.view().cols(0..rows.len()));
     }
+}
+
+/// The transpose of `x` in memory of its own, `[cols, rows]` with lines longer than that.
+pub(crate) fn turned<E: Real>(cpu: &Cpu<E>, x: View<Cpu<E>, E>) -> Mat<Cpu<E>, E> {
+    let mut out = cpu.mat::<E>(x.cols, x.rows.next_multiple_of(TURNED) + TURNED);
+    let ld = out.cols();
+    turn(Weight::Param(x), 0..x.rows, 0..x.cols, out.out().lines(), ld);
+    out
 }
 
 /// Writes the transpose of a weight's `rows` x `cols` into `dst`, whose rows are `ld` apart.

@@ -35,7 +35,7 @@ pub enum ForBackward<'a, B: Memory> {
     /// Through a frozen head: receives `d logp_s / d h_s = w[token_s] - sum_v p_v w[v]`, `[s, d]`. The loss sees one scalar
     /// per sequence, so backward is that row times the scalar, and logits are computed once.
     Unit(Out<'a, B, B::Act>),
-    /// Through a trained head: receives the logits of the first entries of the vocabulary, `[s, first]`, as many as there is
+    /// Through a trained head: receives the logits of the first entries of the vocabulary, `[first, s]`, as many as there is
     /// room for; the others are computed again.
     Logits(Out<'a, B, B::Act>),
 }

@@ -15,7 +15,7 @@ pub(crate) fn check<B: Checkable>(room: &mut Room<B>) {
         let mut x = room.blank::<B::Act>(t, d);
         room.backend.embed(room.column(&ids), Weight::Param(w.view()), x.out());
         room.expect(&what("parameters"), &x, &rows(&w.at), 1);
-        for dtype in [StoredDtype::F32, StoredDtype::Bf16, StoredDtype::F16] {
+        for dtype in [StoredDtype::F32, StoredDtype::Bf16, StoredDtype::F16, StoredDtype::Code4] {
             let (stored, held) = room.stored(dtype, v, d, &testkit::noise(v * d, 2));
             let mut x = room.blank::<B::Act>(t, d);
             room.backend.embed(room.column(&ids), Weight::Stored(&stored), x.out());

@@ -68,11 +68,15 @@ pub(crate) fn check<B: Checkable>(room: &mut Room<B>) {
     }
 }
 
+/// Every way to store a weight.
+const ALL: [StoredDtype; 6] =
+    [StoredDtype::F32, StoredDtype::Bf16, StoredDtype::F16, StoredDtype::Mxfp4, StoredDtype::Code4, StoredDtype::Code8];
+
 pub(crate) fn check_stored<B: Checkable>(room: &mut Room<B>) {
     // The last is taller than a panel of the CPU.
     for (t, i, o) in [(0, 3usize, 4), (1, 65, 33), (3, 31, 17), (9, 40, 131), (5, 301, 1801)] {
-        for dtype in [StoredDtype::F32, StoredDtype::Bf16, StoredDtype::F16, StoredDtype::Mxfp4] {
-            let i = i.next_multiple_of(dtype.block());
+        for dtype in ALL {
+            let i = if dtype == StoredDtype::Mxfp4 { i.next_multiple_of(dtype.block()) } else { i };
             let what = |name: &str| format!("{name} of {t} rows, {i} to {o} in {dtype:?}");
             let (stored, w) = room.stored(dtype, o, i, &testkit::noise(o * i, 1));
             let weight = Weight::Stored(&stored);

@@ -58,12 +58,16 @@ fn products<B: Checkable>(room: &mut Room<B>, (t, i, o): (usize, usize, usize), 
     room.expect(&what("y"), &y, &definition(&x.at, &flat, &rows, shape, !turned), i);
     room.expect(&what("dx"), &dx, &definition(&dy.at, &flat, &rows, shape, turned), o);
 
-    let (stored, held): (Vec<_>, Vec<_>) =
-        banks.iter().map(|b| room.stored(StoredDtype::Bf16, shape.0, shape.1, &b.at)).unzip();
-    let all = Groups { weights: stored.iter().map(Weight::Stored).collect(), rows: &rows, turned };
-    let mut y = room.blank::<B::Act>(t, o);
-    room.backend.grouped(x.view(), &all, y.out());
-    room.expect(&what("y, stored"), &y, &definition(&x.at, &held.concat(), &rows, shape, !turned), i);
+    for dtype in [StoredDtype::Bf16, StoredDtype::Code4, StoredDtype::Code8] {
+        let (stored, held): (Vec<_>, Vec<_>) =
+            banks.iter().map(|b| room.stored(dtype, shape.0, shape.1, &b.at)).unzip();
+        let all = Groups { weights: stored.iter().map(Weight::Stored).collect(), rows: &rows, turned };
+        let (mut y, mut dx) = (room.blank::<B::Act>(t, o), room.blank::<B::Act>(t, i));
+        room.backend.grouped(x.view(), &all, y.out());
+        room.backend.grouped_dx(dy.view(), &all, dx.out());
+        room.expect(&what("y, stored"), &y, &definition(&x.at, &held.concat(), &rows, shape, !turned), i);
+        room.expect(&what("dx, stored"), &dx, &definition(&dy.at, &held.concat(), &rows, shape, turned), o);
+    }
 }
 
 fn biases<B: Checkable>(room: &mut Room<B>, (t, o): (usize, usize)) {

@@ -144,7 +144,7 @@ fn backward<B: Checkable>(room: &mut Room<B>, weight: Weight<B>, w: &[f64], (s, 
     room.expect_slopes(&what("dw"), &dw, w, |w| loss(&h.at, w), d + s);
     let plain = (room.read(&what("dh"), &dh), room.read(&what("dw"), &dw));
     for kept in [1.min(v), v / 2, v.min(2048), v] {
-        let mut logits = room.blank::<B::Act>(s, kept);
+        let mut logits = room.blank::<B::Act>(kept, s);
         let later = ForBackward::Logits(logits.out());
         let lse = room.backend.head(h.view(), weight, &tokens, false, later).lse;
         let (mut dh, mut dw) = (room.blank::<B::Act>(s, d), room.of::<B::Real>(v, d, &vec![0.0; v * d]));

@@ -1,6 +1,6 @@
 //! Matrices with or without gaps, filled with noise, and the comparison of what an operator left in them.
 
-use kernels::{Acc, Elem, HostTensor, Mat, Memory, Out, StoredDtype, View};
+use kernels::{Acc, Coded, Codes, Elem, HostTensor, Mat, Memory, Out, Scales, StoredDtype, View};
 use std::sync::Arc;
 use testkit::{Float, noise, slope, to, tolerance};
 
@@ -74,6 +74,10 @@ impl<'a, B: Memory> Room<'a, B> {
 
     /// A frozen weight of the given values, and the values that its storage can hold.
     pub(crate) fn stored(&self, dtype: StoredDtype, rows: usize, cols: usize, values: &[f64]) -> (B::Stored, Vec<f64>) {
+        if matches!(dtype, StoredDtype::Code4 | StoredDtype::Code8) {
+            let (tensor, held) = coded(dtype, values);
+            return (self.backend.store(tensor, rows, cols), held);
+        }
         let (bytes, held): (Vec<u8>, Vec<f64>) = match dtype {
             StoredDtype::F32 => {
                 let held: Vec<f32> = to(values);
@@ -84,12 +88,13 @@ impl<'a, B: Memory> Room<'a, B> {
                 (held.iter().flat_map(|v| v.to_le_bytes()).collect(), to(&held))
             }
             StoredDtype::Mxfp4 => mxfp4(values),
+            StoredDtype::Code4 | StoredDtype::Code8 => unreachable!("above"),
             StoredDtype::F16 => {
                 let held: Vec<half::f16> = to(values);
                 (held.iter().flat_map(|v| v.to_le_bytes()).collect(), to(&held))
             }
         };
-        (self.backend.store(HostTensor { bytes: Arc::new(bytes), dtype }, rows, cols), held)
+        (self.backend.store(HostTensor::new(Arc::new(bytes), dtype), rows, cols), held)
     }
 
     /// The matrix on the host; panics if an operator wrote beside it.
@@ -180,4 +185,39 @@ fn mxfp4(values: &[f64]) -> (Vec<u8>, Vec<f64>) {
         held.extend(codes.iter().map(value));
     }
     (bytes, held)
+}
+
+/// Codes in blocks of 64, each with a scale that is quantised itself; three elements of something else come first. Values of four
+/// bits are rounded to bf16. The nearest codes need not be found: any are codes of something.
+fn coded(dtype: StoredDtype, values: &[f64]) -> (HostTensor, Vec<f64>) {
+    const FIRST: usize = 3;
+    const BLOCK: usize = 64;
+    let (n, four) = (FIRST + values.len(), dtype == StoredDtype::Code4);
+    let table: [f32; 16] = std::array::from_fn(|i| (i as f32 - 7.3) / 8.0);
+    let own = |i: usize| if i < FIRST { 0.7 } else { values[i - FIRST] };
+    let bytes: Vec<u8> = match four {
+        true => {
+            let code = |i: usize| if i < n { (own(i) * 8.0 + 7.3).round().clamp(0.0, 15.0) as u8 } else { 9 };
+            (0..n.div_ceil(2)).map(|i| code(2 * i) << 4 | code(2 * i + 1)).collect()
+        }
+        false => (0..n).map(|i| (own(i) * 90.0).round().clamp(-127.0, 127.0) as i8 as u8).collect(),
+    };
+    let scales = Scales::Nested {
+        codes: (0..n.div_ceil(BLOCK)).map(|b| (b * 37 % 256) as u8).collect(),
+        table: Box::new(std::array::from_fn(|i| i as f32 / 300.0)),
+        block: 5,
+        scales: (0..n.div_ceil(5 * BLOCK)).map(|b| 0.5 + b as f32 / 9.0).collect(),
+        offset: 0.25,
+    };
+    let scale = |i: usize| scales.at(i / BLOCK);
+    let held = (FIRST..n).map(|i| match four {
+        true => {
+            let code = if i % 2 == 0 { bytes[i / 2] >> 4 } else { bytes[i / 2] & 15 };
+            half::bf16::from_f32(table[usize::from(code)] * scale(i)).to_f64()
+        }
+        false => f64::from(f32::from(bytes[i] as i8) * scale(i) * (1.0 / 127.0)),
+    });
+    let held = held.collect();
+    let codes = Arc::new(Codes { table, block: BLOCK, scales, rounded: StoredDtype::Bf16 });
+    (HostTensor { bytes: Arc::new(bytes), dtype, coded: Some(Coded { codes, first: FIRST }) }, held)
 }

@@ -27,8 +27,10 @@ pub(super) fn blueprint(config: &Reader) -> Result<Blueprint, Error> {
     config.seen(&["experts_per_token", "initial_context_length"]);
     if let Some(quantised) = config.get("quantization_config") {
         let method = quantised.get("quant_method").and_then(|m| m.as_str()).unwrap_or("nothing");
-        if method != "mxfp4" {
-            let what = format!("quant_method: expected mxfp4, found {method}; others are not implemented here");
+        if !["mxfp4", "bitsandbytes"].contains(&method) {
+            let what = format!(
+                "quant_method: expected mxfp4 or bitsandbytes, found {method}; others are not implemented here"
+            );
             return Err(Error::config("quantization_config", what));
         }
     }

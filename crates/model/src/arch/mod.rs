@@ -38,6 +38,11 @@ pub const NAMES: &[&str] = &[
 /// Reads a `config.json`.
 pub fn blueprint(config: &Map<String, Value>) -> Result<Blueprint, Error> {
     let reader = Reader::new(config);
+    let method = config.get("quantization_config").and_then(|q| q.get("quant_method")).and_then(Value::as_str);
+    if method == Some("bitsandbytes") {
+        // Each weight's own tensors say how it is held.
+        reader.seen(&["quantization_config"]);
+    }
     let blueprint = match reader.text_or("model_type", "")? {
         "deepseek_v3" => deepseek_v3::blueprint(&reader)?,
         "gemma2" => gemma2::blueprint(&reader)?,

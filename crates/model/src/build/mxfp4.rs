@@ -20,5 +20,5 @@ pub(super) fn joined(blocks: &Mapped, scales: &Mapped) -> Result<HostTensor, Err
         bytes.push(*scale);
         bytes.extend_from_slice(block);
     }
-    Ok(HostTensor { bytes: Arc::new(bytes), dtype: StoredDtype::Mxfp4 })
+    Ok(HostTensor::new(Arc::new(bytes), StoredDtype::Mxfp4))
 }

@@ -103,20 +103,17 @@ fn greedy(
     prompt: &[u32],
     n: usize,
 ) -> Vec<u32> {
-    let most = (prompt.len() + n).next_multiple_of(PAGE);
-    let mut cache = decoder.cache(cpu, most);
-    // Pages in their own order: a token's row is its position.
-    let pages: Vec<u32> = (0..(most / PAGE) as u32).collect();
+    let pages: Vec<u32> = (0..(prompt.len() + n).div_ceil(PAGE) as u32).collect();
+    let mut cache = decoder.cache(cpu, pages.len() * PAGE);
     let (mut new, mut seen, mut out) = (prompt.to_vec(), 0usize, Vec::new());
     while out.len() < n {
         let rows = pack::Rows {
             positions: (seen as u32..(seen + new.len()) as u32).collect(),
-            segments: Vec::new(),
+            segments: vec![pack::Segment { rows: 0..new.len(), context: 0..0 }],
             tokens: new.clone(),
         };
-        let slots: Vec<u32> = rows.positions.clone();
         let spans = vec![PagedSpan { rows: 0..new.len(), position: seen, pages: pages.clone() }];
-        let step = Step { part: Part::new(cpu, &rows), spans, slots };
+        let step = Step { part: Part::new(cpu, &rows), spans, slots: rows.positions.clone() };
         let hidden = decoder.step(ctx, &step, &mut cache, &[new.len() as u32 - 1]);
         let logits = decoder.head_logits(ctx, &hidden);
         let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;

@@ -1,12 +1,13 @@
 //! Whole decoders in f64: every trained tensor's gradient against finite differences, with a shared prompt and a tail.
 
-use crate::{adapters, architectures, context_at, load, trainable};
+use crate::{adapters, architectures, context_at, load, load_held, trainable};
 use kernels::tampered::{Fault, Tampered};
 use kernels::{Backend, Cpu, Memory};
-use model::{Built, Keep, LoraInit, Parts, Tuning, initialise_lora};
+use model::{Built, Keep, LoraInit, Parts, Storage, Tuning, initialise_lora};
 use nn::Grads;
 use pack::{Answer, Family, Pack, plan_packs};
 use testkit::{gradient_gap, noise};
+use weights::{Code, Scheme};
 
 /// Slopes agree with right gradients to about 1e-9, and with ones wrong by a hundredth to about 1e-3.
 const RIGHT: f64 = 1e-7;
@@ -102,8 +103,13 @@ fn gap_at_once<B: Double>(backend: &B, built: &Built<B>) -> f64 {
 
 /// A decoder with adapters whose `B` is not zero: that would hide the gradient of `A`.
 fn adapted<B: Double>(backend: &B, arch: &str) -> Built<B> {
+    adapted_on(&Storage::default(), backend, arch)
+}
+
+/// As [`adapted`], on a base that is held in some way.
+fn adapted_on<B: Double>(storage: &Storage, backend: &B, arch: &str) -> Built<B> {
     let spec = adapters(&load(backend, arch, Tuning::Frozen).decoder.blueprint, 3);
-    let mut built = load(backend, arch, Tuning::Lora(&spec));
+    let mut built = load_held(storage, backend, arch, Tuning::Lora(&spec));
     initialise_lora(backend, &built.table, &mut built.values, &LoraInit::Fresh { seed: 1 }).unwrap();
     let values = backend.to_host::<f64>(built.values.view());
     let noisy: Vec<f64> = values.iter().zip(noise(built.table.len(), 9)).map(|(v, n)| v + 0.05 * n).collect();
@@ -126,6 +132,22 @@ fn adapter_gradients_equal_finite_differences() {
     for arch in architectures() {
         let (gap, name) = gap(&cpu, &adapted(&cpu, &arch));
         assert!(gap < RIGHT, "{arch} {name}: gradient and slope differ by {gap:.1e}");
+    }
+}
+
+#[test]
+fn gradients_through_a_quantised_base_equal_finite_differences() {
+    let cpu = Cpu::<f64>::new(2);
+    let held = [(Code::Nf4, true), (Code::Fp4, false), (Code::Int8, false)];
+    for (arch, (code, nested)) in ["qwen2", "deepseek_v3", "qwen2_moe"].into_iter().zip(held) {
+        let storage = Storage { scheme: Some(Scheme { code, nested }), ..Storage::default() };
+        let (own, quantised) = (adapted(&cpu, arch), adapted_on(&storage, &cpu, arch));
+        let pack = small_pack(own.decoder.blueprint.vocab);
+        let c = noise(pack.num_grad_targets, 5);
+        let of = |built| loss_and_grad(&cpu, built, &built.values, &pack, &c, Keep::Nothing).0;
+        assert_ne!(of(&own), of(&quantised), "{arch}: the base is not quantised");
+        let (gap, name) = gap(&cpu, &quantised);
+        assert!(gap < RIGHT, "{arch} {name} on {code:?}: gradient and slope differ by {gap:.1e}");
     }
 }
 

@@ -3,9 +3,10 @@
 mod configs;
 mod golden;
 mod gradients;
+mod quantised;
 
 use kernels::{Backend, Mat};
-use model::{Adapters, Built, Tuning};
+use model::{Adapters, Built, Storage, Tuning};
 use nn::{Context, Params};
 use pack::{Answer, Family, Pack, plan_packs};
 use std::path::PathBuf;
@@ -33,10 +34,14 @@ fn golden_dir() -> PathBuf {
 }
 
 fn load<B: Backend>(backend: &B, name: &str, tuning: Tuning) -> Built<B> {
+    load_held(&Storage::default(), backend, name, tuning)
+}
+
+fn load_held<B: Backend>(storage: &Storage, backend: &B, name: &str, tuning: Tuning) -> Built<B> {
     let dir = golden_dir().join("models").join(name);
     let checkpoint = weights::Checkpoint::open(&dir).unwrap();
     let blueprint = model::arch::blueprint(&weights::read_config(&dir).unwrap()).unwrap();
-    Built::new(backend, &checkpoint, blueprint, tuning, 256).unwrap()
+    Built::stored_as(storage, backend, &checkpoint, blueprint, tuning, 256).unwrap()
 }
 
 fn context<'a, B: Backend>(backend: &'a B, built: &'a Built<B>) -> Context<'a, B> {

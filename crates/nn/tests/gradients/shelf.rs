@@ -53,7 +53,7 @@ impl Shelf {
             Tensor::Trained(self.param(o, i))
         } else {
             let bytes: Vec<u8> = self.noise(o * i).iter().flat_map(|v| (*v as f32).to_le_bytes()).collect();
-            Tensor::Frozen(backend.store(HostTensor { bytes: Arc::new(bytes), dtype: StoredDtype::F32 }, o, i))
+            Tensor::Frozen(backend.store(HostTensor::new(Arc::new(bytes), StoredDtype::F32), o, i))
         };
         let lora = match tuning {
             Tuning::Adapter { rank } => {

@@ -17,7 +17,7 @@ impl<B: Backend> Run<'_, B> {
     pub(super) fn answer_samples(&mut self, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
         let Some(samples) = &self.job.config.evaluation.samples else { return Ok(()) };
         // The tokenizer was let go after tokenising; it takes less time to read than the answers take.
-        let tokenizer = crate::prepare::tokenizer(&self.job.config, Clock::now())?;
+        let tokenizer = crate::prepare::tokenizer_files(&self.job.config, Clock::now())?.load()?;
         let positions = self.job.positions.min(self.job.blueprint.max_positions);
         let requests = requests(samples, &tokenizer, positions)?;
         let stop: Vec<u32> = tokenizer.eos_id().into_iter().collect();

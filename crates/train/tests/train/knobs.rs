@@ -19,9 +19,9 @@ fn lab(trainer: &str, keys: Value) -> Lab<C> {
 }
 
 fn shaped(lab: &Lab<C>, execution: Execution, texts: &[TextRow], shape: TextLoss) -> Stepped {
-    let mut grads = lab.backend.zeros(1, lab.policy.table.len());
+    let mut grads = train::gradient::Gradient::running(&lab.backend, lab.policy.table.len());
     let report = shaped_text_step(&lab.context(execution), texts, &[texts.len()], shape, &mut grads).unwrap();
-    Stepped { report, gradient: lab.backend.to_host(grads.view()) }
+    Stepped { report, gradient: lab.backend.to_host(grads.values.view()) }
 }
 
 /// The slope of `loss` along a random direction of all trained values, against what the gradient says.
@@ -216,6 +216,65 @@ fn a_mixture_has_its_weights_and_is_the_same_every_time() {
 }
 
 #[test]
+fn several_answers_in_one_row_are_trained_on_and_share_their_prompt() {
+    let folder = Scratch::new("answers");
+    let row = |i: usize| json!({"prompt": format!("{i}?"), "completion": [format!(" {i}."), " no", " yes"], "label": [true, false, true]});
+    let text: Vec<String> = (0..6).map(|i| row(i).to_string()).collect();
+    std::fs::write(folder.join("rows.jsonl"), text.join("\n")).unwrap();
+    let keys = json!({"dataset_name": folder.join("rows.jsonl"), "alternatives": true, "max_steps": 2});
+    let job = job(keys.clone()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(job.train.data.label_counts(), (12, 6));
+    assert!(
+        job.train.data.prompt(0) == job.train.data.prompt(2) && job.train.data.prompt(0) != job.train.data.prompt(3)
+    );
+    let ended = run(&over(&small_kto(keys.clone()), json!({"output_dir": folder.join("run")})), None);
+    assert_eq!((ended.step, ended.stopped), (2, false));
+    assert!(ended.values.iter().any(|(name, value)| name == "loss" && value.is_finite()), "{:?}", ended.values);
+    let Err(error) = self::job(over(&keys, json!({"alternatives": false}))) else { panic!("a list is no answer") };
+    assert!(error.to_string().contains("completion"), "{error}");
+}
+
+#[test]
+fn evaluation_takes_the_loss_that_training_takes() {
+    let folder = Scratch::new("evaluated");
+    let eval = |trainer: &str, set: &str, keys: Value| -> f64 {
+        let of_run = json!({"eval_dataset_name": rows(set), "eval_strategy": "steps", "eval_steps": 1, "max_steps": 1,
+            "learning_rate": 1e-12, "dataset_name": rows(set), "max_samples": 4, "per_device_eval_batch_size": 4,
+            "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "logging_steps": 1, "shuffle": false,
+            "overwrite_output_dir": true});
+        let config = over(&over(&small(trainer, &folder.join("run"), of_run), json!({})), keys);
+        let values = run(&config, None).values;
+        let value =
+            |name: &str| values.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{name}: {values:?}")).1;
+        assert!((value("loss") - value("eval_loss")).abs() < 1e-5, "{trainer}: {values:?}");
+        value("eval_loss")
+    };
+    let plain = eval("sft", "sft_prompt_completion.jsonl", json!({}));
+    let weighted = eval("sft", "sft_prompt_completion.jsonl", json!({"loss_type": "dft"}));
+    assert!(weighted < plain / 2.0, "{weighted} {plain}");
+    let kto = eval("kto", "kto_chat.jsonl", lora());
+    let with_term = eval("kto", "kto_chat.jsonl", over(&lora(), json!({"pref_ftx": 0.5})));
+    assert!(with_term > kto + 0.1, "{with_term} {kto}");
+}
+
+#[test]
+fn a_stop_while_rows_are_tokenised_is_a_run_that_can_be_resumed() {
+    let folder = Scratch::new("early");
+    let config = over(
+        &small_kto(json!({"max_steps": 2, "tokenized_path": folder.join("tokens")})),
+        json!({"output_dir": folder.join("run")}),
+    );
+    let loaded = config::load("test.yaml", &config.to_string(), &[]).unwrap_or_else(|e| panic!("{e}"));
+    let control = Control::default();
+    control.stop.store(true, Ordering::SeqCst);
+    let ended = train::run(&loaded, &[], &control, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((ended.step, ended.stopped, ended.exit_code()), (0, true, 75));
+    assert!(folder.join("run/config.yaml").is_file());
+    let resumed = run(&over(&config, json!({"resume_from_checkpoint": true})), None);
+    assert_eq!((resumed.step, resumed.stopped), (2, false));
+}
+
+#[test]
 fn a_registered_name_is_read_with_its_columns_and_tags() {
     let folder = Scratch::new("registry");
     let row = json!({"talk": [{"who": "person", "says": "2 + 2?"}, {"who": "bot", "says": "4"}], "good": true});
@@ -239,7 +298,8 @@ fn a_registered_name_is_read_with_its_columns_and_tags() {
 fn the_cache_gives_the_same_rows_and_misses_when_anything_changes() {
     let folder = Scratch::new("cache");
     let (a, cache) = (write_rows(&folder, "a.jsonl", 12), folder.join("tokens"));
-    let entries = || std::fs::read_dir(&cache).map_or(0, |dir| dir.count());
+    let entry = |e: std::io::Result<std::fs::DirEntry>| !e.unwrap().file_name().to_string_lossy().starts_with('.');
+    let entries = || std::fs::read_dir(&cache).map_or(0, |dir| dir.map(entry).filter(|is| *is).count());
     let keys = json!({"dataset_name": [a], "tokenized_path": cache});
     let (built, found) = (job(keys.clone()).unwrap(), job(keys.clone()).unwrap());
     assert_eq!(entries(), 1);

@@ -8,6 +8,7 @@ mod killed;
 mod knobs;
 mod lab;
 mod objectives;
+mod ranks;
 mod resume;
 mod settings;
 
