@@ -74,7 +74,7 @@ pub(crate) struct Stepper<'a, B: Backend> {
     policy: Policy<B>,
     cached: Vec<[f64; 2]>,
     optimizer: AdamW<B>,
-    grads: Mat<B, B::Real>,
+    grads: Gradient<B>,
     rates: Vec<f64>,
     step: usize,
 }

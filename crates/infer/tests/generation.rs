@@ -164,7 +164,7 @@ fn a_prompt_that_many_ask_is_computed_once() {
     let request = |i: usize| {
         let mut prompt = prompt.clone();
         // Some part in the last tokens.
-        prompt[99] = if i % 2 == 0 { 1 } else { 2 };
+        prompt[99] = if i.is_multiple_of(2) { 1 } else { 2 };
         let sampling = Sampling { temperature: 1.0, seed: i as u64, ..Sampling::GREEDY };
         Request { logprobs: Some(0), ..Request::new(prompt, 8, sampling) }
     };

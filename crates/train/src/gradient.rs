@@ -94,10 +94,11 @@ impl<B: Backend> Gradient<B> {
                 exchanged(world, own, len)?
             }
         };
+        // Every group of rows is dealt anew, so the leaves of one rank may lie between another's.
+        let mut nodes: Vec<_> = trees.iter_mut().flat_map(|tree| std::mem::take(tree).into_nodes()).collect();
+        nodes.sort_by_key(|(node, _)| node.first_leaf());
         let mut whole = Tree::default();
-        for tree in &mut trees {
-            std::mem::take(tree).into_nodes().into_iter().for_each(|(node, values)| whole.push(node, values));
-        }
+        nodes.into_iter().for_each(|(node, values)| whole.push(node, values));
         if let Sum::Sharded(own) = &mut self.sum {
             *own = trees;
         }

@@ -144,7 +144,7 @@ pub(crate) fn run_one(
     let resume = opening == Opening::Resume;
     let folder = agree::open(world, &config.saving.output_dir, opening)?;
     let mut step = 0;
-    let result = in_folder(world, loaded, inputs, &folder, resume, control, &mut step, observe);
+    let result = in_folder(world, loaded, inputs, (&folder, resume), control, &mut step, observe);
     let (code, error) = match &result {
         Ok(ended) => (ended.exit_code(), None),
         Err(e) => (e.exit_code(), Some(e.to_string())),
@@ -171,8 +171,7 @@ fn in_folder(
     world: &World,
     loaded: &Loaded,
     inputs: &[&Path],
-    folder: &RunFolder,
-    resume: bool,
+    (folder, resume): (&RunFolder, bool),
     control: &Control,
     step: &mut u64,
     observe: &mut dyn FnMut(Event),
