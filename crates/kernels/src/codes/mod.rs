@@ -1,6 +1,6 @@
 //! Weights held as codes of four or eight bits: what a code means, and turning many of them into numbers.
 //!
-//! The plain loop of [`plain`] defines the values; the instruction sets beside it give the same bits.
+//! The plain loop of `plain` defines the values; the instruction sets beside it give the same bits.
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
