@@ -62,7 +62,7 @@ pub(crate) fn launch(args: &LaunchArgs, screen: &Screen) -> Result<u8, Failure> 
     let open_mpi = String::from_utf8_lossy(&version.stdout).contains("Open MPI");
     let mut command = Command::new("mpirun");
     command.args(["-n", &args.ranks.to_string()]);
-    if open_mpi && args.ranks > std::thread::available_parallelism().map_or(1, usize::from) {
+    if open_mpi && args.ranks as usize > std::thread::available_parallelism().map_or(1, usize::from) {
         screen.note("more ranks than processors: they take turns");
         command.arg("--oversubscribe");
     }
