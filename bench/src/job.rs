@@ -3,11 +3,12 @@
 use crate::args::{Objective, RANK, Tuning};
 use crate::error::Error;
 use crate::floor::{self, Mode, Work};
-use kernels::{Backend, Mat};
+use kernels::Backend;
 use model::Built;
 use optim::adamw::{AdamW, clip};
 use pack::{Answer, Pack, families_of_rows, plan_packs};
 use std::path::Path;
+use train::gradient::Gradient;
 use train::policy::{Policy, Reference};
 use train::step::{
     Interrupted, Preference, RowGroup, StepContext, TextRow, preference_step, reference_logps, text_step,
@@ -73,7 +74,7 @@ pub(crate) struct Stepper<'a, B: Backend> {
     policy: Policy<B>,
     cached: Vec<[f64; 2]>,
     optimizer: AdamW<B>,
-    grads: Mat<B, B::Real>,
+    grads: Gradient<B>,
     rates: Vec<f64>,
     step: usize,
 }
@@ -96,7 +97,7 @@ impl<'a, B: Backend> Stepper<'a, B> {
             (Some(_), None) => Reference::Cached,
             (Some(_), Some(_)) => Reference::AdaptersOff,
         };
-        let (settings, layout) = train::optimizer_of(job, &table);
+        let (settings, layout) = train::optimizer_of(job, &table, 0..table.len());
         let len = table.len();
         Ok(Stepper {
             backend,
@@ -105,7 +106,7 @@ impl<'a, B: Backend> Stepper<'a, B> {
             policy: Policy { decoder, table, values, halves, reference },
             cached: vec![[f64::NAN; 2]; job.train.data.len()],
             optimizer: AdamW::new(backend, settings, layout),
-            grads: backend.mat(1, len),
+            grads: Gradient::running(backend, len),
             rates: train::learning_rates(job),
             step: 0,
         })
@@ -122,6 +123,7 @@ impl<'a, B: Backend> Stepper<'a, B> {
             dropout: None,
             balance: self.job.balance,
             interrupted: &never,
+            team: None,
         }
     }
 
@@ -147,9 +149,9 @@ impl<'a, B: Backend> Stepper<'a, B> {
     /// Makes the next step; returns its loss and the tokens of its rows.
     pub(crate) fn step(&mut self) -> (f64, u64) {
         let rows = rows_of(self.job, self.step);
-        self.backend.fill_zero(self.grads.out());
+        self.backend.fill_zero(self.grads.values.out());
         // The context borrows all but the gradient, which goes in and out by hand.
-        let mut grads = std::mem::replace(&mut self.grads, self.backend.mat(1, 0));
+        let mut grads = std::mem::replace(&mut self.grads, Gradient::running(self.backend, 0));
         let report = match self.preference() {
             Some(preference) => {
                 let normaliser = vec![1.0 / rows.len() as f64; rows.len()];
@@ -164,10 +166,10 @@ impl<'a, B: Backend> Stepper<'a, B> {
             }
         };
         let report = report.unwrap_or_else(never_interrupted);
-        let norm = self.backend.square_norm(grads.view()).sqrt();
+        let norm = self.backend.square_norm(grads.values.view()).sqrt();
         let scale = self.job.config.optimizer.max_grad_norm.map_or(1.0, |max| clip(norm, max));
         let Policy { values, halves, .. } = &mut self.policy;
-        self.optimizer.update(self.backend, values, halves, &grads, self.rates[self.step], scale);
+        self.optimizer.update(self.backend, values, halves, &grads.values, self.rates[self.step], scale);
         self.grads = grads;
         self.step += 1;
         (report.loss, report.tokens)

@@ -33,7 +33,7 @@ Examples:
 
 Results go to stdout, everything else to stderr.
 Exit codes: 0 done, 2 usage or configuration, 3 data, 4 memory, 5 numerics, 6 files and disk,
-75 stopped and saved (resume it), 130 second interrupt.";
+7 another rank, 75 stopped and saved (resume it), 130 second interrupt.";
 
 /// When output is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -58,6 +58,10 @@ pub(crate) enum Command {
     Import(ImportArgs),
     /// The JSON Schema of a configuration, for editors.
     Schema(SchemaArgs),
+    /// Start ranks of this program on this machine: `launch -n 4 train run.yaml`.
+    Launch(LaunchArgs),
+    /// Write a script for Slurm's sbatch that requeues and resumes itself.
+    Slurm(SlurmArgs),
     /// Go on with a run that was stopped or killed, from its newest checkpoint that verifies.
     Resume(ResumeArgs),
     /// List, show and compare runs.
@@ -162,13 +166,93 @@ pub(crate) enum PresetCommand {
 #[command(after_help = "\
 Examples:
   prospect plan run.yaml
-  prospect plan run.yaml per_device_train_batch_size=8 --json")]
+  prospect plan run.yaml per_device_train_batch_size=8 --json
+  prospect plan run.yaml --nodes 32 --gpus 8 --network 12.5GB/s --device h100")]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    /// Model the run over so many machines: memory, bytes and time by ZeRO stage. Reads the model's config.json only.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) nodes: Option<u32>,
+    /// Ranks of a machine.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "nodes", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) gpus: u32,
+    /// Speed between machines, for each rank.
+    #[arg(long, value_name = "SPEED", requires = "nodes")]
+    pub(crate) network: Option<String>,
+    /// What computes: a100, h100, h200 or b200.
+    #[arg(long, value_name = "NAME", default_value = "h100", requires = "nodes")]
+    pub(crate) device: String,
     /// Print the plan as a JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `prospect launch`
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  prospect launch -n 4 train run.yaml zero_stage=1
+
+Needs a program built with the feature `mpi`; mpirun and srun start it as well, and over several machines.")]
+pub(crate) struct LaunchArgs {
+    /// How many ranks.
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) ranks: u32,
+    /// What each rank does, as it would be written after `prospect`.
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+/// `prospect slurm`
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  prospect slurm run.yaml --nodes 32 --gpus 8 --time 24:00:00 --partition train --output run.sbatch
+  prospect slurm run.yaml --nodes 4 --tasks 2 --cpus 32 zero_stage=1")]
+pub(crate) struct SlurmArgs {
+    /// The configuration.
+    #[arg(value_name = "RUN.YAML")]
+    pub(crate) config: PathBuf,
+    /// Settings that win over the file.
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Machines.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) nodes: u32,
+    /// GPUs of a machine, and as many ranks on it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) gpus: Option<u32>,
+    /// Ranks of a machine [default: its GPUs, else 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) tasks: Option<u32>,
+    /// Processors of a rank.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) cpus: Option<u32>,
+    /// Longest time, as Slurm writes it.
+    #[arg(long, value_name = "HH:MM:SS", value_parser = one_word)]
+    pub(crate) time: Option<String>,
+    /// Partition.
+    #[arg(long, value_name = "NAME", value_parser = one_word)]
+    pub(crate) partition: Option<String>,
+    /// Seconds before the end at which ranks save and end.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(crate) signal: u32,
+    /// How srun brings MPI's ranks together.
+    #[arg(long, value_name = "TYPE", default_value = "pmix", value_parser = one_word)]
+    pub(crate) mpi: String,
+    /// Where to; stdout when not given.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// A word that means nothing to a shell.
+fn one_word(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_:.,".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => Ok(text.to_owned()),
+        false => Err("expected letters, digits and any of - _ : . ,".to_owned()),
+    }
 }
 
 /// `prospect resume`

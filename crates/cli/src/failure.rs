@@ -67,6 +67,12 @@ impl From<train::Error> for Failure {
     }
 }
 
+impl From<dist::Error> for Failure {
+    fn from(e: dist::Error) -> Failure {
+        Failure::Said { message: e.to_string(), code: e.exit_code() }
+    }
+}
+
 impl From<rundir::Error> for Failure {
     fn from(e: rundir::Error) -> Failure {
         Failure::Said { message: e.to_string(), code: e.exit_code() }

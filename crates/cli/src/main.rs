@@ -25,11 +25,13 @@ mod preset;
 mod progress;
 mod pull;
 mod quantize;
+mod ranks;
 mod runs;
 mod score;
 mod screen;
 mod serve;
 mod signals;
+mod spread;
 mod train;
 mod validate;
 mod watchdog;
@@ -56,6 +58,8 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Validate(args) => validate::validate(&args, screen),
         Command::Import(args) => import::import(&args, screen),
         Command::Schema(args) => import::schema(&args),
+        Command::Launch(args) => ranks::launch(&args, screen),
+        Command::Slurm(args) => ranks::slurm(&args, screen),
         Command::Resume(args) => train::resume(&args, screen),
         Command::Runs(args) => runs::runs(&args),
         Command::Score(args) => score::score(&args, screen),

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::output::{self, Side, number, table};
 use crate::progress::Watch;
 use crate::screen::Screen;
-use crate::train::load;
+use crate::train::{load, read};
 use config::{Config, Interval, Loaded, Tuning};
 use data::Clock;
 use serde_json::{Value, json};
@@ -16,6 +16,9 @@ const CURVE: usize = 48;
 
 /// `prospect plan`
 pub(crate) fn plan(args: &PlanArgs, screen: &Screen) -> Result<u8, Failure> {
+    if let Some(nodes) = args.nodes {
+        return crate::spread::plan(args, nodes, &read(&args.config, screen)?);
+    }
     let loaded = load(&args.config, screen)?;
     show(loaded, args.json, false, screen)
 }

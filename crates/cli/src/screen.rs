@@ -32,6 +32,11 @@ impl Screen {
         Screen { quiet, color: color_on(terminal), terminal, color_out: color_on(io::stdout().is_terminal()) }
     }
 
+    /// The same, saying nothing but errors: what rank 0 says is said once.
+    pub(crate) fn quieted(self) -> Screen {
+        Screen { quiet: true, ..self }
+    }
+
     /// Whether bars can be drawn.
     pub(crate) fn draws(&self) -> bool {
         self.terminal && !self.quiet

@@ -6,8 +6,9 @@ use crate::output::{self, word};
 use crate::progress::Watch;
 use crate::screen::Screen;
 use crate::signals;
-use crate::{first_use, plan};
+use crate::{first_use, plan, ranks};
 use config::{Loaded, Tuning};
+use dist::World;
 use serde_json::{Map, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,20 +16,54 @@ use train::{Control, Ended};
 
 /// Reads a configuration with its flags and overrides, says what is worth saying about it, and fetches what it names on the Hub.
 pub(crate) fn load(args: &ConfigArgs, screen: &Screen) -> Result<Loaded, Failure> {
+    let mut loaded = read(args, screen)?;
+    first_use::prepare(&mut loaded, args.flags.hf_token.as_deref(), screen)?;
+    Ok(loaded)
+}
+
+/// As [`load`], of what is there.
+pub(crate) fn read(args: &ConfigArgs, screen: &Screen) -> Result<Loaded, Failure> {
     let (file, words) = args.words();
     let overrides = config::split_overrides(&words)?;
     let flags = args.flags.settings(file.is_some())?;
     // A word on the command line wins over a flag, and a flag over the file.
     let flags = flags.into_iter().filter(|(key, _)| overrides.iter().all(|(k, _)| k != key));
     let overrides: Vec<(String, String)> = flags.chain(overrides.iter().cloned()).collect();
-    let mut loaded = match file {
-        Some(path) => load_from(path, &overrides)?,
+    let loaded = match file {
+        Some(path) => load_from(path, &with_deepspeed(path, overrides, screen)?)?,
         None => config::load("the flags", "", &overrides)?,
     };
     args.flags.notes().into_iter().for_each(|note| screen.note(note));
     loaded.notes.iter().for_each(|note| screen.note(note));
-    first_use::prepare(&mut loaded, args.flags.hf_token.as_deref(), screen)?;
     Ok(loaded)
+}
+
+/// Settings, with the ZeRO stage of the DeepSpeed file that the run's file names, where neither says another.
+fn with_deepspeed(
+    path: &Path,
+    mut overrides: Vec<(String, String)>,
+    screen: &Screen,
+) -> Result<Vec<(String, String)>, Failure> {
+    const KEY: &str = "zero_stage";
+    let (shown, Ok(text)) = (path.display().to_string(), std::fs::read_to_string(path)) else { return Ok(overrides) };
+    let Some(file) = config::deepspeed_file(&shown, &text) else { return Ok(overrides) };
+    if config::has_key(&shown, &text, KEY) || overrides.iter().any(|(key, _)| key == KEY) {
+        return Ok(overrides);
+    }
+    let Ok(text) = std::fs::read_to_string(&file) else {
+        screen.note(format_args!("deepspeed: {file} is not there; what it would shard is `{KEY}`, 0 unless set"));
+        return Ok(overrides);
+    };
+    for found in config::account(&file, &text)? {
+        if let config::Outcome::Works { key, value, remark } = found.outcome
+            && key == KEY
+        {
+            let remark = if remark.is_empty() { String::new() } else { format!(": {remark}") };
+            screen.note(format_args!("{KEY}: {value}, from {file}{remark}"));
+            overrides.push((key, value));
+        }
+    }
+    Ok(overrides)
 }
 
 fn load_from(path: &Path, overrides: &[(String, String)]) -> Result<Loaded, Failure> {
@@ -39,12 +74,14 @@ fn load_from(path: &Path, overrides: &[(String, String)]) -> Result<Loaded, Fail
 
 /// `prospect train`
 pub(crate) fn train(args: &TrainArgs, screen: &Screen) -> Result<u8, Failure> {
-    let loaded = load(&args.config, screen)?;
     if args.dry_run {
-        return plan::rehearse(loaded, args.json, screen);
+        return plan::rehearse(load(&args.config, screen)?, args.json, screen);
     }
+    let world = ranks::join()?;
+    let screen = &heard(&world, screen);
+    let loaded = load(&args.config, screen)?;
     let inputs: Vec<&Path> = args.config.words().0.into_iter().collect();
-    run(&loaded, &inputs, args.json, screen)
+    run(&world, &loaded, &inputs, args.json, screen)
 }
 
 /// `prospect resume`
@@ -53,26 +90,38 @@ pub(crate) fn resume(args: &ResumeArgs, screen: &Screen) -> Result<u8, Failure> 
         let found = if args.run.exists() { rundir::Error::NotARun } else { rundir::Error::NoRun };
         return Err(found(args.run.clone()).into());
     }
+    let world = ranks::join()?;
+    let screen = &heard(&world, screen);
     // The folder may have been moved since; JSON strings are YAML strings.
     let output_dir = json!(args.run.display().to_string()).to_string();
     let overrides = [("resume_from_checkpoint".to_owned(), "true".to_owned()), ("output_dir".to_owned(), output_dir)];
     // What is worth saying about it was said when the run began.
     let mut loaded = load_from(&args.run.join("config.yaml"), &overrides)?;
     first_use::prepare(&mut loaded, None, screen)?;
-    run(&loaded, &[], args.json, screen)
+    run(&world, &loaded, &[], args.json, screen)
 }
 
-fn run(loaded: &Loaded, inputs: &[&Path], json: bool, screen: &Screen) -> Result<u8, Failure> {
+/// Rank 0 speaks for all.
+fn heard(world: &World, screen: &Screen) -> Screen {
+    if world.leads() { *screen } else { screen.quieted() }
+}
+
+fn run(world: &World, loaded: &Loaded, inputs: &[&Path], json: bool, screen: &Screen) -> Result<u8, Failure> {
     let control = Arc::new(Control::default());
     signals::watch(&control, screen)?;
     let folder = &loaded.config.saving.output_dir;
     screen.line(format_args!("run folder     {}", folder.display()));
+    if world.size() > 1 {
+        let mut hosts = world.hosts().to_vec();
+        hosts.dedup();
+        screen.line(format_args!("ranks          {} on {}", world.size(), hosts.join(", ")));
+    }
     let mut watch = Watch::new(screen);
-    let ended = train::run(loaded, inputs, &control, &mut |event| watch.event(event));
+    let ended = train::run_on(world, loaded, inputs, &control, &mut |event| watch.event(event));
     watch.finish();
     let ended = ended?;
     closing(loaded, &ended, screen);
-    if json {
+    if json && world.leads() {
         output::json(&summary(&ended))?;
     }
     Ok(ended.exit_code())

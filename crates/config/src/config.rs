@@ -435,8 +435,10 @@ pub enum Duration {
 pub struct Batch {
     /// Rows per micro-batch in training.
     pub train_rows: usize,
-    /// Micro-batches per optimiser step.
+    /// Micro-batches per optimiser step, of each rank unless `step_rows` are given.
     pub accumulation: usize,
+    /// Rows of a step over all ranks, where they are given.
+    pub step_rows: Option<usize>,
     /// Rows per micro-batch in evaluation.
     pub eval_rows: usize,
 }
@@ -591,6 +593,12 @@ pub struct Engine {
     pub data_seed: u64,
     /// Reductions in a fixed order.
     pub deterministic: bool,
+    /// ZeRO's stage over several ranks.
+    pub zero_stage: u8,
+    /// The same bits on any number of ranks; `None`: with several ranks, where `deterministic`.
+    pub elastic: Option<bool>,
+    /// How long ranks wait for one another.
+    pub dist_timeout: std::time::Duration,
     /// Recompute activations.
     pub recompute: Recompute,
     /// CPU threads, >= 1; `None`: all physical cores.

@@ -172,7 +172,8 @@ impl Resolved {
             },
             batch: Batch {
                 train_rows: self.count("per_device_train_batch_size").expect(CHECKED),
-                accumulation: self.count("gradient_accumulation_steps").expect(CHECKED),
+                accumulation: self.accumulation(),
+                step_rows: self.count("train_batch_size"),
                 eval_rows: self.count("per_device_eval_batch_size").expect(CHECKED),
             },
             optimizer: self.optimizer(),
@@ -472,12 +473,24 @@ impl Resolved {
         }
     }
 
+    /// Micro-batches of a step.
+    fn accumulation(&self) -> usize {
+        let rows = self.count("per_device_train_batch_size").expect(CHECKED);
+        match self.count("train_batch_size") {
+            Some(all) => all.div_ceil(rows),
+            None => self.count("gradient_accumulation_steps").expect(CHECKED),
+        }
+    }
+
     fn engine(&self) -> Engine {
         let seed = self.count("seed").expect(CHECKED) as u64;
         Engine {
             seed,
             data_seed: self.count("data_seed").map_or(seed, |s| s as u64),
             deterministic: self.flag("deterministic"),
+            zero_stage: self.count("zero_stage").expect(CHECKED) as u8,
+            elastic: self.bool("elastic"),
+            dist_timeout: std::time::Duration::from_secs_f64(self.number("dist_timeout")),
             recompute: match self.bool("gradient_checkpointing") {
                 Some(true) => Recompute::Always,
                 Some(false) => Recompute::Never,

@@ -39,6 +39,7 @@ pub(crate) fn check(settings: &mut Settings, source: &Source) -> Facts {
     check.compat();
     check.kto();
     check.data();
+    check.ranks();
     check.schedule();
     check.evaluation();
     check.saving();
@@ -264,6 +265,28 @@ impl Check<'_> {
                 written(&Value::Float(rate))
             );
             self.notes.push(Note::advice("learning_rate", self.place("learning_rate"), text));
+        }
+    }
+
+    /// What several ranks are told.
+    fn ranks(&mut self) {
+        if self.number("zero_stage").is_some_and(|stage| stage > 2.0) {
+            let help =
+                "use stage 2: the weights are whole on every rank, the gradient and the optimiser's state are sharded";
+            self.conflict(Code::NotOffered, &["zero_stage"], "ZeRO has no such stage here; it has 0, 1 and 2", help);
+        }
+        let (all, each) = (self.number("train_batch_size"), self.number("per_device_train_batch_size"));
+        if let (Some(all), Some(each)) = (all, each)
+            && all % each != 0.0
+        {
+            let message = format!("{all} rows of a step are no whole number of micro-batches of {each}");
+            let keys = ["train_batch_size", "per_device_train_batch_size"];
+            self.conflict(Code::Conflict, &keys, message, "make the first a multiple of the second");
+        }
+        if all.is_some() && self.given("gradient_accumulation_steps") {
+            let message = "both say how many rows a step has";
+            let keys = ["train_batch_size", "gradient_accumulation_steps"];
+            self.conflict(Code::Conflict, &keys, message, "keep one of the two");
         }
     }
 

@@ -139,11 +139,51 @@ fn every_founding_file_is_recognised_and_no_key_is_unknown() {
 }
 
 #[test]
-fn eight_processes_are_refused_with_what_to_do_instead() {
+fn eight_processes_are_started_and_shard_what_zero_shards() {
     let found = account("zero2.yaml", ACCELERATE).unwrap();
-    let Outcome::Refused(reason) = outcome(&found, "num_processes") else { panic!("refused") };
-    assert!(reason.contains("multiply `gradient_accumulation_steps` by 8"), "{reason}");
-    assert!(found.iter().filter(|a| a.key != "num_processes").all(|a| brief(&a.outcome) == "no effect"));
+    let Outcome::NoEffect(reason) = outcome(&found, "num_processes") else { panic!("no effect") };
+    assert!(
+        reason.contains("prospect launch -n 8") && reason.contains("`gradient_accumulation_steps` by 8"),
+        "{reason}"
+    );
+    let works: Vec<String> = found.iter().map(|a| brief(&a.outcome)).filter(|o| o != "no effect").collect();
+    assert_eq!(works, ["zero_stage: 2"]);
+}
+
+/// LLaMA-Factory's example for stage 3, which the founding document of the 32B run names.
+const DEEPSPEED: &str = r#"{
+  "train_batch_size": "auto",
+  "train_micro_batch_size_per_gpu": "auto",
+  "gradient_accumulation_steps": "auto",
+  "gradient_clipping": 0.5,
+  "zero_allow_untested_optimizer": true,
+  "fp16": {"enabled": "auto", "loss_scale": 0},
+  "bf16": {"enabled": "auto"},
+  "zero_optimization": {
+    "stage": 3,
+    "overlap_comm": false,
+    "contiguous_gradients": true,
+    "sub_group_size": 1e9,
+    "reduce_bucket_size": "auto",
+    "stage3_prefetch_bucket_size": "auto",
+    "stage3_param_persistence_threshold": "auto",
+    "stage3_max_live_parameters": 1e9,
+    "stage3_max_reuse_distance": 1e9,
+    "stage3_gather_16bit_weights_on_model_save": true
+  }
+}"#;
+
+#[test]
+fn a_deepspeed_file_gives_its_stage_and_every_key_is_accounted_for() {
+    assert_eq!(recognise("ds_z3_config.json", DEEPSPEED).unwrap(), Dialect::DeepSpeed);
+    let found = account("ds_z3_config.json", DEEPSPEED).unwrap();
+    assert!(found.iter().all(|a| !matches!(a.outcome, Outcome::Unknown(_) | Outcome::Refused(_))), "{found:#?}");
+    let works: Vec<String> = found.iter().map(|a| brief(&a.outcome)).filter(|o| o != "no effect").collect();
+    assert_eq!(works, ["max_grad_norm: 0.5", "zero_stage: 2"]);
+    let run = "trainer: sft\ndeepspeed: ds_z3_config.json\n";
+    assert_eq!(config::deepspeed_file("run.yaml", run).as_deref(), Some("ds_z3_config.json"));
+    assert_eq!(config::deepspeed_file("run.yaml", "deepspeed: null\n"), None);
+    assert!(config::has_key("run.yaml", run, "deepspeed") && !config::has_key("run.yaml", run, "zero_stage"));
 }
 
 #[test]

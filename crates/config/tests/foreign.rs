@@ -136,8 +136,13 @@ fn an_axolotl_file_is_a_run_as_it_stands() {
     let c = load(&qlora, &[]).unwrap_or_else(|e| panic!("{e}")).config;
     let held = Quantisation { code: QuantCode::Nf4, nested: false, skip: Vec::new() };
     assert_eq!(c.model.quantisation, Some(held));
-    let factory =
-        load(&format!("{SEED_004}quantization_bit: 4\nquantization_type: fp4\ndouble_quantization: true\n"), &[]);
+    let factory = load(
+        &format!(
+            "{}quantization_bit: 4\nquantization_type: fp4\ndouble_quantization: true\n",
+            SEED_004.replace("finetuning_type: full", "finetuning_type: lora")
+        ),
+        &[],
+    );
     let held = Quantisation { code: QuantCode::Fp4, nested: true, skip: Vec::new() };
     assert_eq!(factory.unwrap_or_else(|e| panic!("{e}")).config.model.quantisation, Some(held));
 }

@@ -82,7 +82,7 @@ fn a_trl_file_of_another_era_runs_unchanged_with_every_key_accounted_for() {
     assert_eq!(c.tuning, Tuning::Full);
     assert_eq!((c.data.max_length, c.data.train.len()), (Some(4096), 1));
     assert_eq!(c.duration, Duration::Epochs(4.0));
-    assert_eq!(c.batch, Batch { train_rows: 4, accumulation: 2, eval_rows: 8 });
+    assert_eq!(c.batch, Batch { train_rows: 4, accumulation: 2, step_rows: None, eval_rows: 8 });
     assert_eq!((c.optimizer.learning_rate, c.optimizer.weight_decay), (2e-5, 0.01));
     let kind = ScheduleKind::CosineWithMinLr { num_cycles: 0.5, floor: Floor::Share(0.1) };
     assert_eq!(c.schedule, Schedule { kind, warmup: Warmup::Ratio(0.1) });

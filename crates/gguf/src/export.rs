@@ -206,3 +206,33 @@ fn template(folder: &Path) -> Result<Option<String>, Error> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With `PROSPECT_GOLDEN` the reference models of that folder, and the files are kept for other readers.
+    #[test]
+    fn experts_latents_and_norms_around_zero_come_back_as_they_were() {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden");
+        let given = std::env::var_os("PROSPECT_GOLDEN").map(PathBuf::from);
+        let out = std::env::temp_dir().join(match given {
+            Some(_) => "prospect-gguf".to_owned(),
+            None => format!("prospect-gguf-{}", std::process::id()),
+        });
+        let mut models = vec!["qwen2_moe", "deepseek_v3", "gpt_oss", "gemma2"];
+        models.extend(given.iter().flat_map(|_| ["mixtral", "deepseek_v3_qlora"]));
+        for model in models {
+            let folder = given.as_ref().unwrap_or(&own).join("models").join(model);
+            let to = out.join(model);
+            let exported = export(&folder, &[Mix::F32, Mix::Q8_0], &to, 1, &mut |_| {});
+            let exported = exported.unwrap_or_else(|e| panic!("{model}: {e}"));
+            let [exact, coarse] = &exported[..] else { panic!("two files") };
+            assert!(exact.agreement.relative < 1e-5, "{model}: {:?}", exact.agreement);
+            assert!(coarse.agreement.relative > 0.0 && coarse.bytes < exact.bytes, "{model}: {:?}", coarse.agreement);
+        }
+        if given.is_none() {
+            std::fs::remove_dir_all(&out).unwrap();
+        }
+    }
+}

@@ -76,7 +76,7 @@ fn mixed(arch: &str) -> Vec<Request> {
 
 /// Everything drawn for each request, in its order, and how many rows that took.
 fn drawn<B: Backend>(backend: &B, built: &Built<B>, requests: &[Request], limits: Limits) -> (Vec<Vec<Drawn>>, usize) {
-    let params = Params { table: &built.table, values: &built.values };
+    let params = Params { table: &built.table, values: &built.values, halves: None };
     let ctx = Context { backend, params, adapters: true, dropout: None };
     let mut engine = Engine::new(&ctx, &built.decoder, limits, &[]);
     let mut all = vec![Vec::new(); requests.len()];
@@ -164,7 +164,7 @@ fn a_prompt_that_many_ask_is_computed_once() {
     let request = |i: usize| {
         let mut prompt = prompt.clone();
         // Some part in the last tokens.
-        prompt[99] = if i % 2 == 0 { 1 } else { 2 };
+        prompt[99] = if i.is_multiple_of(2) { 1 } else { 2 };
         let sampling = Sampling { temperature: 1.0, seed: i as u64, ..Sampling::GREEDY };
         Request { logprobs: Some(0), ..Request::new(prompt, 8, sampling) }
     };
@@ -258,7 +258,7 @@ fn a_stop_text_ends_an_answer_across_the_borders_of_tokens() {
         };
         let texts = [whole[border - 1..=border].to_owned()];
         let stops = StopTexts { tokenizer: &tokenizer, texts: &texts };
-        let params = Params { table: &built.table, values: &built.values };
+        let params = Params { table: &built.table, values: &built.values, halves: None };
         let ctx = Context { backend: &cpu, params, adapters: true, dropout: None };
         let generator = Generator::new(&ctx, &built.decoder, ROOMY);
         let outputs = generator.generate_until(&requests, &[], Some(stops), &mut |_, _| {}).unwrap();

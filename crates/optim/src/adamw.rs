@@ -63,9 +63,11 @@ struct Group {
 /// Where everything is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
-    /// Of each tensor, in their order.
+    /// Of each tensor, in their order: of what is updated here.
     pub places: Vec<Place>,
     groups: Vec<Group>,
+    /// The elements of the arena that are updated here; all of it unless other ranks have the rest.
+    range: Range<usize>,
     plain: usize,
     codes: usize,
     blocks: usize,
@@ -74,12 +76,32 @@ pub struct Layout {
 impl Layout {
     /// Of tensors that follow one another in the arena of gradients. Neighbours that are treated alike are updated at once.
     pub fn new(members: impl IntoIterator<Item = Member>) -> Layout {
-        let mut layout = Layout::default();
+        let members: Vec<Member> = members.into_iter().collect();
+        let end = members.last().map_or(0, |member| member.range.end);
+        Layout::of_range(0..end, members)
+    }
+
+    /// Of some elements of the arena, of which all tensors are given. No tensor whose moments have eight bits may be cut.
+    pub fn of_range(range: Range<usize>, members: impl IntoIterator<Item = Member>) -> Layout {
+        let mut layout = Layout { range, ..Layout::default() };
         members.into_iter().for_each(|member| layout.push(member));
         layout
     }
 
+    /// What lies in the range of a tensor.
+    fn cut(&self, member: Member) -> Member {
+        let Range { start, end } = member.range;
+        let within = |at: usize| at.clamp(self.range.start, self.range.end).clamp(start, end);
+        let range = within(start)..within(end);
+        assert!(
+            !member.eight || range.is_empty() || range == (start..end),
+            "moments in eight bits of {start}..{end} are cut to {range:?}"
+        );
+        Member { values: (member.values.0 + range.start - start, member.values.1), range, ..member }
+    }
+
     fn push(&mut self, member: Member) {
+        let member = self.cut(member);
         let n = member.range.len();
         let place = if member.eight && n >= LEAST_EIGHT {
             let blocks = n.div_ceil(BLOCK);
@@ -90,6 +112,9 @@ impl Layout {
             Place::Plain(self.plain - n..self.plain)
         };
         self.places.push(place.clone());
+        if n == 0 {
+            return;
+        }
         if let (Some(last), Place::Plain(own)) = (self.groups.last_mut(), &place)
             && let Place::Plain(before) = &mut last.place
             && last.member.decay == member.decay
@@ -100,6 +125,11 @@ impl Layout {
             return;
         }
         self.groups.push(Group { member, place });
+    }
+
+    /// Whether all moments have full precision.
+    pub fn is_plain(&self) -> bool {
+        self.codes == 0
     }
 
     /// Bytes of the state, where a moment of full precision takes `real`.
@@ -146,8 +176,13 @@ impl<B: Backend> AdamW<B> {
         AdamW { settings, m, v, eight, layout, steps: 0 }
     }
 
-    /// One update of the values that are held as `Real` and of those in bfloat16; the gradient is multiplied by `grad_scale`
-    /// first.
+    /// The elements of the arena it updates.
+    pub fn range(&self) -> Range<usize> {
+        self.layout.range.clone()
+    }
+
+    /// One update of the values that are held as `Real` and of those in bfloat16, both whole; `grads` are those of the
+    /// optimiser's range, and are multiplied by `grad_scale` first.
     pub fn update(
         &mut self,
         backend: &B,
@@ -163,7 +198,8 @@ impl<B: Backend> AdamW<B> {
         for Group { member: Member { range, values: (first, half), decay, .. }, place } in &self.layout.groups {
             let weight_decay = if *decay { weight_decay } else { 0.0 };
             let step = AdamwStep { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.steps, grad_scale };
-            let (at, grads) = (*first..first + range.len(), grads.view().cols(range.clone()));
+            let own = range.start - self.layout.range.start..range.end - self.layout.range.start;
+            let (at, grads) = (*first..first + range.len(), grads.view().cols(own));
             if let (Place::Plain(own), false) = (place, *half) {
                 let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(own.clone()).into_acc());
                 backend.adamw(&step, values.out().cols(at).into_acc(), grads, m, v);

@@ -97,6 +97,9 @@ impl RunFolder {
     ///
     /// Errors: a folder cannot be read or removed.
     pub fn rotate(&self, newest: &Checkpoint, keep: usize, pinned: &[u64]) -> Result<Vec<u64>, Error> {
+        if self.follows {
+            return Ok(Vec::new());
+        }
         let steps = steps(self.path())?;
         let mut excess = steps.len().saturating_sub(keep);
         let mut removed = Vec::new();
@@ -115,6 +118,9 @@ impl RunFolder {
     ///
     /// Errors: a folder cannot be read or removed.
     pub fn discard_after(&self, step: u64) -> Result<Vec<u64>, Error> {
+        if self.follows {
+            return Ok(Vec::new());
+        }
         let later: Vec<u64> = steps(self.path())?.into_iter().rev().filter(|&other| other > step).collect();
         for step in &later {
             self.discard(&self.path().join(format!("checkpoint-{step}")))?;
@@ -156,6 +162,19 @@ impl Staging<'_> {
         disk.sync_file(&sink.file, &path).at("write", &path)?;
         let blake3 = sink.hasher.finalize().to_hex().to_string();
         self.files.push(FileHash { path: name.to_owned(), bytes: sink.bytes, blake3 });
+        Ok(())
+    }
+
+    /// Takes in a file that another rank wrote by path and vouches for: it is durable, and was hashed by [`durable`].
+    ///
+    /// Errors: it is not there, or has another length.
+    pub fn adopt_hashed(&mut self, file: FileHash) -> Result<(), Error> {
+        let path = self.dir.join(&file.path);
+        let found = fs::metadata(&path).at("read", &path)?.len();
+        if found != file.bytes {
+            return Err(Error::damaged(&path, format!("its rank wrote {} bytes, found {found}", file.bytes)));
+        }
+        self.files.push(file);
         Ok(())
     }
 
@@ -234,6 +253,17 @@ impl Drop for Staging<'_> {
             let _ = self.folder.disk.remove(&self.dir);
         }
     }
+}
+
+/// Makes a file of a staged folder durable and hashes it, for [`Staging::adopt_hashed`] on another rank.
+///
+/// Errors: it cannot be read or synced.
+pub fn durable(dir: &Path, name: &str) -> Result<FileHash, Error> {
+    let path = dir.join(name);
+    let file = File::options().read(true).append(true).open(&path).at("read", &path)?;
+    file.sync_all().at("write", &path)?;
+    let (bytes, blake3) = hash_content(&path)?;
+    Ok(FileHash { path: name.to_owned(), bytes, blake3 })
 }
 
 /// A file that hashes what passes, in bounded chunks.

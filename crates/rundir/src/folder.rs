@@ -49,6 +49,8 @@ pub struct RunFolder {
     root: PathBuf,
     pub(crate) disk: Disk,
     lock: Option<File>,
+    /// Whether another process holds it and writes what is to be written; all writing here is left out.
+    pub(crate) follows: bool,
 }
 
 /// One input of a run: where it came from, and where its copy is when there is one.
@@ -70,6 +72,11 @@ impl RunFolder {
         RunFolder::open_on(Disk::default(), root, opening)
     }
 
+    /// The folder of a run that another rank holds: what is there can be read, and whatever would be written is left to that rank.
+    pub fn follow(root: &Path) -> RunFolder {
+        RunFolder { root: root.to_path_buf(), disk: Disk::default(), lock: None, follows: true }
+    }
+
     pub(crate) fn open_on(disk: Disk, root: &Path, opening: Opening) -> Result<RunFolder, Error> {
         let holds_files = holds_files(root)?;
         let is_run = root.join(status::FILE).exists();
@@ -80,7 +87,7 @@ impl RunFolder {
         }
         disk.create_dir_all(root).at("create run folder", root)?;
         let lock = acquire(root)?;
-        let folder = RunFolder { root: root.to_path_buf(), disk, lock };
+        let folder = RunFolder { root: root.to_path_buf(), disk, lock, follows: false };
         // Looked at again under the lock: another process may have been quicker.
         if opening == Opening::Create && root.join(status::FILE).exists() {
             return Err(Error::NotEmpty(root.to_path_buf()));
@@ -108,6 +115,9 @@ impl RunFolder {
     ///
     /// Errors: it cannot be written.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        if self.follows {
+            return Ok(());
+        }
         let path = self.root.join(name);
         let parent = path.parent().expect("a name inside the run folder");
         self.disk.create_dir_all(parent).at("create folder", parent)?;
@@ -118,6 +128,9 @@ impl RunFolder {
     ///
     /// Errors: a file cannot be read, or its copy not be written.
     pub fn keep_inputs(&self, files: &[&Path]) -> Result<Vec<Input>, Error> {
+        if self.follows {
+            return Ok(Vec::new());
+        }
         let folder = self.root.join("inputs");
         self.disk.create_dir_all(&folder).at("create folder", &folder)?;
         let mut inputs: Vec<Input> = Vec::with_capacity(files.len());
@@ -139,6 +152,9 @@ impl RunFolder {
     ///
     /// Errors: the file cannot be written, or is shorter than `resume_at`.
     pub fn open_log(&self, name: &str, resume_at: Option<u64>) -> Result<LineLog, Error> {
+        if self.follows {
+            return Ok(LineLog::nowhere());
+        }
         LineLog::open(&self.root.join(name), resume_at)
     }
 
@@ -146,6 +162,9 @@ impl RunFolder {
     ///
     /// Errors: `status.json` cannot be read or written.
     pub fn set_total_steps(&self, total_steps: u64) -> Result<(), Error> {
+        if self.follows {
+            return Ok(());
+        }
         let mut status = Status::read(&self.root)?;
         status.total_steps = total_steps;
         status.write(&self.disk, &self.root)
@@ -155,6 +174,9 @@ impl RunFolder {
     ///
     /// Errors: `status.json` cannot be read or written.
     pub fn end(&self, exit_code: u8, step: u64, error: Option<&str>) -> Result<(), Error> {
+        if self.follows {
+            return Ok(());
+        }
         let mut status = Status::read(&self.root)?;
         status.ended = Some(time::now());
         status.exit_code = Some(exit_code);

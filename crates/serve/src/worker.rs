@@ -16,9 +16,12 @@ pub(crate) struct Job {
     pub(crate) reply: Sender<News>,
 }
 
+/// A job with its number.
+type Numbered = (usize, Job);
+
 #[derive(Default)]
 struct State {
-    jobs: Vec<(usize, Job)>,
+    jobs: Vec<Numbered>,
     cancelled: Vec<usize>,
     /// Jobs that were taken and are not finished.
     open: usize,
@@ -88,7 +91,7 @@ impl Queue {
     }
 
     /// New jobs and cancelled ones; waits for some when `idle`. `None`: closed, and there are none.
-    fn take(&self, idle: bool) -> Option<(Vec<(usize, Job)>, Vec<usize>)> {
+    fn take(&self, idle: bool) -> Option<(Vec<Numbered>, Vec<usize>)> {
         let mut state = self.state();
         while idle && state.jobs.is_empty() {
             if state.closed {

@@ -127,9 +127,9 @@ fn mixed(i: usize) -> (&'static str, Value) {
     if i % 11 == 3 {
         body["stop"] = json!(["e", "zz"]);
     }
-    if i % 2 == 0 {
+    if i.is_multiple_of(2) {
         body["messages"] = json!([{"role": "user", "content": content}]);
-        body["logprobs"] = json!(i % 6 == 0);
+        body["logprobs"] = json!(i.is_multiple_of(6));
         ("/v1/chat/completions", body)
     } else {
         body["prompt"] = json!(content);
@@ -156,7 +156,7 @@ fn two_hundred_mixed_requests_at_once_get_what_each_gets_alone() {
             let (path, asked) = mixed(i);
             let found = texts(body);
             assert_eq!(found.len() as u64, asked["n"].as_u64().unwrap_or(1), "request {i}");
-            if i % 4 == 0 {
+            if i.is_multiple_of(4) {
                 let (_, alone) = post(address, path, &asked);
                 assert_eq!(found, texts(&alone), "request {i}");
             }
@@ -294,6 +294,7 @@ fn a_server_that_is_stopped_finishes_what_it_began() {
         assert!(status == 200 && events.contains("[DONE]"), "{status}: {events}");
         running.join().unwrap().unwrap();
         drop(idle);
-        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
     });
+    drop(server);
+    assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
 }

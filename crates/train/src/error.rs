@@ -20,6 +20,8 @@ pub enum Error {
     Objective(objective::Error),
     /// The learning-rate schedule.
     Schedule(optim::schedule::Error),
+    /// Another rank.
+    Dist(dist::Error),
     /// An adapter that does not fit the configuration.
     Adapter {
         /// Its folder.
@@ -86,6 +88,7 @@ impl Error {
             Error::RunDir(e) => e.exit_code(),
             Error::Objective(e) => e.exit_code(),
             Error::Schedule(e) => e.exit_code(),
+            Error::Dist(e) => e.exit_code(),
             Error::Adapter { .. } | Error::Mismatch { .. } => 2,
             Error::Memory { .. } => 4,
             Error::Merge { .. } | Error::NotFinite { .. } | Error::KlStop { .. } => 5,
@@ -104,6 +107,7 @@ impl fmt::Display for Error {
             Error::RunDir(e) => e.fmt(f),
             Error::Objective(e) => e.fmt(f),
             Error::Schedule(e) => e.fmt(f),
+            Error::Dist(e) => e.fmt(f),
             Error::Adapter { path, what } => write!(f, "{}: {what}", path.display()),
             Error::Mismatch { what } | Error::Merge { what } => f.write_str(what),
             Error::Memory { needed, available, table } => {
@@ -145,4 +149,4 @@ macro_rules! from {
     )*};
 }
 
-from!(Data <- data::Error, Model <- model::Error, Infer <- infer::Error, Weights <- weights::Error, RunDir <- rundir::Error, Objective <- objective::Error, Schedule <- optim::schedule::Error);
+from!(Data <- data::Error, Dist <- dist::Error, Model <- model::Error, Infer <- infer::Error, Weights <- weights::Error, RunDir <- rundir::Error, Objective <- objective::Error, Schedule <- optim::schedule::Error);

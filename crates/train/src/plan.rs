@@ -46,15 +46,20 @@ impl Plan {
     /// Plans a run: the fastest execution that fits.
     pub fn new(job: &Job) -> Result<Plan, Error> {
         let load = heaviest(job);
-        let available = job.config.engine.max_memory.unwrap_or_else(|| available_memory() / 20 * 17);
         let budget_rows = load.family.max(PACK_ROWS.min(load.base + load.tail));
+        Plan::within(job, load, &[budget_rows, load.family.max(512), load.family])
+    }
+
+    /// The fastest execution with one of these budgets that fits.
+    fn within(job: &Job, load: Load, budgets: &[usize]) -> Result<Plan, Error> {
+        let available = job.config.engine.max_memory.unwrap_or_else(|| available_memory() / 20 * 17);
         let keeps: &[Keep] = match job.config.engine.recompute {
             Recompute::Auto => &[Keep::All, Keep::Inputs],
             Recompute::Always => &[Keep::Inputs],
             Recompute::Never => &[Keep::All],
         };
         let mut smallest: Option<Plan> = None;
-        for budget_rows in [budget_rows, load.family.max(512), load.family] {
+        for &budget_rows in budgets {
             for &keep in keeps {
                 for z0_first in [false, true] {
                     let mut execution = Execution { budget_rows, keep, z0_first, share_prompts: true, kept_logits: 0 };
@@ -72,6 +77,14 @@ impl Plan {
         let plan = smallest.expect("at least one execution was tried");
         let advice = "lower max_length or per_device_train_batch_size, train an adapter instead of all weights, or raise max_memory";
         Err(Error::Memory { needed: plan.total(), available, table: format!("{}  {advice}", plan.memory_table()) })
+    }
+
+    /// As [`Plan::new`], with packs that do not depend on how many ranks there are: those of a micro-batch's rows.
+    pub fn elastic(job: &Job) -> Result<Plan, Error> {
+        let load = heaviest(job);
+        let micro_batches = job.order.rows_per_step().min(job.order.rows).div_ceil(job.order.micro_batch);
+        let budget_rows = load.family.max((load.base + load.tail).div_ceil(micro_batches.max(1)));
+        Plan::within(job, load, &[budget_rows])
     }
 
     /// A plan with a given execution (a resumed run keeps its own).

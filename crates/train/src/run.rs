@@ -1,12 +1,15 @@
 //! A run: steps, logging, evaluation, checkpoints, and every way it can end.
 
+pub(crate) mod agree;
 mod end;
 mod record;
 mod reference;
 mod samples;
 mod save;
+mod update;
 
 use crate::evaluate::preference;
+use crate::gradient::Gradient;
 use crate::optimizer::optimizer_of;
 use crate::plan::schedule_of;
 use crate::policy::Policy;
@@ -17,16 +20,16 @@ use crate::text::{TextLoss, shaped_text_step};
 use crate::{Error, Job, Plan, Rows, report};
 use config::{Config, HomogeneousBatch, Loaded, Normalisation, Resume, Z0Scope};
 use data::Clock;
-use kernels::{Backend, Cpu, Mat};
-use model::{Built, Keep};
+use dist::World;
+use kernels::{Backend, Cpu};
+use model::Built;
 use nn::Dropout;
 use objective::metrics::{Metric, Window};
-use optim::adamw::{AdamW, clip};
+use optim::adamw::AdamW;
 use optim::schedule::Schedule;
-use rundir::lock::Lock;
 use rundir::tensorboard::EventFile;
 use rundir::{Checkpoint, LineLog, Opening, RunFolder};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -107,16 +110,43 @@ pub fn run(
     control: &Control,
     observe: &mut dyn FnMut(Event),
 ) -> Result<Ended, Error> {
-    if !loaded.stages.is_empty() {
-        return crate::stages::run(loaded, inputs, control, observe);
-    }
+    run_on(&World::solo(), loaded, inputs, control, observe)
+}
+
+/// As [`run`], as one rank of several that all make this call with the same configuration. Rank 0 holds the run folder, which
+/// all of them can read.
+pub fn run_on(
+    world: &World,
+    loaded: &Loaded,
+    inputs: &[&Path],
+    control: &Control,
+    observe: &mut dyn FnMut(Event),
+) -> Result<Ended, Error> {
+    world.set_timeout(loaded.config.engine.dist_timeout);
+    update::fits(world, &loaded.config.optimizer)?;
+    let result = match loaded.stages.is_empty() {
+        true => run_one(world, loaded, inputs, control, observe),
+        false => crate::stages::run(world, loaded, inputs, control, observe),
+    };
+    // The others learn at once what would otherwise cost them their patience.
+    result.inspect_err(|e| world.leave(&e.to_string()))
+}
+
+/// A run without stages.
+pub(crate) fn run_one(
+    world: &World,
+    loaded: &Loaded,
+    inputs: &[&Path],
+    control: &Control,
+    observe: &mut dyn FnMut(Event),
+) -> Result<Ended, Error> {
     let config = &loaded.config;
     let opening = opening_of(config);
     save::check_origin(&config.saving.resume, &config.saving.output_dir)?;
     let resume = opening == Opening::Resume;
-    let folder = RunFolder::open(&config.saving.output_dir, opening)?;
+    let folder = agree::open(world, &config.saving.output_dir, opening)?;
     let mut step = 0;
-    let result = in_folder(loaded, inputs, &folder, resume, control, &mut step, observe);
+    let result = in_folder(world, loaded, inputs, (&folder, resume), control, &mut step, observe);
     let (code, error) = match &result {
         Ok(ended) => (ended.exit_code(), None),
         Err(e) => (e.exit_code(), Some(e.to_string())),
@@ -124,6 +154,8 @@ pub fn run(
     let recorded = folder.end(code, step, error.as_deref());
     let ended = result?;
     recorded?;
+    // No rank is gone before the run is recorded as ended.
+    world.barrier()?;
     Ok(ended)
 }
 
@@ -137,92 +169,68 @@ pub(crate) fn opening_of(config: &Config) -> Opening {
     }
 }
 
-/// What a resumed run takes over from the one before: it decides bits.
-struct Kept {
-    threads: usize,
-    clock: i64,
-    execution: Option<Execution>,
-}
-
 fn in_folder(
+    world: &World,
     loaded: &Loaded,
     inputs: &[&Path],
-    folder: &RunFolder,
-    resume: bool,
+    (folder, resume): (&RunFolder, bool),
     control: &Control,
     step: &mut u64,
     observe: &mut dyn FnMut(Event),
 ) -> Result<Ended, Error> {
-    let config = &loaded.config;
-    // The lock is written last: a run killed before it has begun nothing.
-    let resume = resume && folder.path().join(rundir::lock::FILE).exists();
-    let lock = if resume { Some(Lock::read(folder.path())?) } else { None };
-    let kept = kept_of(config, lock.as_ref());
-    if lock.is_none() {
+    let (kept, lock) = agree::kept(world, &loaded.config, folder, resume)?;
+    if world.leads() && lock.is_none() {
         folder.write("config.yaml", loaded.resolved_yaml.as_bytes())?;
         folder.write(config::SCHEMA_FILE, config::schema().to_string().as_bytes())?;
         folder.keep_inputs(inputs)?;
     }
-    let job = match Job::until(config.clone(), Clock::at(kept.clock), control, observe) {
-        Err(Error::Data(data::Error::Stopped { .. })) => {
-            return Ok(Ended { step: 0, stopped: true, values: Vec::new(), folder: folder.path().to_owned() });
-        }
-        other => other?,
+    let mut config = loaded.config.clone();
+    config.batch.accumulation *= kept.replicas;
+    let job = Job::until(config, Clock::at(kept.clock), control, observe);
+    let job = match job {
+        Err(Error::Data(data::Error::Stopped { .. })) => None,
+        other => Some(other?),
     };
-    let plan = match kept.execution {
-        Some(execution) => Plan::given(&job, execution),
-        None => Plan::new(&job)?,
+    let stopped = agree::any(world, job.is_none())?;
+    let Some(job) = job.filter(|_| !stopped) else {
+        return Ok(Ended { step: 0, stopped: true, values: Vec::new(), folder: folder.path().to_owned() });
     };
-    let now = lock_of(&job, &plan, &kept)?;
-    match &lock {
-        Some(lock) => {
-            lock.check(&now)?;
-            save::check_config(folder, &loaded.resolved_yaml)?.into_iter().for_each(|n| observe(Event::Note(n)));
-            lock.notes(&now).into_iter().for_each(|n| observe(Event::Note(n)));
+    let plan = agree::plan(world, &job, &kept)?;
+    if world.leads() {
+        let now = agree::lock_of(&job, &plan, &kept)?;
+        match &lock {
+            Some(lock) => {
+                lock.check(&now)?;
+                let notes = save::check_config(folder, &loaded.resolved_yaml)?.into_iter().chain(lock.notes(&now));
+                notes.for_each(|n| observe(Event::Note(n)));
+            }
+            None => folder.write(rundir::lock::FILE, &now.to_json())?,
         }
-        None => folder.write(rundir::lock::FILE, &now.to_json())?,
     }
     folder.set_total_steps(job.total_steps as u64)?;
     for note in &job.notes {
         observe(Event::Note(note.clone()));
     }
-    let (found, passed_over) = if resume { save::newest(&job, folder)? } else { (None, Vec::new()) };
+    let (found, passed_over) = agree::checkpoint(world, &job, folder, kept.resume)?;
     passed_over.into_iter().for_each(|p| observe(Event::Note(p)));
     let backend = Cpu::<f32>::new(kept.threads);
-    let mut run = Run::new(&backend, &job, &plan, folder, found.as_ref(), observe)?;
-    let begun = run.begin(found.as_ref(), resume, control, observe);
+    let ranks = Ranks { world, elastic: kept.elastic, zero: job.config.engine.zero_stage };
+    let mut run = Run::new(&backend, ranks, &job, &plan, folder, found.as_ref(), observe)?;
+    let begun = run.begin(found.as_ref(), kept.resume, control, observe);
     *step = run.step;
     let ended = if begun? { run.train(control, observe) } else { Ok(run.ended(true)) };
     *step = run.step;
     ended
 }
 
-fn kept_of(config: &Config, lock: Option<&Lock>) -> Kept {
-    let own = || std::thread::available_parallelism().map_or(1, usize::from);
-    let plan = lock.map(|l| &l.plan);
-    let number = |key: &str| plan.and_then(|p| p.get(key)).and_then(Value::as_i64);
-    let flag = |key: &str| plan.and_then(|p| p.get(key)).and_then(Value::as_bool);
-    let execution = number("budget_rows").map(|rows| Execution {
-        budget_rows: rows as usize,
-        keep: if flag("recompute").unwrap_or(false) { Keep::Inputs } else { Keep::All },
-        z0_first: flag("z0_first").unwrap_or(false),
-        share_prompts: true,
-        kept_logits: number("kept_logits").unwrap_or(0) as usize,
-    });
-    Kept {
-        threads: lock.map_or_else(|| config.engine.threads.unwrap_or_else(own), |l| l.threads),
-        clock: number("started").unwrap_or_else(|| Clock::now().unix_seconds()),
-        execution,
-    }
-}
-
-fn lock_of(job: &Job, plan: &Plan, kept: &Kept) -> Result<Lock, Error> {
-    let e = plan.execution;
-    let plan = json!({"started": kept.clock, "budget_rows": e.budget_rows, "recompute": e.keep == Keep::Inputs, "z0_first": e.z0_first, "kept_logits": e.kept_logits});
-    let (model, data) = (job.model_files(), job.data_files());
-    let model: Vec<&Path> = model.iter().map(PathBuf::as_path).collect();
-    let data: Vec<&Path> = data.iter().map(PathBuf::as_path).collect();
-    Ok(Lock::new(&model, &data, kept.threads, plan)?)
+/// All ranks, and how the work is spread over them.
+#[derive(Clone, Copy)]
+struct Ranks<'a> {
+    world: &'a World,
+    /// Gradients are summed in a fixed tree over packs: the same bits on any number of ranks.
+    elastic: bool,
+    /// ZeRO's stage: 0 everything is everywhere, 1 the optimiser's state is in shards, 2 the gradient too.
+    zero: u8,
 }
 
 /// A step and where it stands.
@@ -237,6 +245,7 @@ struct Place<'s> {
 /// A run in progress.
 struct Run<'a, B: Backend> {
     backend: &'a B,
+    ranks: Ranks<'a>,
     job: &'a Job,
     folder: &'a RunFolder,
     execution: Execution,
@@ -265,6 +274,7 @@ struct Run<'a, B: Backend> {
 impl<'a, B: Backend> Run<'a, B> {
     fn new(
         backend: &'a B,
+        ranks: Ranks<'a>,
         job: &'a Job,
         plan: &Plan,
         folder: &'a RunFolder,
@@ -285,7 +295,7 @@ impl<'a, B: Backend> Run<'a, B> {
         }
         let reference = reference::reference_of(backend, job, &values);
         let policy = Policy { decoder, table, values, halves, reference };
-        let (settings, layout) = optimizer_of(job, &policy.table);
+        let (settings, layout) = optimizer_of(job, &policy.table, ranks.updated(policy.table.len()));
         let at = |key: &str| found.and_then(|c| c.manifest.meta.get(key)).and_then(Value::as_u64);
         if let Some(found) = found {
             folder.discard_after(found.step())?;
@@ -293,6 +303,7 @@ impl<'a, B: Backend> Run<'a, B> {
         let recorded = job.adapter.as_ref().map_or(0.0, |a| a.config.lora_dropout);
         let mut run = Run {
             backend,
+            ranks,
             job,
             folder,
             execution: plan.execution,
@@ -314,7 +325,7 @@ impl<'a, B: Backend> Run<'a, B> {
             last_saved: None,
             last_values: Vec::new(),
         };
-        if job.config.logging.tensorboard {
+        if job.config.logging.tensorboard && ranks.world.leads() {
             run.events = Some(EventFile::create(&folder.path().join("tensorboard"), found.map(Checkpoint::step))?);
         }
         for line in report::opening(job, plan) {
@@ -363,6 +374,7 @@ impl<'a, B: Backend> Run<'a, B> {
             balance: self.job.balance,
             dropout: (dropout && self.dropout > 0.0).then_some(Dropout { p: self.dropout, key }),
             interrupted,
+            team: Some(self.ranks.world),
         }
     }
 
@@ -388,7 +400,7 @@ impl<'a, B: Backend> Run<'a, B> {
 
     fn train(&mut self, control: &Control, observe: &mut dyn FnMut(Event)) -> Result<Ended, Error> {
         let total = self.job.total_steps as u64;
-        let mut grads = self.backend.mat(1, self.policy.table.len());
+        let mut grads = self.ranks.gradient(self.backend, self.policy.table.len());
         let mut epoch: Option<(usize, data::order::Epoch)> = None;
         if self.evaluation_due {
             self.evaluate(control, observe)?;
@@ -410,7 +422,7 @@ impl<'a, B: Backend> Run<'a, B> {
             if self.one_step(place, &mut grads, control, observe)?.is_none() {
                 return self.stop(observe);
             }
-            if control.save.swap(false, Ordering::SeqCst) {
+            if self.ranks.any(control.save.swap(false, Ordering::SeqCst))? {
                 self.save(observe)?;
             }
         }
@@ -430,29 +442,25 @@ impl<'a, B: Backend> Run<'a, B> {
     fn one_step(
         &mut self,
         Place { step, epoch, ends_epoch }: Place,
-        grads: &mut Mat<B, B::Real>,
+        grads: &mut Gradient<B>,
         control: &Control,
         observe: &mut dyn FnMut(Event),
     ) -> Result<Option<()>, Error> {
         let begin = Instant::now();
+        self.ranks.world.set_step(self.step + 1);
         let interrupted = || control.stop.load(Ordering::SeqCst);
-        if interrupted() {
+        if self.ranks.any(interrupted())? {
             return Ok(None);
         }
-        self.backend.fill_zero(grads.out());
+        grads.begin(self.backend);
         let skip = self.one_class(step, observe);
-        let Ok(report) = self.backend.within(|| self.gradient(step, &interrupted, grads)) else { return Ok(None) };
+        let report = match self.backend.within(|| self.gradient(step, &interrupted, grads)) {
+            Ok(report) => report,
+            Err(Interrupted) => return self.ranks.world.failure().map_or(Ok(None), |e| Err(e.into())),
+        };
         self.check(&report, step)?;
-        let norm = self.backend.square_norm(grads.view()).sqrt();
-        if !norm.is_finite() {
-            return Err(self.not_finite("the gradient", &self.rows_of(step)));
-        }
         let rate = self.job.config.optimizer.learning_rate * self.schedule.factor(self.step);
-        if !skip {
-            let scale = self.job.config.optimizer.max_grad_norm.map_or(1.0, |max| clip(norm, max));
-            let Policy { values, halves, .. } = &mut self.policy;
-            self.optimizer.update(self.backend, values, halves, grads, rate, scale);
-        }
+        let norm = self.update(step, grads, rate, skip)?;
         self.step += 1;
         self.tokens += report.tokens;
         let seconds = begin.elapsed().as_secs_f64();
@@ -479,7 +487,7 @@ impl<'a, B: Backend> Run<'a, B> {
         &self,
         step: data::Step,
         interrupted: &(dyn Fn() -> bool + Sync),
-        grads: &mut Mat<B, B::Real>,
+        grads: &mut Gradient<B>,
     ) -> Result<StepReport, Interrupted> {
         let (job, rows) = (self.job, &self.job.train);
         let cx = self.context(rows, 0, true, interrupted);

@@ -1,9 +1,10 @@
 //! A run in stages: each a run of its own in `stage-N`, begun with what the one before it ended with; the last one's result is
 //! the whole run's.
 
-use crate::run::{opening_of, run as run_one};
+use crate::run::{agree, opening_of, run_one};
 use crate::{Control, Ended, Error, Event};
 use config::{Loaded, Resume};
+use dist::World;
 use rundir::status::Status;
 use rundir::{Opening, RunFolder};
 use serde_json::json;
@@ -11,6 +12,7 @@ use std::path::Path;
 
 /// Runs the stages that are not done yet, in order. A stage that was stopped or killed goes on from its own checkpoint.
 pub(crate) fn run(
+    world: &World,
     loaded: &Loaded,
     inputs: &[&Path],
     control: &Control,
@@ -18,14 +20,14 @@ pub(crate) fn run(
 ) -> Result<Ended, Error> {
     let config = &loaded.config;
     let opening = opening_of(config);
-    let folder = RunFolder::open(&config.saving.output_dir, opening)?;
+    let folder = agree::open(world, &config.saving.output_dir, opening)?;
     if opening != Opening::Resume {
         folder.write("config.yaml", loaded.resolved_yaml.as_bytes())?;
         folder.write(config::SCHEMA_FILE, config::schema().to_string().as_bytes())?;
         folder.keep_inputs(inputs)?;
     }
     let mut step = 0;
-    let result = in_folder(loaded, &folder, control, &mut step, observe);
+    let result = in_folder(world, loaded, &folder, control, &mut step, observe);
     let (code, error) = match &result {
         Ok(ended) => (ended.exit_code(), None),
         Err(e) => (e.exit_code(), Some(e.to_string())),
@@ -38,6 +40,7 @@ pub(crate) fn run(
 
 /// `step` counts the steps of all stages.
 fn in_folder(
+    world: &World,
     loaded: &Loaded,
     folder: &RunFolder,
     control: &Control,
@@ -59,7 +62,7 @@ fn in_folder(
         let mut stage = stage.clone();
         stage.config.saving.overwrite = false;
         stage.config.saving.resume = if status.is_some() { Resume::Newest } else { Resume::No };
-        let ended = run_one(&stage, &[], control, observe)?;
+        let ended = run_one(world, &stage, &[], control, observe)?;
         *step += ended.step;
         folder.set_total_steps(*step)?;
         if ended.stopped {
@@ -67,13 +70,22 @@ fn in_folder(
         }
         last = Some(ended);
     }
-    let end = loaded.stages[count - 1].config.saving.output_dir.join("final");
-    let staging = folder.begin_final(*step)?;
-    link(&end, staging.path())?;
-    staging.commit(json!({"step": *step, "stage": count}))?;
-    folder.set_total_steps(*step)?;
+    if world.leads() {
+        link_last(loaded, folder, *step)?;
+    }
     let values = last.map_or_else(Vec::new, |ended| ended.values);
     Ok(Ended { step: *step, stopped: false, values, folder: folder.path().to_owned() })
+}
+
+/// The last stage's result as the whole run's.
+fn link_last(loaded: &Loaded, folder: &RunFolder, step: u64) -> Result<(), Error> {
+    let count = loaded.stages.len();
+    let end = loaded.stages[count - 1].config.saving.output_dir.join("final");
+    let staging = folder.begin_final(step)?;
+    link(&end, staging.path())?;
+    staging.commit(json!({"step": step, "stage": count}))?;
+    folder.set_total_steps(step)?;
+    Ok(())
 }
 
 /// The files of a folder in another one: the same files where the disk can, copies where it cannot. The manifest is written anew.

@@ -202,8 +202,136 @@ pub(crate) fn write_optimizer<B: Backend>(
     Ok(())
 }
 
-/// Reads a checkpoint's values and moments back.
+/// The file of one rank's part of what [`write_optimizer`] writes.
+pub(crate) fn shard_file(rank: usize, ranks: usize) -> String {
+    format!("optimizer-{:05}-of-{ranks:05}.safetensors", rank + 1)
+}
+
+/// Writes the part of the optimiser's state that lies in `range` of the arena. Tensors are flat, and named by their part and
+/// their first element: `m@4096`.
+pub(crate) fn write_shard<B: Backend>(
+    backend: &B,
+    job: &Job,
+    values: &Mat<B, B::Real>,
+    optimizer: &AdamW<B>,
+    range: Range<usize>,
+    path: &Path,
+) -> Result<(), Error> {
+    let rounded = job.adapter.is_none() && export_dtype(job) != DType::F32;
+    let parts: &[&str] = if rounded { &["m", "v", "values"] } else { &["m", "v"] };
+    let name = |part: &&str| format!("{part}@{}", range.start);
+    let infos: Vec<TensorInfo> =
+        parts.iter().map(|part| TensorInfo::new(name(part), DType::F32, [range.len()])).collect();
+    weights::write_file(path, &infos, |info, sink: &mut Sink| -> Result<(), Error> {
+        let (from, first) = match info.name.split('@').next() {
+            Some("m") => (&optimizer.m, optimizer.range().start),
+            Some("v") => (&optimizer.v, optimizer.range().start),
+            _ => (values, 0),
+        };
+        for start in range.clone().step_by(CHUNK) {
+            let piece = from.view().cols(start - first..(start + CHUNK).min(range.end) - first);
+            let piece: Vec<f32> = backend.to_host(piece).iter().map(|x| x.f64() as f32).collect();
+            sink.put(&piece)?;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// A piece of a checkpoint's state: what it is of (`m`, `v`, `values`), where it lies in the arena, and the numbers.
+struct Piece {
+    part: String,
+    range: Range<usize>,
+    tensor: weights::Mapped,
+}
+
+/// The state that a checkpoint has, whatever ranks wrote it: one file with a tensor per parameter, or one flat piece per rank.
+fn pieces(table: &Table, dir: &Path) -> Result<Vec<Piece>, Error> {
+    let single = dir.join(OPTIMIZER_FILE);
+    let mut pieces = Vec::new();
+    let take = |file: &SafeTensors, name: &str, part: &str, range: Range<usize>, shape: &[usize]| {
+        let tensor = file.get(name).ok_or_else(|| Error::Mismatch {
+            what: format!("{}: tensor {name} is missing; the checkpoint is of another run", file.path().display()),
+        })?;
+        tensor.expect_shape(shape)?;
+        Ok::<Piece, Error>(Piece { part: part.to_owned(), range, tensor })
+    };
+    if single.exists() {
+        let file = SafeTensors::open(&single)?;
+        let rounded = table.params().first().is_some_and(|p| file.get(&format!("values.{}", p.name)).is_some());
+        for part in if rounded { &["m", "v", "values"][..] } else { &["m", "v"] } {
+            for p in table.params() {
+                pieces.push(take(&file, &format!("{part}.{}", p.name), part, p.range(), &[p.rows, p.cols])?);
+            }
+        }
+        return Ok(pieces);
+    }
+    let listed = std::fs::read_dir(dir).map_err(|source| Error::Io { doing: "list", path: dir.to_owned(), source })?;
+    let mut names: Vec<String> = listed.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.retain(|n| n.starts_with("optimizer-") && n.ends_with(".safetensors"));
+    names.sort();
+    for name in names {
+        let file = SafeTensors::open(&dir.join(name))?;
+        for info in file.infos() {
+            let place = info.name.split_once('@').and_then(|(part, start)| Some((part, start.parse::<usize>().ok()?)));
+            let Some((part, start)) = place else { continue };
+            let len: usize = info.shape.iter().product();
+            pieces.push(take(&file, &info.name, part, start..start + len, &[len])?);
+        }
+    }
+    Ok(pieces)
+}
+
+/// Reads a checkpoint's values and moments back, as far as the optimiser has them.
 pub(crate) fn read<B: Backend>(
+    backend: &B,
+    job: &Job,
+    policy: &mut Policy<B>,
+    optimizer: &mut AdamW<B>,
+    dir: &Path,
+) -> Result<(), Error> {
+    let whole = optimizer.range() == (0..policy.table.len());
+    if whole && (dir.join(OPTIMIZER_FILE).exists() || !optimizer.layout.is_plain()) {
+        return read_whole(backend, job, policy, optimizer, dir);
+    }
+    let pieces = pieces(&policy.table, dir)?;
+    let rounded = pieces.iter().any(|p| p.part == "values");
+    let (own, len) = (optimizer.range(), policy.table.len());
+    let mut found = [0; 3];
+    for piece in &pieces {
+        let (into, wanted, count) = match piece.part.as_str() {
+            "m" => (&mut optimizer.m, own.clone(), 0),
+            "v" => (&mut optimizer.v, own.clone(), 1),
+            _ => (&mut policy.values, 0..len, 2),
+        };
+        let (start, end) = (piece.range.start.max(wanted.start), piece.range.end.min(wanted.end));
+        if start < end {
+            let numbers = piece.tensor.to_f32()?;
+            let numbers = &numbers[start - piece.range.start..end - piece.range.start];
+            upload(backend, into, start - wanted.start..end - wanted.start, numbers);
+            found[count] += end - start;
+        }
+    }
+    let missing = |what: &str, expected: usize, found: usize| Error::Mismatch {
+        what: format!(
+            "{}: {found} of {expected} elements of {what} are there; the checkpoint is of another run, or of a rank whose file is gone",
+            dir.display()
+        ),
+    };
+    for (what, found) in [("m", found[0]), ("v", found[1])] {
+        if found != own.len() {
+            return Err(missing(what, own.len(), found));
+        }
+    }
+    match rounded {
+        true if found[2] != len => Err(missing("the values", len, found[2])),
+        true => Ok(()),
+        false => read_weights(backend, job, policy, dir),
+    }
+}
+
+/// Reads what [`write_optimizer`] wrote.
+fn read_whole<B: Backend>(
     backend: &B,
     job: &Job,
     policy: &mut Policy<B>,

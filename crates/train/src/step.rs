@@ -8,12 +8,15 @@
 //! * *z0 first*: the same sweep without keeping anything, then forward again over `[x | y]` and backward, pack by pack.
 
 mod balance;
+mod ranks;
 
+use crate::gradient::Gradient;
 use crate::policy::{Policy, Reference};
 pub(crate) use balance::Balanced;
 use balance::balanced_text;
 use data::Dataset;
-use kernels::{Backend, Mat, Real};
+use dist::World;
+use kernels::{Backend, Real};
 use model::{Forward, Keep, Parts, Scores};
 use nn::{Context, Dropout, Grads, Params, RouterLoad};
 use objective::metrics::{Group, Metric, TokenSums, preference_values, sft_values};
@@ -75,6 +78,8 @@ pub struct StepContext<'a, B: Backend> {
     pub dropout: Option<Dropout>,
     /// Asked between packs; `true` abandons the step.
     pub interrupted: &'a (dyn Fn() -> bool + Sync),
+    /// All ranks, if there are several.
+    pub team: Option<&'a World>,
 }
 
 /// Rows that share a `z0`, with each row's factor in the step's loss.
@@ -165,30 +170,38 @@ impl<'a, B: Backend> StepContext<'a, B> {
         extra: bool,
         sequences: usize,
     ) -> Result<(Vec<Sequence>, RouterLoad), Interrupted> {
+        let mut loads = Vec::new();
         let mut sums = vec![Sequence::default(); sequences];
-        let load = self.visit(packs, who, extra, &mut |pack, scores| accumulate(pack, scores, &mut sums))?;
+        for i in self.turns(packs).flatten() {
+            if self.stopping() {
+                return Err(Interrupted);
+            }
+            let (ctx, pack) = (self.context(who, i), &packs[i]);
+            let forward = self.policy.decoder.forward(&ctx, pack, &self.parts(pack, who), Keep::Nothing);
+            accumulate(pack, &self.policy.decoder.score(&ctx, pack, &forward, extra, None), &mut sums);
+            loads.push(forward.load);
+        }
+        let load = self.share_load(packs, &mut sums, &loads)?;
         Ok((sums, load))
     }
 
-    /// Scores pack after pack, nothing kept for backward.
+    /// Scores pack after pack on this rank alone, nothing kept for backward.
     pub(crate) fn visit(
         &self,
         packs: &[Pack],
         who: Who,
         extra: bool,
         each: &mut dyn FnMut(&Pack, &Scores<B>),
-    ) -> Result<RouterLoad, Interrupted> {
-        let mut load = RouterLoad::default();
+    ) -> Result<(), Interrupted> {
         for (i, pack) in packs.iter().enumerate() {
-            if (self.interrupted)() {
+            if self.stopping() {
                 return Err(Interrupted);
             }
             let ctx = self.context(who, i);
             let forward = self.policy.decoder.forward(&ctx, pack, &self.parts(pack, who), Keep::Nothing);
             each(pack, &self.policy.decoder.score(&ctx, pack, &forward, extra, None));
-            load.add(&forward.load);
         }
-        Ok(load)
+        Ok(())
     }
 
     pub(crate) fn parts(&self, pack: &Pack, who: Who) -> Parts<B> {
@@ -219,11 +232,11 @@ impl<'a, B: Backend> StepContext<'a, B> {
         pack: &Pack,
         (parts, forward, scores): (Parts<B>, Forward<B>, Scores<B>),
         dlogp: impl Fn(u32) -> f64,
-        grads: &mut Mat<B, B::Real>,
+        grads: &mut Gradient<B>,
     ) {
         let graded = &pack.targets[..pack.num_grad_targets];
         let coefficient: Vec<B::Real> = graded.iter().map(|t| B::Real::of(dlogp(t.sequence))).collect();
-        let mut grads = Grads { table: &self.policy.table, values: grads };
+        let mut grads = Grads { table: &self.policy.table, values: &mut grads.values };
         self.policy.decoder.backward(
             &self.context(Who::Policy, i),
             &mut grads,
@@ -364,7 +377,7 @@ pub fn preference_step<B: Backend>(
     cx: &StepContext<B>,
     preference: &Preference,
     groups: &[RowGroup],
-    grads: &mut Mat<B, B::Real>,
+    grads: &mut Gradient<B>,
 ) -> Result<StepReport, Interrupted> {
     let mut report = StepReport::default();
     for RowGroup { rows, normaliser } in groups {
@@ -388,23 +401,27 @@ pub fn preference_step<B: Backend>(
             return Ok(report);
         }
         let dlogp = |s: u32| losses[s as usize].dlogp * normaliser[s as usize];
-        for (i, pack) in packs.iter().enumerate() {
-            if (cx.interrupted)() {
+        for turn in cx.turns(&packs) {
+            if cx.stopping() {
                 return Err(Interrupted);
             }
-            match kept.get_mut(i).and_then(Option::take) {
-                Some(mut pass) => {
-                    balanced.prepare(&mut pass);
-                    cx.backward(i, pack, pass, dlogp, grads);
-                }
-                None => {
-                    let pack = pack.base_only();
-                    let mut pass = cx.kept(i, &pack, 1);
-                    balanced.prepare(&mut pass);
-                    cx.backward(i, &pack, pass, dlogp, grads);
+            if let Some(i) = turn {
+                match kept.get_mut(i).and_then(Option::take) {
+                    Some(mut pass) => {
+                        balanced.prepare(&mut pass);
+                        cx.backward(i, &packs[i], pass, dlogp, grads);
+                    }
+                    None => {
+                        let pack = packs[i].base_only();
+                        let mut pass = cx.kept(i, &pack, 1);
+                        balanced.prepare(&mut pass);
+                        cx.backward(i, &pack, pass, dlogp, grads);
+                    }
                 }
             }
+            grads.end_turn(cx.backend, cx.team, turn);
         }
+        grads.next_group(packs.len());
     }
     Ok(report)
 }
@@ -425,18 +442,19 @@ fn policy_sweep<B: Backend>(
         let (sums, load) = cx.loaded_sweep(packs, Who::Policy, cx.extra, sequences)?;
         return Ok((sums, load, Vec::new()));
     }
-    let mut load = RouterLoad::default();
+    let mut loads = Vec::new();
     let mut sums = vec![Sequence::default(); sequences];
-    let mut kept = Vec::with_capacity(packs.len());
-    for (i, pack) in packs.iter().enumerate() {
-        if (cx.interrupted)() {
+    let mut kept: Passes<B> = packs.iter().map(|_| None).collect();
+    for i in cx.turns(packs).flatten() {
+        if cx.stopping() {
             return Err(Interrupted);
         }
-        let pass = cx.kept(i, pack, packs.len());
-        accumulate(pack, &pass.2, &mut sums);
-        load.add(&pass.1.load);
-        kept.push(Some(pass));
+        let mut pass = cx.kept(i, &packs[i], packs.len());
+        accumulate(&packs[i], &pass.2, &mut sums);
+        loads.push(std::mem::take(&mut pass.1.load));
+        kept[i] = Some(pass);
     }
+    let load = cx.share_load(packs, &mut sums, &loads)?;
     Ok((sums, load, kept))
 }
 
@@ -480,17 +498,24 @@ fn plain_text<B: Backend>(
     cx: &StepContext<B>,
     rows: &[TextRow],
     coefficient: f64,
-    grads: &mut Mat<B, B::Real>,
+    grads: &mut Gradient<B>,
 ) -> Result<Vec<Sequence>, Interrupted> {
     let mut sums = vec![Sequence::default(); rows.len()];
-    for (i, pack) in text_packs(cx, rows).iter().enumerate() {
-        if (cx.interrupted)() {
+    let packs = text_packs(cx, rows);
+    let mut numbers = Vec::new();
+    for turn in cx.turns(&packs) {
+        if cx.stopping() {
             return Err(Interrupted);
         }
-        let pass = cx.kept(i, pack, 1);
-        accumulate(pack, &pass.2, &mut sums);
-        cx.backward(i, pack, pass, |_| coefficient, grads);
+        if let Some(i) = turn {
+            let pass = cx.kept(i, &packs[i], 1);
+            accumulate(&packs[i], &pass.2, &mut sums);
+            cx.backward(i, &packs[i], pass, |_| coefficient, grads);
+            numbers.push(Vec::new());
+        }
+        grads.end_turn(cx.backend, cx.team, turn);
     }
+    cx.share(&packs, &mut sums, &mut numbers)?;
     Ok(sums)
 }
 
@@ -500,7 +525,7 @@ pub fn text_step<B: Backend>(
     cx: &StepContext<B>,
     rows: &[TextRow],
     micro_batches: &[usize],
-    grads: &mut Mat<B, B::Real>,
+    grads: &mut Gradient<B>,
 ) -> Result<StepReport, Interrupted> {
     let targets: usize = rows.iter().map(TextRow::num_targets).sum();
     let coefficient = objective::sft::coefficient(targets);

@@ -1,6 +1,7 @@
 //! SFT steps beyond the plain likelihood: tokens weighted by their probability (DFT), noise on the embeddings (NEFTune).
 
 use crate::Job;
+use crate::gradient::Gradient;
 use crate::run::mix;
 use crate::step::{
     Balanced, Interrupted, Pass, Sequence, StepContext, StepReport, TextRow, Who, accumulate, text_packs,
@@ -8,8 +9,8 @@ use crate::step::{
 use config::Objective;
 use kernels::{Backend, Mat, Memory, Real};
 use model::Scores;
-use nn::{Grads, RouterLoad};
-use objective::metrics::{TokenSums, sft_values};
+use nn::Grads;
+use objective::metrics::{Metric, TokenSums, sft_values};
 use objective::{dft, sft};
 use pack::Pack;
 
@@ -96,8 +97,21 @@ impl TextLoss {
     }
 }
 
-/// A pack that goes backward once its group is through: its number, its forward pass, derivatives by log-probability.
-type Waiting<B> = (usize, Pack, Pass<B>, Vec<<B as Memory>::Real>);
+/// Rows that go forward before any of them goes backward, if there is a load-balancing loss.
+struct Window<'s> {
+    packs: &'s [Pack],
+    rows: &'s [TextRow],
+    /// The first row's number in the step.
+    first: usize,
+    /// The first pack's.
+    number: usize,
+    shape: TextLoss,
+    /// What a target weighs of the step.
+    each: f64,
+}
+
+/// A pass that goes backward once its window is through, and derivatives by log-probability.
+type Waiting<B> = (Pass<B>, Vec<<B as Memory>::Real>);
 
 /// Adds the gradient of one SFT step whose loss is `shape`: [`text_step`](crate::step::text_step) with another loss or noise.
 ///
@@ -108,7 +122,7 @@ pub fn shaped_text_step<B: Backend>(
     rows: &[TextRow],
     micro_batches: &[usize],
     shape: TextLoss,
-    grads: &mut Mat<B, B::Real>,
+    grads: &mut Gradient<B>,
 ) -> Result<StepReport, Interrupted> {
     let targets: usize = rows.iter().map(TextRow::num_targets).sum();
     let each = 1.0 / targets.max(1) as f64;
@@ -121,33 +135,13 @@ pub fn shaped_text_step<B: Backend>(
     let windows: Vec<usize> = if cx.balance.is_some() { micro_batches.to_vec() } else { vec![rows.len()] };
     let (mut first, mut number) = (0, 0);
     for &n in &windows {
-        let (part, mut load) = (&rows[first..first + n], RouterLoad::default());
-        let mut waiting: Vec<Waiting<B>> = Vec::new();
+        let part = &rows[first..first + n];
         let packs = text_packs(&unshared, part);
-        let together = if cx.balance.is_some() { packs.len() } else { 1 };
-        for pack in packs {
-            if (cx.interrupted)() {
-                return Err(Interrupted);
-            }
-            let (parts, forward, scores) = unshared.shaped((number, together), &pack, part, (shape, first));
-            accumulate(&pack, &scores, &mut sums[first..first + n]);
-            load.add(&forward.load);
-            let coefficient = shape.coefficients(&pack, &scores, each, &mut report.loss);
-            waiting.push((number, pack, (parts, forward, scores), coefficient));
-            number += 1;
-            if cx.balance.is_none() {
-                waiting.drain(..).for_each(|(i, pack, pass, c)| unshared.shaped_back(i, &pack, pass, &c, grads));
-            }
-        }
-        let balanced = Balanced::new(cx.balance, &load, 1.0 / windows.len() as f64);
-        for (i, pack, mut pass, coefficient) in waiting {
-            balanced.prepare(&mut pass);
-            unshared.shaped_back(i, &pack, pass, &coefficient, grads);
-        }
-        report.loss += balanced.loss;
-        if cx.balance.is_some() {
-            report.groups.push(balanced.values);
-        }
+        let window = Window { packs: &packs, rows: part, first, number, shape, each };
+        report.loss +=
+            unshared.shaped_window(&window, &mut sums[first..first + n], windows.len(), grads, &mut report.groups)?;
+        grads.next_group(packs.len());
+        number += packs.len();
         first += n;
     }
     if !shape.dft {
@@ -165,19 +159,64 @@ pub fn shaped_text_step<B: Backend>(
 }
 
 impl<B: Backend> StepContext<'_, B> {
-    /// Forward over pack `i`, of `rows`, with the noise of a loss that has some, and `passes - 1` others in memory; the first
-    /// row is row `first` of the step.
-    fn shaped(
+    /// One window forward and backward; returns its loss beyond that of the sums, and adds what routers did to `groups`.
+    fn shaped_window(
         &self,
-        (i, passes): (usize, usize),
-        pack: &Pack,
-        rows: &[TextRow],
-        (shape, first): (TextLoss, usize),
-    ) -> Pass<B> {
-        let (ctx, decoder) = (self.context(Who::Policy, i), &self.policy.decoder);
+        window: &Window,
+        sums: &mut [Sequence],
+        windows: usize,
+        grads: &mut Gradient<B>,
+        groups: &mut Vec<Vec<(Metric, f64)>>,
+    ) -> Result<f64, Interrupted> {
+        let packs = window.packs;
+        let (mut loads, mut losses) = (Vec::new(), Vec::new());
+        let mut waiting: Vec<Option<Waiting<B>>> = packs.iter().map(|_| None).collect();
+        for turn in self.turns(packs) {
+            if self.stopping() {
+                return Err(Interrupted);
+            }
+            if let Some(i) = turn {
+                let mut pass = self.shaped(window, i);
+                accumulate(&packs[i], &pass.2, sums);
+                loads.push(std::mem::take(&mut pass.1.load));
+                let mut loss = 0.0;
+                let coefficient = window.shape.coefficients(&packs[i], &pass.2, window.each, &mut loss);
+                losses.push(vec![loss]);
+                match self.balance {
+                    None => self.shaped_back(window, i, (pass, coefficient), grads),
+                    Some(_) => waiting[i] = Some((pass, coefficient)),
+                }
+            }
+            if self.balance.is_none() {
+                grads.end_turn(self.backend, self.team, turn);
+            }
+        }
+        self.share(packs, sums, &mut losses)?;
+        let loss = losses.iter().flatten().sum();
+        if self.balance.is_none() {
+            return Ok(loss);
+        }
+        let load = self.share_load(packs, sums, &loads)?;
+        let balanced = Balanced::new(self.balance, &load, 1.0 / windows as f64);
+        for turn in self.turns(packs) {
+            if let Some((i, (mut pass, coefficient))) = turn.and_then(|i| Some((i, waiting[i].take()?))) {
+                balanced.prepare(&mut pass);
+                self.shaped_back(window, i, (pass, coefficient), grads);
+            }
+            grads.end_turn(self.backend, self.team, turn);
+        }
+        groups.push(balanced.values);
+        Ok(loss + balanced.loss)
+    }
+
+    /// Forward over pack `i` of a window, with the noise of a loss that has some.
+    fn shaped(&self, window: &Window, i: usize) -> Pass<B> {
+        let (pack, decoder) = (&window.packs[i], &self.policy.decoder);
+        let passes = if self.balance.is_some() { window.packs.len() } else { 1 };
+        let ctx = self.context(Who::Policy, window.number + i);
         let mut parts = self.parts(pack, Who::Policy);
-        if let Some(noise) = shape.noise {
-            let noise = noise.of_pack(self.backend, pack, (rows, first), decoder.blueprint.hidden);
+        if let Some(noise) = window.shape.noise {
+            let noise = noise.of_pack(self.backend, pack, (window.rows, window.first), decoder.blueprint.hidden);
             parts = parts.with_noise(noise);
         }
         let forward = decoder.forward(&ctx, pack, &parts, self.execution.keep);
@@ -185,16 +224,10 @@ impl<B: Backend> StepContext<'_, B> {
         (parts, forward, scores)
     }
 
-    fn shaped_back(
-        &self,
-        i: usize,
-        pack: &Pack,
-        (parts, forward, scores): Pass<B>,
-        coefficient: &[B::Real],
-        grads: &mut Mat<B, B::Real>,
-    ) {
-        let mut grads = Grads { table: &self.policy.table, values: grads };
-        let ctx = self.context(Who::Policy, i);
-        self.policy.decoder.backward(&ctx, &mut grads, pack, &parts, forward, scores, coefficient);
+    fn shaped_back(&self, window: &Window, i: usize, (pass, coefficient): Waiting<B>, grads: &mut Gradient<B>) {
+        let (parts, forward, scores) = pass;
+        let mut grads = Grads { table: &self.policy.table, values: &mut grads.values };
+        let ctx = self.context(Who::Policy, window.number + i);
+        self.policy.decoder.backward(&ctx, &mut grads, &window.packs[i], &parts, forward, scores, &coefficient);
     }
 }

@@ -124,9 +124,7 @@ pub enum Error {
     Quantised {
         /// The folder or file.
         path: PathBuf,
-        /// The tensor.
-        name: String,
-        /// What is wrong.
+        /// The tensor, and what is wrong.
         what: String,
     },
     /// An adapter whose files disagree with each other or with the base model.
@@ -174,7 +172,7 @@ impl Error {
     }
 
     pub(crate) fn quantised(path: &Path, name: &str, what: impl Into<String>) -> Error {
-        Error::Quantised { path: path.to_owned(), name: name.to_owned(), what: what.into() }
+        Error::Quantised { path: path.to_owned(), what: format!("{name}: {}", what.into()) }
     }
 
     pub(crate) fn adapter(path: &Path, what: impl Into<String>) -> Error {
@@ -211,6 +209,11 @@ fn advice(kind: io::ErrorKind) -> &'static str {
     }
 }
 
+/// What is there in a missing tensor's place.
+fn similar(nearest: Option<&str>) -> String {
+    nearest.map_or("it holds no tensor at all".to_owned(), |name| format!("the most similar name there is {name:?}"))
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -220,7 +223,11 @@ impl fmt::Display for Error {
             Error::Safetensors { path, fault } => {
                 write!(f, "{}: not a valid safetensors file: {fault}", path.display())
             }
-            Error::Json { path, line: 0, what, .. } => write!(f, "{}: {what}", path.display()),
+            Error::Json { path, line: 0, what, .. }
+            | Error::Adapter { path, what }
+            | Error::Quantised { path, what } => {
+                write!(f, "{}: {what}", path.display())
+            }
             Error::Json { path, line, column, what } => write!(f, "{}:{line}:{column}: {what}", path.display()),
             Error::NoWeights { dir, what } => write!(f, "{}: no weights to read: {what}", dir.display()),
             Error::ShardName { index, name, why } => write!(
@@ -234,11 +241,8 @@ impl fmt::Display for Error {
                 "{}: shard is missing; the index says that {tensor:?} is in it; download the model again",
                 path.display()
             ),
-            Error::MissingTensor { path, name, nearest: None } => {
-                write!(f, "{}: no tensor {name:?}; it holds no tensor at all", path.display())
-            }
-            Error::MissingTensor { path, name, nearest: Some(nearest) } => {
-                write!(f, "{}: no tensor {name:?}; the most similar name there is {nearest:?}", path.display())
+            Error::MissingTensor { path, name, nearest } => {
+                write!(f, "{}: no tensor {name:?}; {}", path.display(), similar(nearest.as_deref()))
             }
             Error::DuplicateTensor { name, first, second } => write!(
                 f,
@@ -263,8 +267,6 @@ impl fmt::Display for Error {
             Error::Unsupported { path, key, value, why } => {
                 write!(f, "{}: {key}: {value} is not supported: {why}", path.display())
             }
-            Error::Quantised { path, name, what } => write!(f, "{}: {name}: {what}", path.display()),
-            Error::Adapter { path, what } => write!(f, "{}: {what}", path.display()),
             Error::NoTarget { target, modules } => write!(
                 f,
                 "target module {target:?} matches no linear layer of this model, which has: {}",

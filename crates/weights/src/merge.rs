@@ -429,6 +429,6 @@ mod tests {
         let adapter = adapter("q_proj", 1, vec![0.0; 3], vec![0.0; 2]);
         let out = TestDir::new();
         let message = merge(&base, &adapter, out.path(), &MergeOptions::default()).unwrap_err().to_string();
-        assert!(message.contains("give that one"), "{message}");
+        assert!(message.contains("unquantised base model"), "{message}");
     }
 }

@@ -4,6 +4,7 @@ mod accelerate;
 mod axolotl;
 mod convert;
 mod dataset_info;
+mod deepspeed;
 mod flags;
 mod llama_factory;
 mod mlx;
@@ -26,6 +27,8 @@ pub enum Dialect {
     Flat,
     /// An accelerate launch file.
     Accelerate,
+    /// DeepSpeed's JSON.
+    DeepSpeed,
     /// Nested sections `model`, `lora`, `training`, `kto` of the MLX trainer.
     Mlx,
     /// LLaMA-Factory's training YAML.
@@ -43,6 +46,7 @@ impl fmt::Display for Dialect {
         f.write_str(match self {
             Dialect::Flat => "a TRL configuration",
             Dialect::Accelerate => "an accelerate launch file",
+            Dialect::DeepSpeed => "a DeepSpeed configuration",
             Dialect::Mlx => "a nested MLX-style configuration",
             Dialect::LlamaFactory => "a LLaMA-Factory configuration",
             Dialect::Axolotl => "an Axolotl configuration",
@@ -152,6 +156,7 @@ fn account_pairs(dialect: Dialect, pairs: &[Pair]) -> Vec<Accounted> {
             }
         }
         Dialect::Accelerate => each(pairs, accelerate::ROWS, &mut out),
+        Dialect::DeepSpeed => each(pairs, deepspeed::ROWS, &mut out),
         Dialect::Mlx => each(pairs, mlx::ROWS, &mut out),
         Dialect::LlamaFactory => each(pairs, llama_factory::ROWS, &mut out),
         Dialect::Axolotl => each(pairs, axolotl::ROWS, &mut out),
@@ -167,6 +172,8 @@ pub(crate) fn of_pairs(pairs: &[Pair]) -> Option<Dialect> {
     let is_map = |pair: &Pair| matches!(pair.value.content, Content::Map(_));
     if count(accelerate::MARKS) >= 2 {
         Some(Dialect::Accelerate)
+    } else if count(deepspeed::MARKS) >= 2 && !has("trainer") && !has("model_name_or_path") {
+        Some(Dialect::DeepSpeed)
     } else if !pairs.is_empty() && pairs.iter().all(|pair| dataset_info::is_entry(&pair.value)) {
         Some(Dialect::DatasetInfo)
     } else if pairs.iter().filter(|p| is_map(p) && mlx::SECTIONS.contains(&p.key.as_str())).count() >= 2 {
@@ -178,6 +185,22 @@ pub(crate) fn of_pairs(pairs: &[Pair]) -> Option<Dialect> {
     } else {
         None
     }
+}
+
+/// Where a run's own file says that DeepSpeed's is: the value of `deepspeed`, if it is a path.
+pub fn deepspeed_file(path: &str, text: &str) -> Option<String> {
+    let pairs = crate::top_level(&Source::File(path.into()), text).ok()?;
+    let pair = pairs.iter().find(|pair| pair.key == "deepspeed")?;
+    match &pair.value.content {
+        Content::Scalar { text, .. } if !pair.value.is_null() && !text.is_empty() => Some(text.clone()),
+        _ => None,
+    }
+}
+
+/// Whether a file has a key of its own.
+pub fn has_key(path: &str, text: &str, key: &str) -> bool {
+    let pairs = crate::top_level(&Source::File(path.into()), text);
+    pairs.is_ok_and(|pairs| pairs.iter().any(|pair| pair.key == key))
 }
 
 fn each(pairs: &[Pair], rows: &[Row], out: &mut Vec<Accounted>) {

@@ -6,7 +6,7 @@ use super::{Entry, Scope, Section, because, idle, refused, spelling, works};
 use crate::value::{Kind, Range};
 
 use Kind::{Anything, Bool, Int, Text};
-use because::{FLOAT32, NO_PADDING, NO_UPLOAD, ONE_PROCESS, SECRET, TORCH_KERNELS};
+use because::{FLOAT32, NO_PADDING, NO_UPLOAD, RANKS, SECRET, TORCH_KERNELS};
 
 const ONE_LENGTH: &str = "TRL removed it: max_length bounds prompt and completion together, and prompts are never cut";
 const HARDWARE: &str = "it names other hardware";
@@ -53,12 +53,12 @@ pub(super) const ENTRIES: &[Entry] = &[
     idle("fp16_backend", Text, "auto", "mixed precision", FLOAT32),
     idle("half_precision_backend", Text, "auto", "mixed precision", FLOAT32),
     idle("past_index", Int(-1), "-1", "recurrent models", "no architecture here has a past"),
-    idle("fsdp_min_num_params", Int(0), "0", "FSDP", ONE_PROCESS),
-    idle("fsdp_transformer_layer_cls_to_wrap", Text, "", "FSDP", ONE_PROCESS),
-    idle("sharded_ddp", Anything, "", "DDP", ONE_PROCESS),
-    idle("dispatch_batches", Bool, "", "how batches are spread", ONE_PROCESS),
-    idle("split_batches", Bool, "", "how batches are spread", ONE_PROCESS),
-    idle("mp_parameters", Text, "", "SageMaker", ONE_PROCESS),
+    idle("fsdp_min_num_params", Int(0), "0", "FSDP", RANKS),
+    idle("fsdp_transformer_layer_cls_to_wrap", Text, "", "FSDP", RANKS),
+    idle("sharded_ddp", Anything, "", "DDP", RANKS),
+    idle("dispatch_batches", Bool, "", "how batches are spread", RANKS),
+    idle("split_batches", Bool, "", "how batches are spread", RANKS),
+    idle("mp_parameters", Text, "", "SageMaker", RANKS),
     idle("ray_scope", Text, "last", "hyperparameter search", "a run is one run"),
     idle("use_legacy_prediction_loop", Bool, "false", "evaluation", "there is one evaluation loop"),
     idle("include_inputs_for_metrics", Bool, "false", "evaluation", "evaluation keeps no predictions"),
@@ -70,5 +70,5 @@ pub(super) const ENTRIES: &[Entry] = &[
     spelling("bnb_4bit_use_double_quant", Bool, "use_bnb_nested_quant", "bitsandbytes' name of it"),
     idle("llm_int8_threshold", Anything, "", "outliers of 8-bit arithmetic", "activations are not rounded to 8 bits, so none needs a way of its own"),
     idle("llm_int8_has_fp16_weight", Bool, "", "8-bit arithmetic", "the base is frozen"),
-    idle("llm_int8_enable_fp32_cpu_offload", Bool, "", "8-bit layers on the CPU", ONE_PROCESS),
+    idle("llm_int8_enable_fp32_cpu_offload", Bool, "", "8-bit layers on the CPU", RANKS),
 ];

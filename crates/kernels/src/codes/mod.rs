@@ -1,6 +1,6 @@
 //! Weights held as codes of four or eight bits: what a code means, and turning many of them into numbers.
 //!
-//! The plain loop of [`plain`] defines the values; the instruction sets beside it give the same bits.
+//! The plain loop of `plain` defines the values; the instruction sets beside it give the same bits.
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -267,7 +267,7 @@ mod tests {
 
     /// A value by the definition.
     fn value(bytes: &[u8], codes: &Codes, i: usize) -> f32 {
-        let code = if i % 2 == 0 { bytes[i / 2] >> 4 } else { bytes[i / 2] & 15 };
+        let code = if i.is_multiple_of(2) { bytes[i / 2] >> 4 } else { bytes[i / 2] & 15 };
         let x = codes.table[usize::from(code)] * codes.scales.at(i / codes.block);
         match codes.rounded {
             StoredDtype::Bf16 => half::bf16::from_f32(x).to_f32(),

@@ -263,8 +263,11 @@ fn unpacked<'p, E: Real>(stored: Packed<E>, rows: Range<usize>, panel: &'p mut M
     panel.view().rows(0..n)
 }
 
+/// A strip, and the rows of something that belong to it.
+type Share<'o, E> = (Range<usize>, Option<Out<'o, Cpu<E>, E>>);
+
 /// The strips of a vocabulary of `v`, with what belongs to each of `of`, cut by rows.
-fn strips<'o, E: Real>(v: usize, of: Option<Out<'o, Cpu<E>, E>>) -> Vec<(Range<usize>, Option<Out<'o, Cpu<E>, E>>)> {
+fn strips<'o, E: Real>(v: usize, of: Option<Out<'o, Cpu<E>, E>>) -> Vec<Share<'o, E>> {
     let width = v.div_ceil(STRIPS).next_multiple_of(VOCAB);
     let mut parts = of.map(|of| of.row_chunks(width)).unwrap_or_default().into_iter();
     (0..v).step_by(width).map(|at| (at..(at + width).min(v), parts.next().map(|(_, part)| part))).collect()

@@ -32,6 +32,23 @@ impl<B: Backend> Run<'_, B> {
             state::read_weights(self.backend, self.job, &mut self.policy, &best)?;
             observe(Event::Note(format!("final/ holds the best checkpoint, of step {step}")));
         }
+        if self.ranks.world.leads() {
+            self.write_final()?;
+        }
+        let ended = self.ended(false);
+        if self.one_class_steps > 0 {
+            self.text.line(&format!("{} steps had rows of one class only", self.one_class_steps))?;
+        }
+        self.text.line("Training complete")?;
+        self.text.line(&report::line(&ended.values))?;
+        if self.ranks.world.leads() {
+            let plots = report::plots(self.folder)?;
+            report::card(self.folder, self.job, &ended.values, plots)?;
+        }
+        Ok(ended)
+    }
+
+    fn write_final(&self) -> Result<(), Error> {
         let staging = self.folder.begin_final(self.step)?;
         let dir = staging.path().to_owned();
         state::write_weights(self.backend, self.job, &self.policy, &dir)?;
@@ -39,14 +56,6 @@ impl<B: Backend> Run<'_, B> {
             crate::companions::write(self.job, &dir)?;
         }
         staging.commit(json!({"step": self.step}))?;
-        let ended = self.ended(false);
-        if self.one_class_steps > 0 {
-            self.text.line(&format!("{} steps had rows of one class only", self.one_class_steps))?;
-        }
-        self.text.line("Training complete")?;
-        self.text.line(&report::line(&ended.values))?;
-        let plots = report::plots(self.folder)?;
-        report::card(self.folder, self.job, &ended.values, plots)?;
-        Ok(ended)
+        Ok(())
     }
 }

@@ -38,13 +38,19 @@ impl<B: Backend> Run<'_, B> {
             return Ok(true);
         }
         let counts = [self.job.train.data.len(), self.job.eval.as_ref().map_or(0, |e| e.data.len())];
-        let kept = if resume { read(&self.folder.path().join(FILE), counts) } else { None };
-        if let Some(kept) = kept.filter(|k| self.covers(k)) {
+        let file = self.folder.path().join(FILE);
+        let kept = if resume && self.ranks.world.leads() { read(&file, counts) } else { None };
+        // Rank 0 decides, and all have what it has.
+        let kept = kept.filter(|k| self.covers(k)).map_or_else(Vec::new, |k| sealed(&k));
+        if let Some(kept) = unsealed(&self.ranks.world.broadcast(&kept)?, counts) {
             self.cached = kept;
             return Ok(true);
         }
         let interrupted = || control.stop.load(Ordering::SeqCst);
         let Ok(cached) = self.reference_values(counts, &interrupted, observe) else {
+            if let Some(e) = self.ranks.world.failure() {
+                return Err(e.into());
+            }
             let what = "stopped while the reference's log-probabilities were taken; a resumed run takes them again";
             observe(Event::Note(what.to_owned()));
             return Ok(false);
@@ -107,7 +113,10 @@ fn checksum<'a>(values: impl Iterator<Item = &'a f64>) -> u64 {
 }
 
 fn read(path: &Path, counts: [usize; 2]) -> Option<Cached> {
-    let bytes = std::fs::read(path).ok()?;
+    unsealed(&std::fs::read(path).ok()?, counts)
+}
+
+fn unsealed(bytes: &[u8], counts: [usize; 2]) -> Option<Cached> {
     let (words, rest) = bytes.as_chunks::<8>();
     let (sum, values) = words.split_last()?;
     let values: Vec<f64> = values.iter().map(|w| f64::from_le_bytes(*w)).collect();

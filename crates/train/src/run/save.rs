@@ -3,11 +3,12 @@
 use super::{Event, Run};
 use crate::{Error, Job, state};
 use config::{Resume, Section, Status};
+use dist::Shards;
 use kernels::Backend;
 use objective::metrics::Window;
 use rundir::{Checkpoint, RunFolder};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 impl<B: Backend> Run<'_, B> {
     /// Commits a checkpoint of the present step, unless there is one.
@@ -17,13 +18,9 @@ impl<B: Backend> Run<'_, B> {
         }
         self.log.sync()?;
         self.text.sync()?;
-        let staging = self.folder.begin_checkpoint(self.step)?;
-        let (policy, dir) = (&self.policy, staging.path().to_owned());
-        state::write_weights(self.backend, self.job, policy, &dir)?;
-        state::write_optimizer(self.backend, self.job, policy, &self.optimizer, &dir)?;
         let window: Vec<Value> =
             self.window.state().map(|(name, folded, count)| json!([name, folded.to_bits(), count])).collect();
-        let checkpoint = staging.commit(json!({
+        let meta = json!({
             "log_bytes": self.log.position(),
             "text_bytes": self.text.position(),
             "tokens": self.tokens,
@@ -33,7 +30,11 @@ impl<B: Backend> Run<'_, B> {
             "stale_evaluations": self.stale_evaluations,
             "evaluation_due": self.evaluation_due,
             "one_class_steps": self.one_class_steps,
-        }))?;
+        });
+        let Some(checkpoint) = self.commit(meta)? else {
+            self.last_saved = Some(self.step);
+            return Ok(());
+        };
         self.last_saved = Some(self.step);
         if let Some(keep) = self.job.config.saving.total_limit {
             let pinned: Vec<u64> = self.best.iter().map(|(_, step)| *step).collect();
@@ -41,6 +42,35 @@ impl<B: Backend> Run<'_, B> {
         }
         observe(Event::Saved(checkpoint.path));
         Ok(())
+    }
+
+    /// Writes what there is to write, every rank its part, and seals it once all parts are there; `None` where another rank does that.
+    fn commit(&self, meta: Value) -> Result<Option<Checkpoint>, Error> {
+        let (world, policy) = (self.ranks.world, &self.policy);
+        if world.size() == 1 {
+            let staging = self.folder.begin_checkpoint(self.step)?;
+            let dir = staging.path().to_owned();
+            state::write_weights(self.backend, self.job, policy, &dir)?;
+            state::write_optimizer(self.backend, self.job, policy, &self.optimizer, &dir)?;
+            return Ok(Some(staging.commit(meta)?));
+        }
+        let staging = if world.leads() { Some(self.folder.begin_checkpoint(self.step)?) } else { None };
+        let dir = staging.as_ref().map_or_else(String::new, |s| s.path().display().to_string());
+        let dir = PathBuf::from(String::from_utf8_lossy(&world.broadcast(dir.as_bytes())?).into_owned());
+        let file = state::shard_file(world.rank(), world.size());
+        let range = Shards::new(policy.table.len(), world.size()).range(world.rank());
+        state::write_shard(self.backend, self.job, &policy.values, &self.optimizer, range, &dir.join(&file))?;
+        if world.leads() {
+            state::write_weights(self.backend, self.job, policy, &dir)?;
+        }
+        let hash = rundir::checkpoint::durable(&dir, &file)?;
+        let hashes = world.gather(&serde_json::to_vec(&hash).expect("strings and numbers"))?;
+        let Some(mut staging) = staging else { return Ok(None) };
+        for hash in hashes {
+            let hash = serde_json::from_slice(&hash).map_err(|e| Error::Mismatch { what: e.to_string() })?;
+            staging.adopt_hashed(hash)?;
+        }
+        Ok(Some(staging.commit(meta)?))
     }
 
     /// Takes over a checkpoint's state.
@@ -101,6 +131,8 @@ fn decides(key: &str) -> bool {
         "max_steps",
         "num_train_epochs",
         "kl_warn",
+        "zero_stage",
+        "dist_timeout",
         "kl_stop",
         "threads",
         "max_memory",

@@ -2,10 +2,11 @@
 
 use super::{Interrupted, Sequence};
 use super::{Pass, StepContext, StepReport, TextRow, accumulate, text_packs};
+use crate::gradient::Gradient;
 use kernels::Backend;
 use nn::RouterLoad;
 use objective::metrics::Metric;
-use pack::{Last, Pack};
+use pack::Last;
 
 /// What a group's routers did, and what that costs.
 pub(crate) struct Balanced {
@@ -56,31 +57,36 @@ pub(super) fn balanced_text<B: Backend>(
     rows: &[TextRow],
     micro_batches: &[usize],
     coefficient: f64,
-    grads: &mut kernels::Mat<B, B::Real>,
+    grads: &mut Gradient<B>,
     report: &mut StepReport,
 ) -> Result<Vec<Sequence>, Interrupted> {
     let mut sums = vec![Sequence::default(); rows.len()];
     let (mut first, mut number) = (0, 0);
     for &n in micro_batches {
-        let mut load = RouterLoad::default();
-        let mut passes: Vec<(usize, Pack, Pass<B>)> = Vec::new();
         let packs = text_packs(cx, &rows[first..first + n]);
-        let count = packs.len();
-        for pack in packs {
-            if (cx.interrupted)() {
+        let sums = &mut sums[first..first + n];
+        let mut loads = Vec::new();
+        let mut passes: Vec<Option<Pass<B>>> = packs.iter().map(|_| None).collect();
+        for i in cx.turns(&packs).flatten() {
+            if cx.stopping() {
                 return Err(Interrupted);
             }
-            let pass = cx.kept(number, &pack, count);
-            accumulate(&pack, &pass.2, &mut sums[first..first + n]);
-            load.add(&pass.1.load);
-            passes.push((number, pack, pass));
-            number += 1;
+            let mut pass = cx.kept(number + i, &packs[i], packs.len());
+            accumulate(&packs[i], &pass.2, sums);
+            loads.push(std::mem::take(&mut pass.1.load));
+            passes[i] = Some(pass);
         }
+        let load = cx.share_load(&packs, sums, &loads)?;
         let balanced = Balanced::new(cx.balance, &load, 1.0 / micro_batches.len() as f64);
-        for (i, pack, mut pass) in passes {
-            balanced.prepare(&mut pass);
-            cx.backward(i, &pack, pass, |_| coefficient, grads);
+        for turn in cx.turns(&packs) {
+            if let Some((i, mut pass)) = turn.and_then(|i| Some((i, passes[i].take()?))) {
+                balanced.prepare(&mut pass);
+                cx.backward(number + i, &packs[i], pass, |_| coefficient, grads);
+            }
+            grads.end_turn(cx.backend, cx.team, turn);
         }
+        grads.next_group(packs.len());
+        number += packs.len();
         report.loss += balanced.loss;
         report.groups.push(balanced.values);
         first += n;

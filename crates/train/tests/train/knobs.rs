@@ -19,9 +19,9 @@ fn lab(trainer: &str, keys: Value) -> Lab<C> {
 }
 
 fn shaped(lab: &Lab<C>, execution: Execution, texts: &[TextRow], shape: TextLoss) -> Stepped {
-    let mut grads = lab.backend.zeros(1, lab.policy.table.len());
+    let mut grads = train::gradient::Gradient::running(&lab.backend, lab.policy.table.len());
     let report = shaped_text_step(&lab.context(execution), texts, &[texts.len()], shape, &mut grads).unwrap();
-    Stepped { report, gradient: lab.backend.to_host(grads.view()) }
+    Stepped { report, gradient: lab.backend.to_host(grads.values.view()) }
 }
 
 /// The slope of `loss` along a random direction of all trained values, against what the gradient says.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use std::ops::Range;
 use testkit::noise;
 use train::Job;
+use train::gradient::Gradient;
 use train::policy::{Policy, Reference, copy_of};
 use train::step::{
     Execution, Preference, RowGroup, Scored, StepContext, StepReport, TextRow, preference_step, reference_logps,
@@ -119,15 +120,16 @@ impl<B: Backend<Real = R>, R: Real> Lab<B> {
             balance: self.job.balance,
             dropout: self.dropout,
             interrupted: &|| false,
+            team: None,
         }
     }
 
     /// One KTO step over `rows`.
     pub(crate) fn preference_step(&self, execution: Execution, rows: Range<u32>) -> Stepped {
         let group = RowGroup { normaliser: vec![1.0 / rows.len() as f64; rows.len()], rows: rows.collect() };
-        let mut grads = self.backend.zeros(1, self.policy.table.len());
+        let mut grads = Gradient::running(&self.backend, self.policy.table.len());
         let report = preference_step(&self.context(execution), &self.preference(), &[group], &mut grads).unwrap();
-        let gradient = self.backend.to_host(grads.view()).iter().map(|x: &R| x.f64()).collect();
+        let gradient = self.backend.to_host(grads.values.view()).iter().map(|x: &R| x.f64()).collect();
         Stepped { report, gradient }
     }
 
@@ -144,9 +146,9 @@ impl<B: Backend<Real = R>, R: Real> Lab<B> {
 
     /// One SFT step.
     pub(crate) fn text_step(&self, execution: Execution, texts: &[TextRow]) -> Stepped {
-        let mut grads = self.backend.zeros(1, self.policy.table.len());
+        let mut grads = Gradient::running(&self.backend, self.policy.table.len());
         let report = text_step(&self.context(execution), texts, &[texts.len()], &mut grads).unwrap();
-        let gradient = self.backend.to_host(grads.view()).iter().map(|x: &R| x.f64()).collect();
+        let gradient = self.backend.to_host(grads.values.view()).iter().map(|x: &R| x.f64()).collect();
         Stepped { report, gradient }
     }
 }

@@ -9,6 +9,7 @@ mod killed;
 mod knobs;
 mod lab;
 mod objectives;
+mod ranks;
 mod resume;
 mod settings;
 
@@ -122,8 +123,9 @@ fn resume(config: &Value) -> Vec<Event> {
 fn stop_after(config: &Value, step: u64) {
     let loaded = config::load("test.yaml", &config.to_string(), &[]).unwrap_or_else(|e| panic!("{e:?}"));
     let control = Control::default();
-    control.stop.store(step == 0, Ordering::SeqCst);
     let mut observe = |event| match event {
+        // Everything is read by then, and no step is made.
+        Event::Opening(_) if step == 0 => control.stop.store(true, Ordering::SeqCst),
         Event::Step { step: made, .. } if made == step => control.stop.store(true, Ordering::SeqCst),
         _ => {}
     };

@@ -2,7 +2,7 @@
 
 use crate::lab::{Lab, PLAIN, Stepped};
 use crate::{Bits, Scratch, finish, log_of, logged, lora, notes, over, resume, rows, small, stop_after, train};
-use kernels::{Cpu, Memory};
+use kernels::Cpu;
 use objective::metrics::Metric;
 use rundir::{Opening, RunFolder, Status};
 use serde_json::{Value, json};
@@ -314,7 +314,7 @@ fn an_interrupted_step_is_abandoned_at_any_pack() {
         let run = |most: u32| {
             asked.store(0, Ordering::SeqCst);
             limit.store(most, Ordering::SeqCst);
-            let mut grads = lab.backend.zeros(1, lab.policy.table.len());
+            let mut grads = train::gradient::Gradient::running(&lab.backend, lab.policy.table.len());
             let group = RowGroup { rows: (0..8).collect(), normaliser: vec![0.125; 8] };
             preference_step(&cx, &lab.preference(), &[group], &mut grads).is_ok()
         };

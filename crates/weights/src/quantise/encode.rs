@@ -24,6 +24,7 @@ pub(super) fn quantised(tensor: &Mapped, scheme: Scheme) -> Result<Quantised, Er
         code => blocks(tensor, code)?,
     };
     let rounded = match tensor.dtype() {
+        _ if scheme.code == Code::Int8 => StoredDtype::F32,
         DType::BF16 => StoredDtype::Bf16,
         DType::F16 => StoredDtype::F16,
         _ => StoredDtype::F32,
@@ -122,7 +123,8 @@ fn rows(tensor: &Mapped) -> Result<Encoded, Error> {
             values.iter_mut().for_each(|x| *x = <f16 as Element>::from_f32(*x).to());
             tensor_is_finite(tensor, values)?;
             *scale = values.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-            let factor = 127.0 / *scale;
+            // A number by a tensor is, in torch, the number times its reciprocal.
+            let factor = 1.0 / *scale * 127.0;
             // A row of zeros has no factor: zero times infinity converts to 0.
             let code = |x: &f32| (x * factor).round_ties_even() as i8 as u8;
             bytes.iter_mut().zip(values.iter()).for_each(|(b, x)| *b = code(x));

@@ -11,10 +11,11 @@ pub(super) fn dynamic_map() -> Box<[f32; 256]> {
     let mut values = vec![0.0, 1.0];
     for i in 0..7 {
         let steps = 1usize << i;
-        // torch counts a line's second half from its end.
+        // torch counts a line's second half from its end, and rounds product and sum once.
         let step = (1.0f32 - 0.1) / steps as f32;
-        let line =
-            |k: usize| if k < steps.div_ceil(2) { 0.1 + step * k as f32 } else { 1.0 - step * (steps - k) as f32 };
+        let line = |k: usize| {
+            if k < steps.div_ceil(2) { step.mul_add(k as f32, 0.1) } else { (-step).mul_add((steps - k) as f32, 1.0) }
+        };
         let decade = 10f64.powi(i - 6) as f32;
         for k in 0..steps {
             let mean = (line(k) + line(k + 1)) / 2.0 * decade;
@@ -56,6 +57,13 @@ fn mean(values: &[f32]) -> f32 {
     const LANES: usize = 8;
     const WAYS: usize = 4;
     type Sums = [[f32; LANES]; WAYS];
+    if values.len() < LANES {
+        let (fours, rest) = values.as_chunks::<WAYS>();
+        let mut sums = [0.0f32; WAYS];
+        fours.iter().for_each(|four| sums.iter_mut().zip(four).for_each(|(sum, x)| *sum += x));
+        sums[0] = rest.iter().fold(sums[0], |sum, x| sum + x);
+        return sums.into_iter().reduce(|a, b| a + b).unwrap_or_default() / values.len().max(1) as f32;
+    }
     let add =
         |to: &mut Sums, from: &Sums| to.iter_mut().flatten().zip(from.iter().flatten()).for_each(|(t, f)| *t += f);
     let vectors = values.len() / LANES;

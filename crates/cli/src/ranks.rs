@@ -1,0 +1,123 @@
+//! Several ranks: joining those that a launcher started, starting them, and the script that Slurm starts them with.
+
+use crate::args::{LaunchArgs, SlurmArgs};
+use crate::failure::Failure;
+use crate::output::{self, word};
+use crate::screen::Screen;
+use dist::World;
+use dist::launch::{Launch, detect};
+use std::path::Path;
+
+/// All ranks of this job; this process alone where no launcher started several.
+pub(crate) fn join() -> Result<World, Failure> {
+    match detect(|name| std::env::var(name).ok())? {
+        Some(launch) if launch.size > 1 => engine(&launch),
+        _ => Ok(World::solo()),
+    }
+}
+
+#[cfg(feature = "mpi")]
+fn engine(launch: &Launch) -> Result<World, Failure> {
+    let (rank, size, by) = (launch.rank, launch.size, launch.launcher.name());
+    if !launch.launcher.speaks_mpi() {
+        return Err(Failure::usage(format!(
+            "this is rank {rank} of {size}, started by {by}, which brings no MPI; ranks on CPUs meet over MPI: start them with `prospect launch -n {size}`, mpirun or srun"
+        )));
+    }
+    let mpi = dist::Mpi::start()?;
+    let found = dist::Comm::size(&mpi);
+    if found != size {
+        return Err(Failure::usage(format!(
+            "{by} started {size} ranks, and MPI knows {found}: the launcher and the MPI this program is linked with do not belong together (with srun, try `--mpi=pmix` or `--mpi=pmi2`)"
+        )));
+    }
+    Ok(World::new(Box::new(mpi), dist::TIMEOUT)?)
+}
+
+#[cfg(not(feature = "mpi"))]
+fn engine(launch: &Launch) -> Result<World, Failure> {
+    let (rank, size, by) = (launch.rank, launch.size, launch.launcher.name());
+    Err(Failure::usage(format!("this is rank {rank} of {size}, started by {by}. {NO_MPI}")))
+}
+
+#[cfg(not(feature = "mpi"))]
+const NO_MPI: &str = "This program was built without `mpi`, over which ranks on CPUs meet: build it with `cargo build --release --features mpi` (Debian: apt-get install libopenmpi-dev openmpi-bin)";
+
+/// `prospect launch`
+#[cfg(not(feature = "mpi"))]
+pub(crate) fn launch(_: &LaunchArgs, _: &Screen) -> Result<u8, Failure> {
+    Err(Failure::usage(NO_MPI))
+}
+
+/// `prospect launch`: `mpirun` with this program.
+#[cfg(feature = "mpi")]
+pub(crate) fn launch(args: &LaunchArgs, screen: &Screen) -> Result<u8, Failure> {
+    use std::process::Command;
+    let program = std::env::current_exe().map_err(|e| Failure::usage(format!("cannot find this program: {e}")))?;
+    let version = Command::new("mpirun").arg("--version").output().map_err(|e| {
+        Failure::usage(format!(
+            "cannot run mpirun: {e}; install the MPI this program was built with (Debian: apt-get install openmpi-bin)"
+        ))
+    })?;
+    let open_mpi = String::from_utf8_lossy(&version.stdout).contains("Open MPI");
+    let mut command = Command::new("mpirun");
+    command.args(["-n", &args.ranks.to_string()]);
+    if open_mpi && args.ranks as usize > std::thread::available_parallelism().map_or(1, usize::from) {
+        screen.note("more ranks than processors: they take turns");
+        command.arg("--oversubscribe");
+    }
+    let status = command.arg(program).args(&args.command).status();
+    let status = status.map_err(|e| Failure::usage(format!("cannot run mpirun: {e}")))?;
+    Ok(status.code().map_or(7, |code| code.clamp(0, 255) as u8))
+}
+
+/// `prospect slurm`: a script for `sbatch`.
+pub(crate) fn slurm(args: &SlurmArgs, screen: &Screen) -> Result<u8, Failure> {
+    let text = std::fs::read_to_string(&args.config).map_err(|e| Failure::file("read", &args.config, &e))?;
+    let overrides = config::split_overrides(&args.overrides)?;
+    // A script for a configuration that is wrong would fail hours later.
+    let loaded = config::load(&args.config.display().to_string(), &text, &overrides)?;
+    let script = script(args, &loaded);
+    match &args.output {
+        None => output::line(script.trim_end())?,
+        Some(path) => {
+            std::fs::write(path, &script).map_err(|e| Failure::file("write", path, &e))?;
+            screen.line(format_args!("submit         sbatch {}", word(path)));
+        }
+    }
+    Ok(0)
+}
+
+fn script(args: &SlurmArgs, loaded: &config::Loaded) -> String {
+    let saving = &loaded.config.saving;
+    let name = saving.output_dir.file_name().map_or_else(|| "prospect".into(), |n| n.to_string_lossy().into_owned());
+    let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let per_node = args.tasks.or(args.gpus).unwrap_or(1);
+    let mut head =
+        vec![format!("job-name={name}"), format!("nodes={}", args.nodes), format!("ntasks-per-node={per_node}")];
+    head.extend(args.gpus.map(|n| format!("gpus-per-node={n}")));
+    head.extend(args.cpus.map(|n| format!("cpus-per-task={n}")));
+    head.extend(args.time.as_ref().map(|t| format!("time={t}")));
+    head.extend(args.partition.as_ref().map(|p| format!("partition={p}")));
+    head.push(format!("signal=TERM@{}", args.signal));
+    head.extend(["requeue", "open-mode=append", "output=slurm-%j.log"].map(str::to_owned));
+    let head: String = head.iter().map(|line| format!("#SBATCH --{line}\n")).collect();
+    let words: Vec<String> = args.overrides.iter().map(|w| word(Path::new(w))).collect();
+    let train = [&["prospect".to_owned(), "train".to_owned(), word(&args.config)], &words[..]].concat().join(" ");
+    format!(
+        "#!/bin/bash\n{head}
+# Written by `prospect slurm`. {all} ranks; a step has the rows of all of them unless train_batch_size is set.
+# Slurm sends SIGTERM to the ranks {signal} s before the time is up: they save and end with 75, and the job is queued again. It then goes
+# on from its newest checkpoint that verifies; so does one that Slurm itself queues again after a node has failed.
+srun --mpi={mpi} --kill-on-bad-exit=1 {train} resume_from_checkpoint=true
+code=$?
+if [ \"$code\" -eq 75 ]; then
+    scontrol requeue \"$SLURM_JOB_ID\"
+fi
+exit \"$code\"
+",
+        all = args.nodes * per_node,
+        signal = args.signal,
+        mpi = args.mpi,
+    )
+}

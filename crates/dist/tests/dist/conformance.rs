@@ -1,0 +1,160 @@
+//! What every engine has to do. `solo` and `threads` here; `mpi` where the tests are started by `mpirun` (feature `mpi`).
+
+use dist::threads::threads;
+use dist::{Collective, Error, Shards, Solo, Stuck, World};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Values of a rank: sums of these depend on their order.
+fn values(rank: usize, len: usize) -> Vec<f32> {
+    (0..len).map(|i| ((i * 37 + rank * 101) % 89) as f32 * 10f32.powi((rank as i32 * 3) % 7 - 3)).collect()
+}
+
+/// The sum in order of rank.
+fn expected(size: usize, len: usize) -> Vec<f32> {
+    let mut sum = values(0, len);
+    for rank in 1..size {
+        sum.iter_mut().zip(values(rank, len)).for_each(|(a, b)| *a += b);
+    }
+    sum
+}
+
+/// Everything an engine has to do, from one rank's point of view.
+pub(crate) fn conforms(world: &World) {
+    let (rank, size) = (world.rank(), world.size());
+    assert_eq!(world.hosts().len(), size);
+    // Nothing, less than a rank's worth, primes, one past a block, several megabytes.
+    for len in [0, 1, 7, 1024, 1025, 4099, 1 << 20] {
+        let ranges = Shards::new(len, size).ranges();
+        let want = expected(size, len);
+        let mut all = values(rank, len);
+        world.all_reduce(&mut all).unwrap();
+        assert_eq!(all, want, "all_reduce of {len}");
+        let own = world.reduce_scatter(&values(rank, len), &ranges).unwrap();
+        assert_eq!(own, want[ranges[rank].clone()], "reduce_scatter of {len}");
+        let mut all = vec![-1.0; len];
+        all[ranges[rank].clone()].copy_from_slice(&want[ranges[rank].clone()]);
+        world.all_gather(&mut all, &ranges).unwrap();
+        assert_eq!(all, want, "all_gather of {len}");
+        let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+        let got = world.broadcast(if world.leads() { &bytes } else { b"not looked at" }).unwrap();
+        assert!(got == bytes, "broadcast of {len}");
+    }
+    let said = world.gather("x".repeat(rank * 3).as_bytes()).unwrap();
+    assert_eq!(said.iter().map(Vec::len).collect::<Vec<_>>(), (0..size).map(|r| r * 3).collect::<Vec<_>>());
+    let numbers = world.gather_numbers(&[rank as f64, 0.5]).unwrap();
+    assert_eq!(numbers, (0..size).map(|r| vec![r as f64, 0.5]).collect::<Vec<_>>());
+    let has: Vec<bool> = (0..size).map(|r| r % 2 == 0).collect();
+    let ranges = Shards::new(5000, size).ranges();
+    let own = values(rank, 5000);
+    let got = world.scatter_some(has[rank].then_some(&own), &has, &ranges).unwrap();
+    for (from, part) in got.iter().enumerate() {
+        assert_eq!(*part, has[from].then(|| values(from, 5000)[ranges[rank].clone()].to_vec()));
+    }
+    let before = world.meter().of(Collective::Barrier);
+    world.barrier().unwrap();
+    let after = world.meter().of(Collective::Barrier);
+    assert_eq!((after.calls, after.sent), (before.calls + 1, before.sent + size as u64 - 1));
+    counts_bytes(world);
+}
+
+/// An all-reduce sends every rank but the own range of it twice: `2 (n - 1) / n` of the values.
+fn counts_bytes(world: &World) {
+    let (size, len) = (world.size() as u64, 12 << 10);
+    let before = world.meter().of(Collective::AllReduce).sent;
+    world.all_reduce(&mut values(world.rank(), len)).unwrap();
+    let sent = world.meter().of(Collective::AllReduce).sent - before;
+    if 12 % size == 0 {
+        assert_eq!(sent, 2 * (size - 1) * 4 * len as u64 / size);
+    }
+}
+
+/// Runs every rank in a thread of its own; returns what they return, in order.
+pub(crate) fn together<T: Send>(size: usize, timeout: Duration, work: impl Fn(World) -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let work = &work;
+        let start = |comm: dist::threads::Threads| {
+            scope.spawn(move || work(World::new(Box::new(comm), timeout).unwrap_or_else(|e| panic!("{e}"))))
+        };
+        let ranks: Vec<_> = threads(size).into_iter().map(start).collect();
+        ranks.into_iter().map(|r| r.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn one_rank_alone_conforms() {
+    conforms(&World::solo());
+    conforms(&World::new(Box::new(Solo), PATIENCE).unwrap());
+}
+
+#[test]
+fn threads_conform() {
+    for size in 1..=5 {
+        together(size, PATIENCE, |world| conforms(&world));
+    }
+}
+
+#[test]
+fn a_rank_that_does_not_come_is_named_by_all_others_in_every_collective() {
+    for what in Collective::ALL {
+        for absent in 0..3 {
+            let errors = together(3, Duration::from_millis(60), |world| {
+                world.set_step(7);
+                if world.rank() == absent {
+                    return None;
+                }
+                let ranges = Shards::new(3072, 3).ranges();
+                let begin = Instant::now();
+                let result = match what {
+                    Collective::AllReduce => world.all_reduce(&mut [1.0; 3072]),
+                    Collective::ReduceScatter => world.reduce_scatter(&[1.0; 3072], &ranges).map(drop),
+                    Collective::AllGather => world.all_gather(&mut [1.0; 3072], &ranges),
+                    Collective::Broadcast if absent == 0 => world.broadcast(b"x").map(drop),
+                    // Rank 0 sends and waits for nobody: the next that all take part in finds out.
+                    Collective::Broadcast => world.broadcast(b"x").and_then(|_| world.barrier()),
+                    Collective::Barrier => world.barrier(),
+                };
+                assert!(begin.elapsed() < Duration::from_secs(5));
+                let error = result.unwrap_err();
+                assert_eq!(world.failure(), Some(error.clone()), "the failure is kept");
+                assert_eq!(world.barrier(), Err(error.clone()), "and ends everything after it");
+                Some(error)
+            });
+            for error in errors.into_iter().flatten() {
+                let Error::Peer { stuck, hosts, step, .. } = &error else { panic!("{error}") };
+                assert_eq!((stuck, *step), (&Stuck::Missing(vec![absent]), 7), "{what}");
+                assert_eq!(*hosts, [format!("thread-{absent}")]);
+                assert_eq!(error.exit_code(), 7);
+                assert!(error.to_string().contains(&format!("rank {absent} on thread-{absent}")), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_leaves_ends_the_wait_of_the_others_with_its_reason() {
+    let ended = together(4, PATIENCE, |world| {
+        if world.rank() == 2 {
+            world.leave("out of memory");
+            return String::new();
+        }
+        world.barrier().unwrap_err().to_string()
+    });
+    for said in ended.iter().filter(|s| !s.is_empty()) {
+        assert!(said.contains("rank 2 on thread-2 has ended: out of memory"), "{said}");
+    }
+    assert_eq!(ended.iter().filter(|s| s.is_empty()).count(), 1);
+}
+
+/// Under `mpirun`, each process is one rank of this test; alone it has nothing to do.
+#[cfg(feature = "mpi")]
+#[test]
+fn mpi_conforms() {
+    if std::env::var_os("OMPI_COMM_WORLD_RANK").is_none() && std::env::var_os("PMI_RANK").is_none() {
+        return;
+    }
+    let world = World::new(Box::new(dist::Mpi::start().unwrap()), PATIENCE).unwrap();
+    conforms(&world);
+    world.barrier().unwrap();
+}
