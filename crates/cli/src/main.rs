@@ -35,6 +35,7 @@ mod spread;
 mod train;
 mod validate;
 mod watchdog;
+mod whatif;
 
 use args::{Command, CommandLine};
 use clap::Parser;

@@ -230,7 +230,7 @@ fn working_floats(b: &Blueprint) -> usize {
 }
 
 /// Feed-forward width of a row: of a dense layer, or of the experts that a row goes through.
-fn feed_forward_rows(b: &Blueprint) -> usize {
+pub(crate) fn feed_forward_rows(b: &Blueprint) -> usize {
     b.experts.as_ref().map_or(b.feed_forward, |e| {
         let experts = e.route.chosen * e.width + e.shared.map_or(0, |s| s.width) + b.hidden;
         if b.layers.iter().all(|l| l.experts) { experts } else { experts.max(b.feed_forward) }

@@ -113,9 +113,10 @@ mod tests {
         assert_eq!(encode(&SIGNED, Rounding::Nearest, -1e-9), 126);
         assert_eq!(encode(&SIGNED, Rounding::Nearest, 1e-9), 127);
         assert_eq!(encode(&SIGNED, Rounding::Nearest, -1.0), 0);
-        // The middle of the last two codes goes to the lower.
-        assert_eq!(encode(&SIGNED, Rounding::Nearest, (SIGNED[254] + 1.0) / 2.0), 254);
-        assert_eq!(encode(&UNSIGNED, Rounding::Grid, 1e-5), 0);
-        assert_ne!(encode(&UNSIGNED, Rounding::Nearest, 1e-5), 0);
+        // The middle of two codes goes to the lower.
+        assert_eq!(encode(&SIGNED, Rounding::Nearest, SIGNED[128] / 2.0), 127);
+        // Zero lies between two points of the grid, and goes to the upper.
+        assert_eq!((encode(&UNSIGNED, Rounding::Grid, 0.0), encode(&SIGNED, Rounding::Grid, 0.0)), (7, 131));
+        assert_eq!((encode(&UNSIGNED, Rounding::Nearest, 0.0), encode(&SIGNED, Rounding::Nearest, 0.0)), (0, 127));
     }
 }

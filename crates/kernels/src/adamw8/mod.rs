@@ -16,8 +16,8 @@ pub const BLOCK: usize = 256;
 pub enum Rounding {
     /// The nearest, as bitsandbytes' kernels for CUDA do; a first moment's code keeps its sign.
     Nearest,
-    /// The one nearest to the value on a grid of 65,536 points, as its kernels for the CPU do. Second moments below 2^-16 of
-    /// their block's largest become zero.
+    /// The one nearest to the value on a grid of 65,536 points, as its kernels for the CPU do. Zero is between two points of that grid, and
+    /// becomes the upper.
     Grid,
 }
 
