@@ -3,11 +3,10 @@
 use crate::Job;
 use crate::gradient::Gradient;
 use crate::run::mix;
-use crate::step::{Interrupted, Sequence, StepContext, StepReport, TextRow, Who, accumulate, text_packs};
+use crate::step::{Interrupted, Sequence, StepContext, StepReport, TextRow, text_packs};
 use config::Objective;
 use kernels::{Backend, Mat, Real};
 use model::Parts;
-use nn::Grads;
 use objective::metrics::{TokenSums, sft_values};
 use objective::{dft, sft};
 use pack::Pack;
@@ -86,7 +85,6 @@ pub fn shaped_text_step<B: Backend>(
     // Every answer has noise of its own, its prompt included.
     execution.share_prompts &= shape.noise.is_none();
     let unshared = StepContext { execution, ..*cx };
-    let decoder = &cx.policy.decoder;
     let packs = text_packs(&unshared, rows);
     // The loss of each pack, where it is not that of its sums.
     let mut losses = Vec::new();
@@ -95,27 +93,25 @@ pub fn shaped_text_step<B: Backend>(
             return Err(Interrupted);
         }
         if let Some(i) = turn {
-            let (ctx, pack) = (cx.context(Who::Policy, i), &packs[i]);
+            let pack = &packs[i];
             let mut parts = Parts::new(cx.backend, pack);
             if let Some(noise) = shape.noise {
-                parts = parts.with_noise(noise.of_pack(cx.backend, pack, rows, decoder.blueprint.hidden));
+                parts = parts.with_noise(noise.of_pack(cx.backend, pack, rows, cx.policy.decoder.blueprint.hidden));
             }
-            let forward = decoder.forward(&ctx, pack, &parts, execution.keep);
-            let scores = decoder.score(&ctx, pack, &forward, cx.extra, Some(execution.kept_entries(pack, 1)));
-            accumulate(pack, &scores, &mut sums);
-            let graded = &scores.logp[..pack.num_grad_targets];
-            let mut coefficient = vec![B::Real::of(sft::coefficient(targets)); graded.len()];
             let mut loss = 0.0;
-            if shape.dft {
-                for (c, logp) in coefficient.iter_mut().zip(graded) {
-                    let (value, slope) = dft::token(logp.f64());
-                    loss += value * each;
-                    *c = B::Real::of(slope * each);
+            let mut coefficients = |logp: &[B::Real]| match shape.dft {
+                false => vec![B::Real::of(sft::coefficient(targets)); logp.len()],
+                true => {
+                    let tokens = logp.iter().map(|logp| dft::token(logp.f64()));
+                    let weighted = tokens.map(|(value, slope)| {
+                        loss += value * each;
+                        B::Real::of(slope * each)
+                    });
+                    weighted.collect()
                 }
-            }
+            };
+            unshared.whole_pass(i, pack, &parts, &mut coefficients, grads, &mut sums);
             losses.push(vec![loss]);
-            let mut grads = Grads { table: &cx.policy.table, values: &mut grads.values };
-            decoder.backward(&ctx, &mut grads, pack, &parts, forward, scores, &coefficient);
         }
         grads.end_turn(cx.backend, cx.team, turn);
     }
