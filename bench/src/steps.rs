@@ -2,7 +2,7 @@
 
 use crate::arithmetic::median;
 use crate::error::Error;
-use crate::floor::Work;
+
 use crate::job::{Case, Stepper, work_of};
 use crate::machine::{Yardstick, threads};
 use kernels::Cpu;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use train::Plan;
+use train::work::Work;
 
 /// Parts of a step, in the order of tables. The last is what no operator accounts for: packs, objective, metrics.
 pub(crate) const PARTS: [&str; 8] =

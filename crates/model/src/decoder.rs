@@ -18,7 +18,7 @@ pub struct Decoder<B: Backend> {
     head: Option<Tensor<B>>,
     /// Rotation of positions, and that of local layers.
     rotaries: Vec<Rotary<B>>,
-    /// The lowest block with something trained in it; everything below needs no gradient.
+    /// The lowest block with something trained in or below it; everything below needs no gradient.
     lowest_trained: usize,
 }
 
@@ -159,7 +159,11 @@ impl<B: Backend> Decoder<B> {
         head: Option<Tensor<B>>,
         rotaries: Vec<Rotary<B>>,
     ) -> Decoder<B> {
-        let lowest_trained = blocks.iter().position(Block::is_trained).unwrap_or(blocks.len());
+        let lowest_trained = match &embed {
+            Tensor::Frozen(_) => blocks.iter().position(Block::is_trained).unwrap_or(blocks.len()),
+            // The gradient has to come down to it, whatever is between.
+            Tensor::Trained(_) | Tensor::Part { .. } => 0,
+        };
         Decoder { blueprint, embed, blocks, norm, head, rotaries, lowest_trained }
     }
 

@@ -12,7 +12,8 @@ mod ranks;
 
 use crate::gradient::Gradient;
 use crate::policy::{Policy, Reference};
-use balance::{Balanced, balanced_text};
+pub(crate) use balance::Balanced;
+use balance::balanced_text;
 use data::Dataset;
 use dist::World;
 use kernels::{Backend, Real};
@@ -150,7 +151,7 @@ impl<'a, B: Backend> StepContext<'a, B> {
             self.dropout.filter(|_| who == Who::Policy).map(|d| Dropout { key: d.key ^ (pack as u64) << 40, ..d });
         Context {
             backend: self.backend,
-            params: Params { table: &policy.table, values: initial },
+            params: Params { table: &policy.table, values: initial, halves: Some(&policy.halves) },
             adapters: who == Who::Policy || !matches!(policy.reference, Reference::AdaptersOff),
             dropout,
         }
@@ -203,7 +204,7 @@ impl<'a, B: Backend> StepContext<'a, B> {
         Ok(())
     }
 
-    fn parts(&self, pack: &Pack, who: Who) -> Parts<B> {
+    pub(crate) fn parts(&self, pack: &Pack, who: Who) -> Parts<B> {
         match self.balance {
             Some(_) if who == Who::Policy => Parts::balanced(self.backend, pack),
             _ => Parts::new(self.backend, pack),
@@ -445,7 +446,7 @@ pub fn preference_step<B: Backend>(
 }
 
 /// A pack's forward pass, as backward wants it.
-type Pass<B> = (Parts<B>, Forward<B>, Scores<B>);
+pub(crate) type Pass<B> = (Parts<B>, Forward<B>, Scores<B>);
 
 /// What backward needs of each pack, taken as it goes.
 type Passes<B> = Vec<Option<Pass<B>>>;

@@ -6,7 +6,7 @@
 //! would write it: so all three products take their larger operand as it lies in memory, and a row's statistics are lanes.
 
 use super::{ForBackward, HEAD_ROWS as ROWS, Head, HeadExtra, HeadSaved, HeadScores};
-use crate::cpu::CpuStored;
+use crate::cpu::Packed;
 use crate::cpu::simd::{LANES, loops};
 use crate::gemm::cpu::{Operand, direct, product, shape};
 use crate::gemm::{Gemm, Weight};
@@ -255,7 +255,7 @@ impl<E: Real> Strip<E> {
 }
 
 /// Rows of a stored weight in scratch memory.
-fn unpacked<'p, E: Real>(stored: &CpuStored, rows: Range<usize>, panel: &'p mut Mat<Cpu<E>, E>) -> View<'p, Cpu<E>, E> {
+fn unpacked<'p, E: Real>(stored: Packed<E>, rows: Range<usize>, panel: &'p mut Mat<Cpu<E>, E>) -> View<'p, Cpu<E>, E> {
     let n = rows.len();
     stored.unpack(rows, panel.out().rows(0..n).lines());
     panel.view().rows(0..n)
