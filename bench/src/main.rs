@@ -185,7 +185,7 @@ fn fill(
     if parts.steps {
         for case in &cases {
             progress.next(&format!("steps: {}", case.title()));
-            let steps = steps::measure(case, setup.steps.0, setup.scratch, &mut results.rates)?;
+            let steps = steps::measure(case, setup.steps.0, setup.scratch)?;
             results.steps.push(steps);
             keep(output, results)?;
         }

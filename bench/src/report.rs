@@ -132,7 +132,7 @@ impl Results {
 
     fn steps(&self) -> Option<String> {
         let row = |s: &Steps| {
-            let floor = median(s.floors(self.rates));
+            let floor = median(s.floors());
             let time = median(s.seconds.iter().copied());
             let work = |part: fn(&train::work::Work) -> f64| median(s.work.iter().map(part)) / 1e9;
             vec![
@@ -140,7 +140,7 @@ impl Results {
                 short(time),
                 short(floor),
                 short(time / floor),
-                percent(s.fraction(self.rates)),
+                percent(s.fraction()),
                 short(s.rows_per_second()),
                 short(work(|w| w.linear + w.adapters)),
                 short(work(|w| w.attention)),
@@ -231,7 +231,7 @@ const RUNS: &str = "Medians over rounds. Rows and tokens per second of the whole
 steps after the first. Peak: resident memory, mapped files included. Rank 8 on all linear layers, float32, rows of at most 1,024 tokens in the order of the file.";
 const PEERS: &str = "Ours is the whole process; TRL's counts its steps after the first only. Both see the same rows, one right after \
 the other in each round; the ratio is the median of the rounds' ratios.";
-const STEPS: &str = "The floor is the time that the operations which the mathematics needs take at the rate of large products: prompts \
+const STEPS: &str = "The floor is the time that the operations which the mathematics needs take at the rate of a large product measured just before and after each step: prompts \
 shared, no padding, head on completion tokens, no gradient for frozen weights. Reference: seconds per step that a full KTO run spends \
 before its first one.";
 const PLAIN: &str = "Llama of width 512, 8 blocks, 8/4 heads, feed-forward 1,408, vocabulary 32,000, untied; 2 rows of 512 predicted \

@@ -48,7 +48,7 @@ pub use geglu::GeGlu;
 pub use gemm::{Gemm, Weight};
 pub use grouped::{Grouped, Groups};
 pub use half::bf16;
-pub use head::{ForBackward, Head, HeadExtra, HeadSaved, HeadScores};
+pub use head::{ForBackward, HEAD_ROWS, Head, HeadExtra, HeadSaved, HeadScores};
 pub use latent::Latent;
 pub use memory::{Acc, Coded, Dst, HostBytes, HostTensor, Mat, Memory, Out, StoredDtype, View};
 pub use paged::{PAGE, Paged, PagedSpan};

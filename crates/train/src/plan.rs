@@ -4,6 +4,7 @@ use crate::optimizer::holds_halves;
 use crate::step::Execution;
 use crate::{Error, Job};
 use config::{Curve, Floor, Objective, Recompute, ScheduleKind};
+use kernels::HEAD_ROWS;
 use model::{Blueprint, Keep, Projection};
 use optim::adamw::{Layout, Member};
 use optim::schedule::{Ramp, Schedule, Shape, StableDecay, warmup_steps};
@@ -120,8 +121,10 @@ impl Plan {
         let saved = 4 * (held * per_row * b.layers.len()) as u64;
         let targets = scale(load.targets, execution.budget_rows.max(1));
         let held_targets = if execution.z0_first { targets } else { load.targets };
-        let kept = execution.kept_logits.min(held_targets * b.vocab);
-        let head = 4 * (3 * held_targets * b.hidden + 512.min(held_targets.max(1)) * 2048 + kept) as u64;
+        // Of text, no more rows than the head has in hand wait for their backward.
+        let waiting = if job.kto().is_some() { held_targets } else { held_targets.min(HEAD_ROWS) };
+        let kept = execution.kept_logits.min(waiting * b.vocab);
+        let head = 4 * (3 * held_targets * b.hidden + HEAD_ROWS.min(held_targets.max(1)) * 2048 + kept) as u64;
         let working = 4
             * (scale(load.base + load.tail, execution.budget_rows) * working_floats(b)
                 + if execution.keep == Keep::Inputs { pack_base * kept_floats(b) } else { 0 }) as u64;

@@ -17,7 +17,7 @@ use balance::balanced_text;
 use data::Dataset;
 use dist::World;
 use kernels::{Backend, Real};
-use model::{Forward, Keep, Parts, Scores};
+use model::{Forward, HeadPlan, Keep, Parts, Scores};
 use nn::{Context, Dropout, Grads, Params, RouterLoad};
 use objective::metrics::{Group, Metric, TokenSums, preference_values, sft_values};
 use objective::{Kl, Loss, Outcome, RowLoss, Settings};
@@ -246,6 +246,25 @@ impl<'a, B: Backend> StepContext<'a, B> {
             scores,
             &coefficient,
         );
+    }
+
+    /// Forward and backward over one pack, where a token's log-probability alone decides its coefficient.
+    pub(crate) fn whole_pass(
+        &self,
+        i: usize,
+        pack: &Pack,
+        parts: &Parts<B>,
+        coefficient: &mut dyn FnMut(&[B::Real]) -> Vec<B::Real>,
+        grads: &mut Gradient<B>,
+        sums: &mut [Sequence],
+    ) {
+        let (decoder, ctx) = (&self.policy.decoder, self.context(Who::Policy, i));
+        let mut grads = Grads { table: &self.policy.table, values: &mut grads.values };
+        let forward = decoder.forward(&ctx, pack, parts, self.execution.keep);
+        let plan = HeadPlan { extra: self.extra, kept_logits: self.execution.kept_logits };
+        let scores = decoder.score_backward(&ctx, &mut grads, pack, &forward, plan, coefficient);
+        accumulate(pack, &scores, sums);
+        decoder.backward(&ctx, &mut grads, pack, parts, forward, scores, &[]);
     }
 
     /// Packs of a preference group: sequence `s` is row `s`, sequence `m + s` its prompt with its partner's completion.
@@ -508,9 +527,9 @@ fn plain_text<B: Backend>(
             return Err(Interrupted);
         }
         if let Some(i) = turn {
-            let pass = cx.kept(i, &packs[i], 1);
-            accumulate(&packs[i], &pass.2, &mut sums);
-            cx.backward(i, &packs[i], pass, |_| coefficient, grads);
+            let parts = cx.parts(&packs[i], Who::Policy);
+            let mut coefficients = |logp: &[B::Real]| vec![B::Real::of(coefficient); logp.len()];
+            cx.whole_pass(i, &packs[i], &parts, &mut coefficients, grads, &mut sums);
             numbers.push(Vec::new());
         }
         grads.end_turn(cx.backend, cx.team, turn);

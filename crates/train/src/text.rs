@@ -8,7 +8,7 @@ use crate::step::{
 };
 use config::Objective;
 use kernels::{Backend, Mat, Memory, Real};
-use model::Scores;
+use model::Parts;
 use nn::Grads;
 use objective::metrics::{Metric, TokenSums, sft_values};
 use objective::{dft, sft};
@@ -81,19 +81,18 @@ impl Noise {
 }
 
 impl TextLoss {
-    /// Derivatives of a step's loss by the log-probabilities of a pack's targets, each target weighing `each` of the step; adds
+    /// Derivatives of a step's loss by log-probabilities of targets, each target weighing `each` of the step; adds
     /// what DFT's loss is to `loss`.
-    fn coefficients<B: Backend>(self, pack: &Pack, scores: &Scores<B>, each: f64, loss: &mut f64) -> Vec<B::Real> {
-        let graded = &scores.logp[..pack.num_grad_targets];
+    fn coefficients<R: Real>(self, logp: &[R], each: f64, loss: &mut f64) -> Vec<R> {
         if !self.dft {
-            return vec![B::Real::of(-each); graded.len()];
+            return vec![R::of(-each); logp.len()];
         }
-        let mut token = |logp: &B::Real| {
+        let token = |logp: &R| {
             let (own, slope) = dft::token(logp.f64());
             *loss += own * each;
-            B::Real::of(slope * each)
+            R::of(slope * each)
         };
-        graded.iter().map(&mut token).collect()
+        logp.iter().map(token).collect()
     }
 }
 
@@ -176,16 +175,19 @@ impl<B: Backend> StepContext<'_, B> {
                 return Err(Interrupted);
             }
             if let Some(i) = turn {
-                let mut pass = self.shaped(window, i);
-                accumulate(&packs[i], &pass.2, sums);
-                loads.push(std::mem::take(&mut pass.1.load));
-                let mut loss = 0.0;
-                let coefficient = window.shape.coefficients(&packs[i], &pass.2, window.each, &mut loss);
-                losses.push(vec![loss]);
-                match self.balance {
-                    None => self.shaped_back(window, i, (pass, coefficient), grads),
-                    Some(_) => waiting[i] = Some((pass, coefficient)),
+                let (pack, mut loss) = (&packs[i], 0.0);
+                let mut coefficients = |logp: &[B::Real]| window.shape.coefficients(logp, window.each, &mut loss);
+                let parts = self.shaped_parts(window, i);
+                if self.balance.is_none() {
+                    self.whole_pass(window.number + i, pack, &parts, &mut coefficients, grads, sums);
+                } else {
+                    let mut pass = self.shaped(window, i, parts);
+                    accumulate(pack, &pass.2, sums);
+                    loads.push(std::mem::take(&mut pass.1.load));
+                    let coefficient = coefficients(&pass.2.logp[..pack.num_grad_targets]);
+                    waiting[i] = Some((pass, coefficient));
                 }
+                losses.push(vec![loss]);
             }
             if self.balance.is_none() {
                 grads.end_turn(self.backend, self.team, turn);
@@ -209,16 +211,20 @@ impl<B: Backend> StepContext<'_, B> {
         Ok(loss + balanced.loss)
     }
 
-    /// Forward over pack `i` of a window, with the noise of a loss that has some.
-    fn shaped(&self, window: &Window, i: usize) -> Pass<B> {
-        let (pack, decoder) = (&window.packs[i], &self.policy.decoder);
-        let passes = if self.balance.is_some() { window.packs.len() } else { 1 };
-        let ctx = self.context(Who::Policy, window.number + i);
-        let mut parts = self.parts(pack, Who::Policy);
-        if let Some(noise) = window.shape.noise {
-            let noise = noise.of_pack(self.backend, pack, (window.rows, window.first), decoder.blueprint.hidden);
-            parts = parts.with_noise(noise);
+    /// Rows of pack `i` of a window, with the noise of a loss that has some.
+    fn shaped_parts(&self, window: &Window, i: usize) -> Parts<B> {
+        let (pack, width) = (&window.packs[i], self.policy.decoder.blueprint.hidden);
+        let parts = self.parts(pack, Who::Policy);
+        match window.shape.noise {
+            None => parts,
+            Some(noise) => parts.with_noise(noise.of_pack(self.backend, pack, (window.rows, window.first), width)),
         }
+    }
+
+    /// Forward over pack `i` of a window whose passes all wait.
+    fn shaped(&self, window: &Window, i: usize, parts: Parts<B>) -> Pass<B> {
+        let (pack, decoder, passes) = (&window.packs[i], &self.policy.decoder, window.packs.len());
+        let ctx = self.context(Who::Policy, window.number + i);
         let forward = decoder.forward(&ctx, pack, &parts, self.execution.keep);
         let scores = decoder.score(&ctx, pack, &forward, self.extra, Some(self.execution.kept_entries(pack, passes)));
         (parts, forward, scores)

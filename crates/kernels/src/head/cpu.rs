@@ -5,7 +5,7 @@
 //! strips whatever the number of threads, so the bits do not depend on it. A tile is `[entries, rows]`, the transpose of how one
 //! would write it: so all three products take their larger operand as it lies in memory, and a row's statistics are lanes.
 
-use super::{ForBackward, Head, HeadExtra, HeadSaved, HeadScores};
+use super::{ForBackward, HEAD_ROWS as ROWS, Head, HeadExtra, HeadSaved, HeadScores};
 use crate::cpu::Packed;
 use crate::cpu::simd::{LANES, loops};
 use crate::gemm::cpu::{Operand, direct, product, shape};
@@ -14,8 +14,6 @@ use crate::{Acc, Cpu, Dst, Mat, Memory, Out, Real, View};
 use gemm::Parallelism;
 use std::ops::Range;
 
-/// Scored rows of a tile.
-const ROWS: usize = 512;
 /// Vocabulary entries of a tile.
 const VOCAB: usize = 128;
 /// Pieces of the vocabulary.
