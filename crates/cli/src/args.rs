@@ -80,7 +80,7 @@ pub(crate) enum Command {
     Merge(MergeArgs),
     /// The mean of several models of one shape, or of several adapters.
     Average(crate::average::AverageArgs),
-    /// Write a model in other programs' formats.
+    /// Write a model or an adapter in other programs' formats.
     Export(crate::export::ExportArgs),
     /// Write a model with its linear layers in four or eight bits, in bitsandbytes' layout.
     Quantize(crate::quantize::QuantizeArgs),
@@ -90,6 +90,8 @@ pub(crate) enum Command {
     Data(DataArgs),
     /// Fetch a model or a data set from the Hugging Face Hub or a mirror of it.
     Pull(PullArgs),
+    /// Upload a result (adapter, merged model, GGUF files) with a model card, in one commit.
+    Push(crate::push::PushArgs),
     /// Renders chat templates for a parent that does not trust them.
     #[command(hide = true, name = "__render")]
     Render,

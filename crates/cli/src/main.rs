@@ -23,6 +23,7 @@ mod output;
 mod plan;
 mod progress;
 mod pull;
+mod push;
 mod quantize;
 mod ranks;
 mod runs;
@@ -73,6 +74,7 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Demo(args) => demo::demo(&args, screen),
         Command::Data(args) => data::data(&args, screen),
         Command::Pull(args) => pull::pull(&args, screen),
+        Command::Push(args) => push::push(&args, screen),
         Command::Render => confined::serve(),
     }
 }

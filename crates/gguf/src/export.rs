@@ -55,18 +55,20 @@ pub(crate) struct Source {
     name: String,
 }
 
-/// Exports the model folder to `output`, one file `NAME-TYPE.gguf` for each type, and a Modelfile for the last of them.
+/// Exports the model folder to `output`, one file `NAME-TYPE.gguf` for each type, and a Modelfile for the last of them. `name` is
+/// the folder's where none is given.
 ///
 /// # Errors
 /// A model or tokenizer that GGUF cannot hold, files, and a file that does not agree with its model (it is removed).
 pub fn export(
     model: &Path,
+    name: Option<&str>,
     mixes: &[Mix],
     output: &Path,
     threads: usize,
     observe: &mut dyn FnMut(Event),
 ) -> Result<Vec<Exported>, Error> {
-    let source = Source::open(model, threads)?;
+    let source = Source::open(model, name, threads)?;
     let blueprint = &source.folder.blueprint;
     let mut vocab = vocab::read(model, &source.folder.tokenizer, blueprint.vocab, &source.stop)?;
     vocab.notes.drain(..).for_each(|note| observe(Event::Note(note)));
@@ -98,11 +100,12 @@ pub fn export(
 }
 
 impl Source {
-    fn open(path: &Path, threads: usize) -> Result<Self, Error> {
+    fn open(path: &Path, name: Option<&str>, threads: usize) -> Result<Self, Error> {
         let folder = ModelFolder::open(path, None)?;
         crate::tensors::check(&folder.blueprint)?;
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let name = absolute.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
+        let own = || absolute.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
+        let name = name.map_or_else(own, str::to_owned);
         let logits = train::probe_logits(&folder, threads)?;
         let defaults = json_or_null(&path.join("generation_config.json"))?;
         let mut stop: Vec<u32> = folder.tokenizer.eos_id().into_iter().collect();
@@ -225,7 +228,7 @@ mod tests {
         for model in models {
             let folder = given.as_ref().unwrap_or(&own).join("models").join(model);
             let to = out.join(model);
-            let exported = export(&folder, &[Mix::F32, Mix::Q8_0], &to, 1, &mut |_| {});
+            let exported = export(&folder, None, &[Mix::F32, Mix::Q8_0], &to, 1, &mut |_| {});
             let exported = exported.unwrap_or_else(|e| panic!("{model}: {e}"));
             let [exact, coarse] = &exported[..] else { panic!("two files") };
             assert!(exact.agreement.relative < 1e-5, "{model}: {:?}", exact.agreement);
