@@ -5,9 +5,11 @@ mod args;
 mod asking;
 mod average;
 mod chat;
+mod completions;
 mod confined;
 mod data;
 mod demo;
+mod doctor;
 mod eval;
 mod export;
 mod failure;
@@ -75,6 +77,9 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Data(args) => data::data(&args, screen),
         Command::Pull(args) => pull::pull(&args, screen),
         Command::Push(args) => push::push(&args, screen),
+        Command::Doctor(args) => doctor::doctor(&args, screen),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => completions::man(&args),
         Command::Render => confined::serve(),
     }
 }

@@ -17,7 +17,10 @@ fn a_run_is_exported_for_mlx_and_comes_back_as_it_was() {
     scratch.succeeds(&["export", "mlx-lm", "npz", "--output", "lm"]);
     let config: Value =
         serde_json::from_slice(&std::fs::read(scratch.join("lm/adapter_config.json")).unwrap()).unwrap();
-    assert_eq!((&config["fine_tune_type"], &config["lora_parameters"]["scale"]), (&json!("lora"), &written[0]["scale"]));
+    assert_eq!(
+        (&config["fine_tune_type"], &config["lora_parameters"]["scale"]),
+        (&json!("lora"), &written[0]["scale"])
+    );
     scratch.succeeds(&["export", "peft", "lm", "--output", "peft"]);
     let bytes = |path: &str| std::fs::read(scratch.join(path).join("adapter_model.safetensors")).unwrap();
     assert!(bytes("peft") == bytes("run/final"));
@@ -81,4 +84,20 @@ fn a_run_is_pushed_with_all_that_is_made_of_it_in_one_commit() {
     let whole =
         command(&scratch, &server, &["push", text(&golden("models/qwen2")), "org/tiny", "--what", "adapter"]).output();
     assert_eq!(whole.unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn the_doctor_trains_a_little_and_says_what_is_in_the_way() {
+    let scratch = Scratch::new();
+    let findings = objects(&scratch.succeeds(&["doctor", "--offline", "--json"]));
+    let of = |check: &str| findings.iter().find(|finding| finding["check"] == check).unwrap();
+    assert_eq!(of("a small training run")["state"], "ok");
+    assert!(of("Hugging Face Hub")["found"].as_str().unwrap().contains("not asked"));
+    assert!(findings.iter().all(|finding| finding["state"] != "ok" || finding["todo"].is_null()), "{findings:?}");
+    assert_eq!(std::fs::read_dir(&scratch.0).unwrap().count(), 0, "it leaves nothing behind");
+    let script = scratch.succeeds(&["completions", "bash"]);
+    assert!(script.contains("push") && script.contains("--what"), "{} bytes", script.len());
+    scratch.succeeds(&["__man", "man"]);
+    let page = std::fs::read_to_string(scratch.join("man/prospect-push.1")).unwrap();
+    assert!(page.contains("Upload a result"), "{page}");
 }
