@@ -20,7 +20,7 @@ pub(crate) fn run(root: &Path, targets: &[String]) -> io::Result<()> {
     let own = host()?;
     let targets = if targets.is_empty() { std::slice::from_ref(&own) } else { targets };
     for target in targets {
-        let binary = build(root, target)?;
+        let binary = build(root, (*target != own).then_some(target))?;
         let folder = gather(root, &binary, target, *target == own)?;
         println!("{}", folder.display());
     }
@@ -35,13 +35,19 @@ fn host() -> io::Result<String> {
     line.map(str::to_owned).ok_or_else(|| io::Error::other("rustc -vV names no host"))
 }
 
-fn build(root: &Path, target: &str) -> io::Result<PathBuf> {
+/// Builds the binary for this machine, or for another target.
+fn build(root: &Path, target: Option<&String>) -> io::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let args = ["build", "--release", "--locked", "-p", "prospect", "--target", target];
-    done(Command::new(cargo).current_dir(root).args(args))?;
-    let built = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let name = if target.contains("windows") { "prospect.exe" } else { "prospect" };
-    Ok(built.join(target).join("release").join(name))
+    let mut command = Command::new(cargo);
+    command.current_dir(root).args(["build", "--release", "--locked", "-p", "prospect"]);
+    let mut built = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    if let Some(target) = target {
+        command.args(["--target", target]);
+        built.push(target);
+    }
+    done(&mut command)?;
+    let windows = target.map_or(cfg!(windows), |target| target.contains("windows"));
+    Ok(built.join("release").join(if windows { "prospect.exe" } else { "prospect" }))
 }
 
 fn done(command: &mut Command) -> io::Result<()> {

@@ -46,11 +46,11 @@ pub(super) fn export(args: &AdapterArgs, form: AdapterForm, screen: &Screen) -> 
         let (found, adapter) = weights::read_adapter(&from, args.alpha).map_err(train::Error::from)?;
         let to = name.map_or_else(|| args.output.clone(), |name| args.output.join(name));
         let files = weights::export_adapter(&adapter, form, &to, layers(&adapter)).map_err(train::Error::from)?;
-        let (modules, config) = (adapter.pairs.len(), &adapter.config);
+        let (modules, first) = (adapter.pairs.len(), &adapter.pairs[0]);
         if args.json {
             output::json(&json!({
                 "from": from, "form": found.name(), "to": form.name(), "files": files, "modules": modules,
-                "rank": config.r, "alpha": config.lora_alpha, "scale": config.scale(),
+                "rank": first.rank, "alpha": first.scale * first.rank as f64, "scale": first.scale,
             }))?;
         }
         screen.line(format_args!(
@@ -58,8 +58,8 @@ pub(super) fn export(args: &AdapterArgs, form: AdapterForm, screen: &Screen) -> 
             from.display(),
             found.name(),
             to.display(),
-            config.r,
-            config.scale()
+            first.rank,
+            first.scale
         ));
     }
     Ok(0)

@@ -230,7 +230,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Names the work by all that it is made from, so that going on is never going on with something else.
+/// Names the work by the adapter or model and the name of its base, so that going on is never going on with another one.
 fn fingerprint(found: &Source, base: Option<&Path>) -> Result<String, Failure> {
     let mut names: Vec<PathBuf> = std::fs::read_dir(&found.folder)
         .map_err(|e| Failure::file("read", &found.folder, &e))?

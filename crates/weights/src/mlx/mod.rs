@@ -91,24 +91,40 @@ pub fn export_adapter(
     if !folder.as_os_str().is_empty() {
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     }
+    if form != AdapterForm::Peft {
+        check_plain(path, adapter)?;
+    }
     let written = match form {
         AdapterForm::Peft => {
-            save_adapter(path, &adapter.config, &adapter.pairs, DType::F32)?;
+            save_adapter(path, &adapter.config, &adapter.pairs, &adapter.whole, DType::F32)?;
             vec![path.join(ADAPTER_WEIGHTS_FILE), path.join(ADAPTER_CONFIG_FILE)]
         }
         AdapterForm::MlxLm => write_mlx_lm(path, adapter, layers)?,
         AdapterForm::Npz => write_npz(path, adapter)?,
     };
     let (_, back) = read_adapter(path, None)?;
-    // Rounding of alpha / r and back is in the last place.
-    let (ours, theirs) = (adapter.config.scale(), back.config.scale());
-    if back.pairs != adapter.pairs || (ours - theirs).abs() > 1e-12 * ours.abs() {
-        return Err(Error::adapter(
-            path,
-            "it was written and read back, and does not hold what it should; do not use it",
-        ));
+    // alpha / r and back is off in the last place.
+    let same = |(a, b): (&LoraPair<'_>, &LoraPair<'_>)| {
+        (a.scale - b.scale).abs() <= 1e-12 * a.scale.abs() && LoraPair { scale: a.scale, ..b.clone() } == *a
+    };
+    let pairs = || adapter.pairs.iter().zip(&back.pairs);
+    if adapter.pairs.len() != back.pairs.len() || adapter.whole != back.whole || !pairs().all(same) {
+        let what = "it was written and read back, and does not hold what it should; do not use it";
+        return Err(Error::adapter(path, what));
     }
     Ok(written)
+}
+
+/// Whether MLX's forms have room for it: one rank and one scale, and factors only.
+fn check_plain(path: &Path, adapter: &Adapter) -> Result<(), Error> {
+    let first = &adapter.pairs[0];
+    let alike = |pair: &LoraPair<'_>| pair.rank == first.rank && pair.scale == first.scale && pair.magnitude.is_none();
+    if adapter.whole.is_empty() && adapter.pairs.iter().all(alike) {
+        return Ok(());
+    }
+    let what =
+        "this form holds factors of one rank and one scale, no DoRA and no layers trained in full; merge the adapter";
+    Err(Error::adapter(path, what))
 }
 
 fn read_mlx_lm(dir: &Path) -> Result<Adapter, Error> {
@@ -134,7 +150,7 @@ fn read_mlx_lm(dir: &Path) -> Result<Adapter, Error> {
     let scale = number("scale").ok_or_else(|| Error::json(&config_path, "lora_parameters.scale: expected a number"))?;
     let model = config.get("model").and_then(Value::as_str);
     let (pairs, r) = pairs(&path, factors)?;
-    Ok(Adapter { config: new_config(&pairs, r, scale * r as f64, number("dropout"), model), pairs })
+    Ok(assembled(pairs, r, scale * r as f64, number("dropout"), model))
 }
 
 /// The archive of an adapter, and what stands beside it: our own JSON file, or PEFT's configuration.
@@ -162,22 +178,23 @@ fn read_npz(path: &Path, alpha: Option<f64>) -> Result<Adapter, Error> {
         return Err(Error::adapter(path, what));
     };
     let model = ["base_model_name_or_path", "model"].iter().find_map(|key| known.get(*key)).and_then(Value::as_str);
-    Ok(Adapter { config: new_config(&pairs, r, alpha, number(["dropout", "lora_dropout"]), model), pairs })
+    Ok(assembled(pairs, r, alpha, number(["dropout", "lora_dropout"]), model))
 }
 
-/// The configuration of an adapter that another program made.
-fn new_config(
-    pairs: &[LoraPair<'_>],
+/// An adapter that another program made.
+fn assembled(
+    mut pairs: Vec<LoraPair<'static>>,
     r: usize,
     alpha: f64,
     dropout: Option<f64>,
     model: Option<&str>,
-) -> AdapterConfig {
-    let mut config = AdapterConfig::new(r, Targets::Names(targets(pairs)));
+) -> Adapter {
+    let mut config = AdapterConfig::new(r, Targets::Names(targets(&pairs)));
     config.lora_alpha = alpha;
     config.lora_dropout = dropout.unwrap_or(0.0);
     config.base_model_name_or_path = model.map(str::to_owned);
-    config
+    pairs.iter_mut().for_each(|pair| pair.scale = alpha / r as f64);
+    Adapter { config, pairs, whole: Vec::new() }
 }
 
 /// Names for `target_modules`: what every layer has, or whole paths where layers differ.
@@ -205,7 +222,7 @@ fn of_layer(module: &str) -> Option<(usize, &str)> {
     Some((layer.parse().ok()?, rest))
 }
 
-/// Factors by module, as PEFT has them, and their rank. Keys end in `lora_a` and `lora_b`, in either case, behind the
+/// Factors by module, as PEFT has them, and their rank; what they are multiplied by is not known here. Keys end in `lora_a` and `lora_b`, in either case, behind the
 /// module's path or behind `.lora` after it.
 fn pairs(path: &Path, factors: Vec<(String, Matrix)>) -> Result<(Vec<LoraPair<'static>>, usize), Error> {
     let mut found: BTreeMap<String, [Option<Matrix>; 2]> = BTreeMap::new();
@@ -233,35 +250,37 @@ fn pairs(path: &Path, factors: Vec<(String, Matrix)>) -> Result<(Vec<LoraPair<'s
             );
             return Err(Error::adapter(path, what));
         }
-        pairs.push(LoraPair { module, a: a.turned().values.into(), b: b.turned().values.into() });
+        let (a, b) = (a.turned().values.into(), b.turned().values.into());
+        pairs.push(LoraPair { module, rank: r, scale: 1.0, a, b, magnitude: None });
     }
     let r = rank.ok_or_else(|| Error::adapter(path, "no factor of an adapter is in it"))?;
     Ok((pairs, r))
 }
 
 /// A factor of a pair turned as MLX has it, with its shape there; `a` is the first.
-fn as_mlx(pair: &LoraPair<'_>, r: usize, a: bool) -> (Vec<f32>, usize, usize) {
+fn as_mlx(pair: &LoraPair<'_>, a: bool) -> (Vec<f32>, usize, usize) {
+    let (r, inputs, outputs) = (pair.rank, pair.inputs(), pair.outputs());
     match a {
-        true => (turned(&pair.a, r, pair.inputs(r)), pair.inputs(r), r),
-        false => (turned(&pair.b, pair.outputs(r), r), r, pair.outputs(r)),
+        true => (turned(&pair.a, r, inputs), inputs, r),
+        false => (turned(&pair.b, outputs, r), r, outputs),
     }
 }
 
 fn write_npz(path: &Path, adapter: &Adapter) -> Result<Vec<PathBuf>, Error> {
-    let r = adapter.config.r;
+    let (r, scale) = (adapter.pairs[0].rank, adapter.pairs[0].scale);
     let key = |i: usize| (&adapter.pairs[i / 2], i.is_multiple_of(2));
     let names: Vec<String> = (0..2 * adapter.pairs.len())
         .map(|i| format!("{}.lora.lora_{}.npy", key(i).0.module, if key(i).1 { 'A' } else { 'B' }))
         .collect();
     zip::write(path, &names, |i| {
-        let (values, rows, columns) = as_mlx(key(i).0, r, key(i).1);
+        let (values, rows, columns) = as_mlx(key(i).0, key(i).1);
         npy::write(&values, rows, columns)
     })?;
     let config = &adapter.config;
     let beside = json!({
         "rank": r,
-        "alpha": config.lora_alpha,
-        "scale": config.scale(),
+        "alpha": scale * r as f64,
+        "scale": scale,
         "dropout": config.lora_dropout,
         "target_modules": targets(&adapter.pairs),
         "base_model_name_or_path": config.base_model_name_or_path,
@@ -272,12 +291,12 @@ fn write_npz(path: &Path, adapter: &Adapter) -> Result<Vec<PathBuf>, Error> {
 }
 
 fn write_mlx_lm(dir: &Path, adapter: &Adapter, layers: Option<usize>) -> Result<Vec<PathBuf>, Error> {
-    let (config, r) = (&adapter.config, adapter.config.r);
+    let (config, r, scale) = (&adapter.config, adapter.pairs[0].rank, adapter.pairs[0].scale);
     let mut infos = Vec::new();
     let mut factors = BTreeMap::new();
     for pair in &adapter.pairs {
         for (a, name) in [(true, "lora_a"), (false, "lora_b")] {
-            let shape = if a { [pair.inputs(r), r] } else { [r, pair.outputs(r)] };
+            let shape = if a { [pair.inputs(), r] } else { [r, pair.outputs()] };
             let name = format!("{}.{name}", pair.module);
             infos.push(TensorInfo::new(name.clone(), DType::F32, shape));
             factors.insert(name, (pair, a));
@@ -286,7 +305,7 @@ fn write_mlx_lm(dir: &Path, adapter: &Adapter, layers: Option<usize>) -> Result<
     let weights = dir.join(MLX_WEIGHTS_FILE);
     write_file(&weights, &infos, |info, sink| {
         let (pair, a) = factors[&info.name];
-        sink.put(&as_mlx(pair, r, a).0)
+        sink.put(&as_mlx(pair, a).0)
     })?;
     let of_layers: Vec<_> = adapter.pairs.iter().filter_map(|pair| of_layer(&pair.module)).collect();
     let (first, last) = of_layers.iter().fold((usize::MAX, 0), |(f, l), (n, _)| (f.min(*n), l.max(*n)));
@@ -298,7 +317,7 @@ fn write_mlx_lm(dir: &Path, adapter: &Adapter, layers: Option<usize>) -> Result<
         "fine_tune_type": "lora",
         "model": config.base_model_name_or_path,
         "num_layers": count,
-        "lora_parameters": {"rank": r, "scale": config.scale(), "dropout": config.lora_dropout, "keys": keys},
+        "lora_parameters": {"rank": r, "scale": scale, "dropout": config.lora_dropout, "keys": keys},
     });
     let path = dir.join(ADAPTER_CONFIG_FILE);
     write_atomic(&path, &pretty_json(&written))?;
@@ -329,7 +348,7 @@ mod tests {
             let files = export_adapter(&from, form, &dir.join(place), Some(40)).unwrap();
             assert!(files.iter().all(|file| file.is_file()), "{files:?}");
             let (found, read) = read_adapter(&dir.join(place), None).unwrap();
-            assert_eq!((found, read.config.scale()), (form, 3.0));
+            assert_eq!((found, read.pairs[0].scale), (form, 3.0));
             assert_eq!(read.pairs, original.pairs);
             from = read;
         }
@@ -365,8 +384,19 @@ mod tests {
     }
 
     #[test]
+    fn what_the_forms_have_no_room_for_is_refused() {
+        let dir = TestDir::new();
+        let mut two = adapter();
+        two.pairs[1].scale = 5.0;
+        for form in [AdapterForm::Npz, AdapterForm::MlxLm] {
+            let error = export_adapter(&two, form, &dir.join("x.npz"), None).unwrap_err().to_string();
+            assert!(error.contains("one rank and one scale"), "{error}");
+        }
+    }
+
+    #[test]
     fn layers_that_differ_are_named_one_by_one() {
-        let pair = |module: &str| LoraPair { module: module.to_owned(), a: vec![].into(), b: vec![].into() };
+        let pair = |module: &str| LoraPair { module: module.to_owned(), ..adapter().pairs[0].clone() };
         let of = |modules: &[&str]| targets(&modules.iter().map(|m| pair(m)).collect::<Vec<_>>());
         assert_eq!(
             of(&["model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj", "lm_head"]),
