@@ -1,6 +1,7 @@
-//! Chores of the repository: `cargo run -p xtask -- tidy`, `... fuzz`, `... bench`.
+//! Chores of the repository: `cargo run -p xtask -- tidy`, `... fuzz`, `... dist`, `... bench`.
 #![forbid(unsafe_code)]
 
+mod dist;
 mod tidy;
 
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::process::{Command, ExitCode};
 const USAGE: &str = "\
 usage: cargo run -p xtask -- tidy                           check the rules of CONTRIBUTING.md that a compiler cannot
        cargo run -p xtask -- fuzz TARGET --seconds N        broken inputs for a parser, for N seconds (--seed S: others)
+       cargo run -p xtask -- dist [TARGET ..]               the binary, checksums, completions and manual pages, in dist/
        cargo run --release -p xtask -- bench [ARGS]         measure; bench --help says what
 targets: jsonl, csv, packed, parquet, arrow, template, config, registry, safetensors, index, model, adapter, tiktoken, gguf, latex, http";
 
@@ -18,6 +20,13 @@ fn main() -> ExitCode {
     match arguments.first().map(String::as_str) {
         Some("tidy") if arguments.len() == 1 => tidy(root),
         Some("fuzz") if arguments.len() > 1 => fuzz(root, &arguments[1..]),
+        Some("dist") => match dist::run(root, &arguments[1..]) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("dist: {error}");
+                ExitCode::from(6)
+            }
+        },
         Some("bench") => bench(root, &arguments[1..]),
         _ => {
             eprintln!("{USAGE}");
