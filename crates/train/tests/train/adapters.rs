@@ -73,12 +73,13 @@ fn what_is_not_done_is_refused_by_name() {
         let problems = config::load("test.yaml", &config.to_string(), &[]).unwrap_err().to_string();
         assert!(problems.contains(name), "{problems}");
     }
-    for (keys, name) in [
+    let cases = [
         (json!({"modules_to_save": ["pooler"]}), "modules_to_save: \"pooler\""),
         (json!({"layers_to_transform": [9], "lora_target_modules": ["q_proj"]}), "layers_to_transform"),
         (json!({"rank_pattern": {"(": 2}}), "("),
-    ] {
-        let config = small("kto", &scratch.join("run"), over(&crate::lora(), keys));
+    ];
+    for (i, (keys, name)) in cases.into_iter().enumerate() {
+        let config = small("kto", &scratch.join(&format!("run-{i}")), over(&crate::lora(), keys));
         let error = train(&config, &Control::default(), &mut Vec::new()).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{error}");
         assert!(error.to_string().contains(name), "{error}");
