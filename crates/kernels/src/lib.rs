@@ -14,6 +14,7 @@ pub mod capped;
 pub mod clamped;
 pub mod codes;
 pub mod cpu;
+pub mod cuda;
 pub mod embed;
 pub mod geglu;
 pub mod gemm;
