@@ -26,6 +26,7 @@ pub mod text;
 mod validate;
 
 pub use error::Error;
+pub use kernels::cuda::Options as GpuOptions;
 pub use merge::{Merged, merge, probe_logits};
 pub use plan::{Plan, learning_rates};
 pub use prepare::{Job, Rows, loss_of};

@@ -4,7 +4,7 @@ use super::{Adamw, AdamwStep};
 use crate::cuda::{Activation, Arg, Cuda, Grid, Source, blocks, line};
 use crate::{Acc, Memory, View};
 
-const SOURCE: Source = Source { name: "adamw", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "adamw", text: include_str!("kernel.cu") };
 /// Entries that a block squares and sums, as in the kernel.
 const BLOCK: usize = 1 << 14;
 

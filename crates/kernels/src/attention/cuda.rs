@@ -1,10 +1,50 @@
 //! Attention on a GPU: which spans rows belong to, who reads whom, and the launches.
 
 use super::{Attention, AttentionGrads, AttentionSaved, AttentionShape, KeyValue, Span};
-use crate::cuda::{Activation, Arg, Cuda, Grid, Source, blocks};
+use crate::cuda::{Activation, Arg, Cuda, Dtype, Grid, Source, blocks};
 use crate::{Mat, Memory, Out, View};
 
-const SOURCE: Source = Source { name: "attention", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "attention", text: include_str!("kernel.cu") };
+pub(crate) const TENSOR: Source = Source { name: "tensor-attention", text: include_str!("tensor.cu") };
+
+/// Rows of a tile on tensor cores, and others that it meets at a time, as in the kernel.
+const TILE: [usize; 2] = [64, 32];
+/// Elements after each row of a tile in shared memory, as in the kernel.
+const PAD: usize = 8;
+/// Bytes of shared memory that a block may have on every GPU since Ampere.
+const MOST_SHARED: usize = 99 << 10;
+
+/// The kernels on tensor cores.
+#[derive(Clone, Copy)]
+enum Pass {
+    Forward,
+    Queries,
+    Keys,
+}
+
+/// How a pass runs on tensor cores, where it does: what the kernels are compiled with, and bytes of shared memory.
+fn on_tensor_cores<A: Activation>(shape: &AttentionShape, pass: Pass) -> Option<([(&'static str, u32); 2], u32)> {
+    let (qk, v, [rows, others]) = (shape.qk_width, shape.v_width, TILE);
+    let [of_q, of_v] = [qk + PAD, v + PAD];
+    let elements = match pass {
+        Pass::Forward => (rows + others) * of_q + v * (others + PAD),
+        Pass::Queries => (rows + others) * (of_q + of_v) + qk * (others + PAD),
+        Pass::Keys => (rows + others) * (of_q + of_v) + (qk + v) * (others + PAD),
+    };
+    let fits = qk.is_multiple_of(16) && v.is_multiple_of(16) && 2 * elements <= MOST_SHARED;
+    (A::DTYPE == Dtype::Bf16 && fits).then_some(([("QK", qk as u32), ("VW", v as u32)], 2 * elements as u32))
+}
+
+/// Tiles of rows: the number of each one's span, and its first row within the span.
+fn tiles(spans: &[Span]) -> Vec<u32> {
+    let of = |(span, i): (&Span, u32)| (0..span.rows.len()).step_by(TILE[0]).flat_map(move |at| [i, at as u32]);
+    spans.iter().zip(0..).flat_map(of).collect()
+}
+
+/// A block of four warps per tile and head.
+fn per_tile(tiles: &[u32], heads: usize, shared: u32) -> Grid {
+    Grid { blocks: [blocks(tiles.len() / 2), blocks(heads), 1], threads: 128, shared }
+}
 
 /// A warp per row and head.
 fn warps(rows: usize, heads: usize) -> Grid {
@@ -76,20 +116,19 @@ impl<A: Activation> Attention for Cuda<A> {
         check(shape, &q, &context);
         assert!(o.rows == q.rows && o.cols == shape.query_heads * shape.v_width && own.k.rows == q.rows);
         assert!(lse.as_ref().is_none_or(|l| l.rows == q.rows && l.cols == shape.query_heads));
-        let (owner, table) = (self.given(&span_of_row(spans, q.rows)), self.given(&packed(spans)));
-        let numbers = self.attention_shape(shape);
-        let args = [
-            q.into(),
-            own.k.into(),
-            own.v.into(),
-            context.k.into(),
-            context.v.into(),
-            (&owner).into(),
-            (&table).into(),
-            (&numbers).into(),
-            (&o).into(),
-            lse.as_ref().map_or(Arg::from(0u64), Arg::from),
-        ];
+        let (numbers, table) = (self.attention_shape(shape), self.given(&packed(spans)));
+        let given = [q.into(), own.k.into(), own.v.into(), context.k.into(), context.v.into()];
+        let lse = lse.as_ref().map_or(Arg::from(0u64), Arg::from);
+        let rest = [(&table).into(), (&numbers).into(), (&o).into(), lse];
+        if let Some((widths, shared)) = on_tensor_cores::<A>(shape, Pass::Forward) {
+            let tiles = tiles(spans);
+            let grid = per_tile(&tiles, shape.query_heads, shared);
+            let tiles = self.given(&tiles);
+            let args = [&given[..], &[(&tiles).into()], &rest].concat();
+            return self.launch_with(&TENSOR, "tensor_attention", &widths, grid, &args);
+        }
+        let owner = self.given(&span_of_row(spans, q.rows));
+        let args = [&given[..], &[(&owner).into()], &rest].concat();
         self.launch_with(&SOURCE, "attention", &registers(shape), warps(q.rows, shape.query_heads), &args);
     }
 
@@ -120,15 +159,24 @@ impl<A: Activation> Attention for Cuda<A> {
             warps(t, heads),
             &[o.into(), d_o.into(), width, (&deltas).into()],
         );
-        let (owner, table) = (self.given(&span_of_row(spans, t)), self.given(&packed(spans)));
-        let (readers, numbers) = (self.given(&readers(spans)), self.attention_shape(shape));
+        let (tiles, owner, table) = (tiles(spans), self.given(&span_of_row(spans, t)), self.given(&packed(spans)));
+        let (readers, numbers, places) = (self.given(&readers(spans)), self.attention_shape(shape), self.given(&tiles));
         let given = [q.into(), kv.k.into(), kv.v.into(), d_o.into(), lse.into(), (&deltas).into()];
-        let spans: [Arg; 2] = [(&owner).into(), (&table).into()];
-        let args = [&given[..], &spans, &[(&numbers).into(), (&dq).into()]].concat();
-        self.launch_with(&SOURCE, "attention_dq", &registers(shape), warps(t, heads), &args);
+        let run = |pass, heads, [tensor, plain]: [&'static str; 2], results: &[Arg]| {
+            let args = |rows: Arg| [&given[..], &[rows, (&table).into()], results].concat();
+            match on_tensor_cores::<A>(shape, pass) {
+                Some((widths, shared)) => {
+                    let grid = per_tile(&tiles, heads, shared);
+                    self.launch_with(&TENSOR, tensor, &widths, grid, &args((&places).into()));
+                }
+                None => {
+                    self.launch_with(&SOURCE, plain, &registers(shape), warps(t, heads), &args((&owner).into()));
+                }
+            }
+        };
+        run(Pass::Queries, heads, ["tensor_dq", "attention_dq"], &[(&numbers).into(), (&dq).into()]);
         let results = [(&readers).into(), (&numbers).into(), (&dk).into(), (&dv).into()];
-        let args = [&given[..], &spans, &results].concat();
-        self.launch_with(&SOURCE, "attention_dkv", &registers(shape), warps(t, shape.kv_heads), &args);
+        run(Pass::Keys, shape.kv_heads, ["tensor_dkv", "attention_dkv"], &results);
     }
 }
 

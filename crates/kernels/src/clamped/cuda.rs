@@ -4,7 +4,7 @@ use super::{Clamp, ClampedGlu};
 use crate::cuda::{Activation, Arg, Cuda, Source, count, entries};
 use crate::{Out, View};
 
-const SOURCE: Source = Source { name: "clamped", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "clamped", text: include_str!("kernel.cu") };
 
 impl<A: Activation> ClampedGlu for Cuda<A> {
     fn clamped_glu(&self, clamp: Clamp, x: View<Self, A>, a: Out<Self, A>) {

@@ -44,6 +44,14 @@ struct Loaded {
 }
 
 impl Emulated {
+    /// With the system's C++ compiler; none where there is none.
+    pub fn found(folder: &Path, order: Order) -> Option<Emulated> {
+        let compiler = Path::new("c++");
+        let answers = Command::new(compiler).arg("--version").output().is_ok_and(|o| o.status.success());
+        let there = answers && cfg!(all(unix, any(target_arch = "x86_64", target_arch = "aarch64")));
+        there.then(|| Emulated::new(compiler, folder, order))
+    }
+
     /// Compiles with the C++ compiler `compiler` into `folder`, where it looks for what is compiled already.
     pub fn new(compiler: &Path, folder: &Path, order: Order) -> Emulated {
         Emulated { compiler: compiler.into(), folder: folder.into(), order, state: Mutex::default() }
@@ -69,7 +77,8 @@ impl Emulated {
         let (source, fresh) = (self.folder.join(format!("{own}.cc")), self.folder.join(format!("{own}.so")));
         std::fs::create_dir_all(&self.folder).map_err(|e| failed(e.to_string()))?;
         std::fs::write(&source, text).map_err(|e| failed(e.to_string()))?;
-        let options = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wno-attributes", "-Wno-psabi", "-o"];
+        let options =
+            ["-std=c++17", "-O1", "-fno-strict-aliasing", "-shared", "-fPIC", "-Wno-attributes", "-Wno-psabi", "-o"];
         let output = Command::new(&self.compiler).args(options).arg(&fresh).arg(&source).output();
         let output = output.map_err(|e| failed(e.to_string()))?;
         if !output.status.success() {

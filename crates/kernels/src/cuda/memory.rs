@@ -154,6 +154,10 @@ impl<A: Activation> Memory for Cuda<A> {
             self.gpu.attempt(|| self.gpu.driver.zero(at));
         }
     }
+    fn trouble(&self) -> Option<Error> {
+        self.gpu.attempt(|| self.gpu.driver.wait());
+        locked(&self.gpu.failure).clone()
+    }
     fn store(&self, tensor: HostTensor, rows: usize, cols: usize) -> CudaStored {
         CudaStored::new(self, &tensor, rows, cols)
     }

@@ -6,11 +6,15 @@
 mod driver;
 mod emulated;
 mod memory;
+mod real;
 mod stored;
+#[cfg(test)]
+mod tests;
 
 pub use driver::{About, Arg, Driver, Dtype, Grid, Kernel, Plane, Product, Program};
 pub use emulated::{Emulated, Order};
 pub use memory::CudaBuf;
+pub use real::{Nvrtc, Options, Real, Usage};
 pub use stored::CudaStored;
 
 use crate::{Elem, Mat, Memory, Out, View};
@@ -135,6 +139,53 @@ pub(crate) struct Source {
     pub(crate) text: &'static str,
 }
 
+/// Every program that the operators launch, for activations of both kinds and heads of usual widths: what can be checked without a
+/// GPU.
+pub fn programs() -> Vec<Program> {
+    use crate::{
+        adamw, attention, clamped, embed, geglu, grouped, head, latent, paged, rmsnorm, rope, route, rows, scale, sink,
+        swiglu,
+    };
+    let plain = [
+        adamw::cuda::SOURCE,
+        clamped::cuda::SOURCE,
+        embed::cuda::SOURCE,
+        geglu::cuda::SOURCE,
+        grouped::cuda::SOURCE,
+        head::cuda::SOURCE,
+        latent::cuda::SOURCE,
+        rmsnorm::cuda::SOURCE,
+        rope::cuda::SOURCE,
+        route::cuda::SOURCE,
+        rows::cuda::SOURCE,
+        scale::cuda::SOURCE,
+        sink::cuda::SOURCE,
+        swiglu::cuda::SOURCE,
+        stored::UNPACK,
+    ];
+    let mut all: Vec<(Source, Defines)> = plain.into_iter().map(|source| (source, Vec::new())).collect();
+    // Registers are columns / 32: of Llama's, of Gemma's, of DeepSeek's heads.
+    for (q, v) in [(2, 2), (4, 4), (8, 8), (6, 4)] {
+        let registers = vec![("Q_REGISTERS", q), ("V_REGISTERS", v)];
+        all.push((attention::cuda::SOURCE, registers));
+        all.push((paged::cuda::SOURCE, vec![("V_REGISTERS", v)]));
+    }
+    let mut tensor = Vec::new();
+    for (qk, v) in [(64, 64), (128, 128), (192, 128)] {
+        tensor.push(program(&attention::cuda::TENSOR, <bf16 as Activation>::NAME, &[("QK", qk), ("VW", v)]));
+    }
+    let both = [<f32 as Activation>::NAME, <bf16 as Activation>::NAME];
+    let of = |(source, more): (Source, Defines)| both.map(|act| program(&source, act, &more));
+    all.into_iter().flat_map(of).chain(tensor).collect()
+}
+
+/// A source with what is defined before it.
+fn program(source: &Source, act: &'static str, more: &[(&'static str, u32)]) -> Program {
+    let more = more.iter().map(|(name, value)| (*name, value.to_string()));
+    let defines = [("ACT", act.to_owned())].into_iter().chain(more).collect();
+    Program { name: source.name, text: source.text, defines }
+}
+
 /// Names and numbers that a program is compiled with.
 type Defines = Vec<(&'static str, u32)>;
 
@@ -181,9 +232,7 @@ impl Gpu {
         if let Some(kernel) = locked(&self.kernels).get(&key) {
             return Ok(*kernel);
         }
-        let more = more.iter().map(|(name, value)| (*name, value.to_string()));
-        let defines = [("ACT", act.to_owned())].into_iter().chain(more).collect();
-        let kernel = self.driver.kernel(&Program { name: source.name, text: source.text, defines }, name)?;
+        let kernel = self.driver.kernel(&program(source, act, more), name)?;
         locked(&self.kernels).insert(key, kernel);
         Ok(kernel)
     }
@@ -217,11 +266,6 @@ impl<A: Activation> Cuda<A> {
     /// What the device says of itself.
     pub fn about(&self) -> About {
         self.gpu.driver.about()
-    }
-
-    /// The first failure, if there was one.
-    pub fn trouble(&self) -> Option<Error> {
-        locked(&self.gpu.failure).clone()
     }
 
     /// Queues a kernel of `source`. The arguments must be the kernel's parameters; conformance tests run every one.

@@ -5,7 +5,7 @@
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-static const u32 ALL = 0xffffffffu;
+#define ALL 0xffffffffu
 
 #ifndef EMULATED
 #define DYNAMIC_SHARED(type, name)                              \
@@ -109,4 +109,33 @@ __device__ __forceinline__ T across_warps(T x) {
     for (u32 i = 0; i < 8; i++) sum += parts[i][lane];
     __syncthreads();
     return sum;
+}
+
+#ifdef EMULATED
+#define UNROLL
+#else
+#define UNROLL _Pragma("unroll")
+#endif
+
+// Two numbers rounded to bf16, the first in the lower half.
+__device__ __forceinline__ u32 two_bf16(float low, float high) {
+#ifdef EMULATED
+    return bf16_bits(low) | bf16_bits(high) << 16;
+#else
+    u32 both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+#endif
+}
+
+// `sums [16, 8] += a [16, 16] b [16, 8]` on a warp's tensor cores.
+__device__ __forceinline__ void mma(float (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+#ifdef EMULATED
+    shim_mma(sums, a, b0, b1);
+#else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
 }

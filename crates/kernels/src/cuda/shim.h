@@ -292,4 +292,23 @@ inline float __fmul_rn(float a, float b) { volatile float c = a * b; return c; }
 inline float __fadd_rn(float a, float b) { volatile float c = a + b; return c; }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 
+// `mma.m16n8k16` of bf16 by the fragments that the PTX ISA gives each lane.
+inline void shim_mma(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    unsigned me = shim::block.current, warp = me / 32 * 32, lane = me % 32;
+    unsigned mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
+    memcpy(&shim::block.slots[me * 64], mine, sizeof mine);
+    shim::warp_barrier();
+    auto half = [&](unsigned from, unsigned word, unsigned k) {
+        unsigned both;
+        memcpy(&both, &shim::block.slots[(warp + from) * 64 + word * 4], 4);
+        return __uint_as_float((k % 2 ? both >> 16 : both & 0xffffu) << 16);
+    };
+    for (unsigned e = 0; e < 4; e++) {
+        unsigned row = lane / 4, high = e / 2, column = lane % 4 * 2 + e % 2;
+        for (unsigned k = 0; k < 16; k++)
+            sums[e] += half(row * 4 + k % 8 / 2, high + 2 * (k / 8), k) * half(column * 4 + k % 8 / 2, 4 + k / 8, k);
+    }
+    shim::warp_barrier();
+}
+
 #define DYNAMIC_SHARED(type, name) type* name = (type*)(((uintptr_t)shim::block.shared.data() + 63) & ~(uintptr_t)63)

@@ -7,7 +7,7 @@ use crate::{Coded, HostTensor, Mat, Memory, Out, Scales, StoredDtype, View, Weig
 use std::any::TypeId;
 use std::ops::Range;
 
-const UNPACK: Source = Source { name: "unpack", text: include_str!("unpack.cu") };
+pub(super) const UNPACK: Source = Source { name: "unpack", text: include_str!("unpack.cu") };
 
 /// Elements of an unpacked panel: 32 MiB of bf16, enough rows for a product at full speed.
 const PANEL_ELEMENTS: usize = 1 << 24;

@@ -5,7 +5,7 @@ use crate::cuda::{Activation, Cuda, Source, count, rows};
 use crate::gemm::Weight;
 use crate::{Acc, Out, View};
 
-const SOURCE: Source = Source { name: "embed", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "embed", text: include_str!("kernel.cu") };
 
 impl<A: Activation> Embed for Cuda<A> {
     fn embed(&self, tokens: View<Self, u32>, w: Weight<Self>, x: Out<Self, A>) {

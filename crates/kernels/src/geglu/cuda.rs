@@ -4,7 +4,7 @@ use super::GeGlu;
 use crate::cuda::{Activation, Cuda, Source, count, entries};
 use crate::{Out, View};
 
-const SOURCE: Source = Source { name: "geglu", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "geglu", text: include_str!("kernel.cu") };
 
 impl<A: Activation> GeGlu for Cuda<A> {
     fn geglu(&self, gate: View<Self, A>, up: View<Self, A>, a: Out<Self, A>) {

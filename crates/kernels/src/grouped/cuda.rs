@@ -6,7 +6,7 @@ use crate::gemm::Gemm;
 use crate::{Acc, Mat, Out, View};
 use std::ops::Range;
 
-const SOURCE: Source = Source { name: "grouped", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "grouped", text: include_str!("kernel.cu") };
 
 /// Checks that the groups tile the rows of a matrix.
 fn check(rows: &[Range<usize>], all: usize) {

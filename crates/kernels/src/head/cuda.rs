@@ -7,7 +7,7 @@ use crate::{Acc, CappedHead, Mat, Memory, Out, View};
 use std::any::TypeId;
 use std::ops::Range;
 
-const SOURCE: Source = Source { name: "head", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "head", text: include_str!("kernel.cu") };
 /// Scored rows of a tile.
 const ROWS: usize = 2048;
 /// Vocabulary entries of a tile.

@@ -5,7 +5,7 @@ use super::cpu::widths;
 use crate::cuda::{Activation, Cuda, Source, count, entries};
 use crate::{Out, View};
 
-const SOURCE: Source = Source { name: "latent", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "latent", text: include_str!("kernel.cu") };
 
 impl<A: Activation> Latent for Cuda<A> {
     fn latent_keys(&self, heads: usize, up: View<Self, A>, rotated: View<Self, A>, k: Out<Self, A>, v: Out<Self, A>) {

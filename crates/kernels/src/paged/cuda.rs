@@ -4,7 +4,7 @@ use super::{Paged, PagedSpan};
 use crate::cuda::{Activation, Cuda, Grid, Source, blocks};
 use crate::{AttentionShape, KeyValue, Out, View};
 
-const SOURCE: Source = Source { name: "paged", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "paged", text: include_str!("kernel.cu") };
 
 /// Per row its position and where its sequence's pages begin, and all pages.
 fn places(spans: &[PagedSpan], rows: usize) -> (Vec<u32>, Vec<u32>) {

@@ -4,7 +4,7 @@ use super::{RmsNorm, RmsNormSaved};
 use crate::cuda::{Activation, Arg, Cuda, Grid, Source, blocks, column_sums, count, entries, rows};
 use crate::{Acc, Dst, Out, View};
 
-const SOURCE: Source = Source { name: "rmsnorm", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "rmsnorm", text: include_str!("kernel.cu") };
 
 /// Groups in a row.
 fn groups<A>(x: &View<Cuda<A>, A>, w: &View<Cuda<A>, f32>) -> usize {

@@ -4,7 +4,7 @@ use super::{Rope, RopeLayout, RopeTable};
 use crate::cuda::{Activation, Cuda, Source, count, entries};
 use crate::{Out, View};
 
-const SOURCE: Source = Source { name: "rope", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "rope", text: include_str!("kernel.cu") };
 
 impl<A: Activation> Rope for Cuda<A> {
     fn rope(

@@ -4,7 +4,7 @@ use super::{Balance, Gating, Route, RouteShape, Routed};
 use crate::cuda::{Activation, Arg, Cuda, Grid, Source, blocks, column_sums, count};
 use crate::{Mat, Memory, Out, View};
 
-const SOURCE: Source = Source { name: "route", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "route", text: include_str!("kernel.cu") };
 
 /// A thread per row, 32 of a block.
 fn per_row(rows: usize) -> Grid {

@@ -4,7 +4,7 @@ use super::RowOps;
 use crate::cuda::{Activation, Arg, Cuda, Source, column_sums, count, entries};
 use crate::{Acc, Out, View};
 
-const SOURCE: Source = Source { name: "rows", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "rows", text: include_str!("kernel.cu") };
 
 impl<A: Activation> Cuda<A> {
     fn masked(&self, x: View<Self, A>, p: f64, key: u64, y: &Out<Self, A>, add: bool) {

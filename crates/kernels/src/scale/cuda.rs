@@ -4,7 +4,7 @@ use super::Scale;
 use crate::cuda::{Activation, Arg, Cuda, Source, count, entries, line, rows};
 use crate::{Memory, Out, View};
 
-const SOURCE: Source = Source { name: "scale", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "scale", text: include_str!("kernel.cu") };
 
 impl<A: Activation> Scale for Cuda<A> {
     fn scale(&self, alpha: f64, y: Out<Self, A>) {

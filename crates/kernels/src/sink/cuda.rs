@@ -4,7 +4,7 @@ use super::Sink;
 use crate::cuda::{Activation, Cuda, Grid, Source, blocks, count, rows};
 use crate::{Acc, Out, View};
 
-const SOURCE: Source = Source { name: "sink", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "sink", text: include_str!("kernel.cu") };
 
 impl<A: Activation> Sink for Cuda<A> {
     fn sink(&self, sinks: View<Self, f32>, o: Out<Self, A>, lse: Out<Self, f32>) {

@@ -4,7 +4,7 @@ use super::SwiGlu;
 use crate::cuda::{Activation, Cuda, Source, count, entries};
 use crate::{Out, View};
 
-const SOURCE: Source = Source { name: "swiglu", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source = Source { name: "swiglu", text: include_str!("kernel.cu") };
 
 impl<A: Activation> SwiGlu for Cuda<A> {
     fn swiglu(&self, gate: View<Self, A>, up: View<Self, A>, a: Out<Self, A>) {

@@ -7,6 +7,8 @@ mod capped;
 mod embed;
 mod gates;
 mod gemm;
+#[cfg(feature = "cuda-tests")]
+mod gpu;
 mod grouped;
 mod head;
 mod latent;
@@ -19,12 +21,10 @@ mod scale;
 mod sink;
 mod swiglu;
 
-use kernels::cuda::{Cuda, Emulated, Order};
 use kernels::tampered::{Fault, Tampered};
 use kernels::timed::Timed;
 use kernels::{Backend, Cpu, Memory};
 use room::Room;
-use std::path::Path;
 use testkit::Float;
 
 /// A backend whose elements the tests can convert.
@@ -108,29 +108,6 @@ fn measuring_an_operator_does_not_change_a_bit_and_misses_none() {
         assert!(operator as usize == i && !time.is_zero(), "{operator:?} was not measured");
     }
     assert!(timed.take().iter().all(|(_, time)| time.is_zero()), "sums start anew");
-}
-
-/// A GPU played by the CPU, when `PROSPECT_EMULATED` names a C++ compiler (`cargo run -p xtask -- cuda-check` does).
-fn emulated(order: Order) -> Option<Emulated> {
-    let compiler = std::env::var_os("PROSPECT_EMULATED")?;
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda");
-    Some(Emulated::new(Path::new(&compiler), &folder, order))
-}
-
-#[test]
-fn gpu_kernels_on_the_cpu_equal_the_definitions_in_either_order_of_their_threads() {
-    let run = |order| {
-        let cuda = Cuda::<f32>::new(emulated(order)?);
-        let computed = conformance(&cuda);
-        assert_eq!(cuda.trouble(), None);
-        Some(computed)
-    };
-    let Some(ascending) = run(Order::Ascending) else { return };
-    let descending = run(Order::Descending).expect("there was a compiler");
-    for ((name, one), (_, other)) in ascending.iter().zip(descending) {
-        let same = one.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits());
-        assert!(one.len() == other.len() && same, "{name}: the order of threads changes bits");
-    }
 }
 
 /// A backend that multiplies one backward result by `factor`.

@@ -2,6 +2,8 @@
 
 mod configs;
 mod golden;
+#[cfg(feature = "cuda-tests")]
+mod gpu;
 mod gradients;
 mod quantised;
 

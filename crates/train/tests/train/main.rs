@@ -2,6 +2,8 @@
 
 mod faults;
 mod golden;
+#[cfg(feature = "cuda-tests")]
+mod gpu;
 mod gradients;
 mod invariance;
 mod killed;

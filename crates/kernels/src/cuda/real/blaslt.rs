@@ -41,8 +41,18 @@ struct Heuristic {
 
 type Attribute = unsafe extern "C" fn(Handle, c_int, *const c_void, usize) -> c_int;
 type Destroy = unsafe extern "C" fn(Handle) -> c_int;
-type Search =
-    unsafe extern "C" fn(Handle, Handle, Handle, Handle, Handle, Handle, Handle, c_int, *mut Heuristic, *mut c_int) -> c_int;
+type Search = unsafe extern "C" fn(
+    Handle,
+    Handle,
+    Handle,
+    Handle,
+    Handle,
+    Handle,
+    Handle,
+    c_int,
+    *mut Heuristic,
+    *mut c_int,
+) -> c_int;
 type Multiply = unsafe extern "C" fn(
     Handle,
     Handle,
@@ -141,8 +151,7 @@ impl BlasLt {
 
     fn plan(&self, p: &Product) -> Result<Plan, Error> {
         let [m, n, k] = p.shape;
-        let alignments =
-            [alignment(&p.right, p.dtype), alignment(&p.left, p.dtype), alignment(&p.out, p.out_dtype)];
+        let alignments = [alignment(&p.right, p.dtype), alignment(&p.left, p.dtype), alignment(&p.out, p.out_dtype)];
         let case = (
             [m, n, k, p.left.ld, p.right.ld, p.out.ld],
             [p.left.turned, p.right.turned],

@@ -60,6 +60,13 @@ impl Compilation<'_> {
     }
 }
 
+impl Compilation<'_> {
+    /// The same as text.
+    fn text(&self, size: &str, get: &str) -> Result<String, Error> {
+        Ok(String::from_utf8_lossy(&self.bytes(size, get)?).trim_end_matches('\0').to_owned())
+    }
+}
+
 impl Nvrtc {
     /// The library of a CUDA release not newer than `newest`, by name or in one of `folders`.
     pub fn open(newest: u32, folders: &[PathBuf]) -> Result<Nvrtc, Error> {
@@ -77,8 +84,11 @@ impl Nvrtc {
         };
         // SAFETY: as above.
         unsafe {
-            let version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int = nvrtc.found.function("nvrtcVersion")?;
-            nvrtc.check("nvrtcVersion", version(&mut nvrtc.version.0, &mut nvrtc.version.1))?;
+            let version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int =
+                nvrtc.found.function("nvrtcVersion")?;
+            let (mut major, mut minor) = (0, 0);
+            nvrtc.check("nvrtcVersion", version(&mut major, &mut minor))?;
+            nvrtc.version = (major, minor);
         }
         if nvrtc.version < (11, 8) {
             let found = format!("{}.{}", nvrtc.version.0, nvrtc.version.1);
@@ -125,11 +135,26 @@ impl Nvrtc {
         self.compiled(program, architecture, &Target::Cubin)
     }
 
+    /// What every kernel of a program needs on an architecture.
+    pub fn usage(&self, program: &Program, architecture: &str) -> Result<Vec<Usage>, Error> {
+        let made = self.compilation(program, architecture, &["--ptxas-options=-v"])?;
+        Ok(Usage::all(&made.text("nvrtcGetProgramLogSize", "nvrtcGetProgramLog")?))
+    }
+
     pub(crate) fn compiled(&self, program: &Program, architecture: &str, to: &Target) -> Result<Vec<u8>, Error> {
+        let made = self.compilation(program, architecture, &[])?;
+        match to {
+            Target::Cubin => made.bytes("nvrtcGetCUBINSize", "nvrtcGetCUBIN"),
+            Target::Ptx => made.bytes("nvrtcGetPTXSize", "nvrtcGetPTX"),
+        }
+    }
+
+    fn compilation(&self, program: &Program, architecture: &str, more: &[&str]) -> Result<Compilation<'_>, Error> {
         let text = CString::new(program.whole()).expect("sources hold no NUL");
         let name = CString::new(format!("{}.cu", program.name)).expect("names hold no NUL");
-        let options = [format!("--gpu-architecture={architecture}"), "--std=c++17".into()];
-        let options = options.map(|o| CString::new(o).expect("options hold no NUL"));
+        let target = format!("--gpu-architecture={architecture}");
+        let options = [target.as_str(), "--std=c++17"].into_iter().chain(more.iter().copied());
+        let options: Vec<CString> = options.map(|o| CString::new(o).expect("options hold no NUL")).collect();
         let pointers: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
         let mut handle = std::ptr::null_mut();
         let none = std::ptr::null();
@@ -140,13 +165,67 @@ impl Nvrtc {
         // SAFETY: the handle is alive, the options are as many as said.
         let code = unsafe { (self.compile)(handle, pointers.len() as c_int, pointers.as_ptr()) };
         if code != 0 {
-            let log = made.bytes("nvrtcGetProgramLogSize", "nvrtcGetProgramLog")?;
-            let log = String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned();
+            let log = made.text("nvrtcGetProgramLogSize", "nvrtcGetProgramLog")?;
             return Err(Error::Compile { program: program.name.into(), log });
         }
-        match to {
-            Target::Cubin => made.bytes("nvrtcGetCUBINSize", "nvrtcGetCUBIN"),
-            Target::Ptx => made.bytes("nvrtcGetPTXSize", "nvrtcGetPTX"),
+        Ok(made)
+    }
+}
+
+/// What a kernel needs of a multiprocessor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Its name.
+    pub kernel: String,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of shared memory of a block, beside what is asked for at launch.
+    pub shared: u32,
+    /// Bytes of a thread's stack.
+    pub stack: u32,
+    /// Bytes of registers that a thread writes to memory for want of more.
+    pub spills: u32,
+}
+
+impl Usage {
+    /// Reads what ptxas says of each kernel.
+    fn all(log: &str) -> Vec<Usage> {
+        let mut all: Vec<Usage> = Vec::new();
+        for line in log.lines() {
+            if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+                let kernel = rest.split('\'').next().unwrap_or("").to_owned();
+                all.push(Usage { kernel, ..Usage::default() });
+            }
+            let Some(last) = all.last_mut() else { continue };
+            let words: Vec<&str> = line.split([' ', ',']).filter(|w| !w.is_empty()).collect();
+            for (i, word) in words.iter().enumerate() {
+                let next = |n: usize| words.get(i + n).copied().unwrap_or("");
+                match (word.parse::<u32>(), next(1), next(2), next(3)) {
+                    (Ok(n), "registers", ..) => last.registers = n,
+                    (Ok(n), "bytes", "smem", _) => last.shared = n,
+                    (Ok(n), "bytes", "stack", "frame") => last.stack = n,
+                    (Ok(n), "bytes", "spill", "stores") => last.spills = n,
+                    _ => {}
+                }
+            }
         }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_ptxas_are_read() {
+        let log = "ptxas info    : 4 bytes gmem\n\
+            ptxas info    : Compiling entry function 'square_norm' for 'sm_90a'\n\
+            ptxas         .     16 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads\n\
+            ptxas info    : Used 22 registers, used 1 barriers, 256 bytes smem\n\
+            ptxas info    : Compiling entry function 'adamw' for 'sm_90a'\n\
+            ptxas info    : Used 21 registers, used 0 barriers\n";
+        let norm = Usage { kernel: "square_norm".into(), registers: 22, shared: 256, stack: 16, spills: 8 };
+        assert_eq!(Usage::all(log), [norm, Usage { kernel: "adamw".into(), registers: 21, ..Usage::default() }]);
     }
 }
