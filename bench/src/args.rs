@@ -33,6 +33,9 @@ pub(crate) struct Arguments {
     /// Time per token of long rows against short ones.
     #[arg(long)]
     pub(crate) lengths: bool,
+    /// A configuration and the name it has in the tables; repeatable: peak memory and time of its steps beside the plan's.
+    #[arg(long = "config", value_name = "NAME=FILE", value_parser = named)]
+    pub(crate) configs: Vec<(String, PathBuf)>,
     /// A model folder and the name it has in the tables; repeatable.
     #[arg(long = "model", value_name = "NAME=DIR", value_parser = named)]
     pub(crate) models: Vec<(String, PathBuf)>,
@@ -124,7 +127,7 @@ pub(crate) const RANK: usize = 8;
 impl Arguments {
     /// Whether no part is named.
     pub(crate) fn everything(&self) -> bool {
-        !(self.operators || self.runs || self.steps || self.startup || self.lengths)
+        !(self.operators || self.runs || self.steps || self.startup || self.lengths) && self.configs.is_empty()
     }
 
     /// Rows of a step.

@@ -2,17 +2,16 @@
 
 use crate::args::{Objective, RANK, Tuning};
 use crate::error::Error;
-use crate::floor::{self, Mode, Work};
 use kernels::Backend;
 use model::Built;
-use optim::adamw::{AdamW, Settings, clip, groups};
-use pack::{Answer, Pack, families_of_rows, plan_packs};
+use optim::adamw::{AdamW, clip};
 use std::path::Path;
 use train::gradient::Gradient;
 use train::policy::{Policy, Reference};
 use train::step::{
     Interrupted, Preference, RowGroup, StepContext, TextRow, preference_step, reference_logps, text_step,
 };
+use train::work::{self, Mode, Work, packs_of, rows_of};
 use train::{Job, Plan};
 
 /// What is trained on what.
@@ -87,7 +86,7 @@ impl<'a, B: Backend> Stepper<'a, B> {
     /// Builds model and optimiser.
     pub(crate) fn new(backend: &'a B, job: &'a Job, plan: &'a Plan) -> Result<Stepper<'a, B>, Error> {
         let tuning = job.adapter.as_ref().map_or(model::Tuning::Full, |a| model::Tuning::Lora(&a.adapters));
-        let Built { decoder, table, mut values, .. } =
+        let Built { decoder, table, mut values, halves, .. } =
             Built::new(backend, &job.checkpoint, job.blueprint.clone(), tuning, job.positions)?;
         if let Some(adapter) = &job.adapter {
             adapter.initialise(backend, &table, &mut values, job.config.engine.seed)?;
@@ -97,17 +96,15 @@ impl<'a, B: Backend> Stepper<'a, B> {
             (Some(_), None) => Reference::Cached,
             (Some(_), Some(_)) => Reference::AdaptersOff,
         };
-        let o = &job.config.optimizer;
-        let settings = Settings { beta1: o.beta1, beta2: o.beta2, epsilon: o.epsilon, weight_decay: o.weight_decay };
-        let ranges = groups(table.params().iter().map(|p| (p.range(), p.decay)));
+        let (settings, layout) = train::optimizer_of(job, &table, 0..table.len());
         let len = table.len();
         Ok(Stepper {
             backend,
             job,
             plan,
-            policy: Policy { decoder, table, values, reference },
+            policy: Policy { decoder, table, values, halves, reference },
             cached: vec![[f64::NAN; 2]; job.train.data.len()],
-            optimizer: AdamW::new(backend, len, settings, ranges),
+            optimizer: AdamW::new(backend, settings, layout),
             grads: Gradient::running(backend, len),
             rates: train::learning_rates(job),
             step: 0,
@@ -170,7 +167,8 @@ impl<'a, B: Backend> Stepper<'a, B> {
         let report = report.unwrap_or_else(never_interrupted);
         let norm = self.backend.square_norm(grads.values.view()).sqrt();
         let scale = self.job.config.optimizer.max_grad_norm.map_or(1.0, |max| clip(norm, max));
-        self.optimizer.update(self.backend, &mut self.policy.values, &grads.values, self.rates[self.step], scale);
+        let Policy { values, halves, .. } = &mut self.policy;
+        self.optimizer.update(self.backend, values, halves, &grads.values, self.rates[self.step], scale);
         self.grads = grads;
         self.step += 1;
         (report.loss, report.tokens)
@@ -181,37 +179,8 @@ fn never_interrupted<T>(_: Interrupted) -> T {
     unreachable!("nothing interrupts a measurement")
 }
 
-/// The rows of step `step`.
-fn rows_of(job: &Job, step: usize) -> Vec<u32> {
-    let (epoch, step) = job.order.locate(step);
-    job.order.epoch(epoch).step(step).rows().to_vec()
-}
-
 /// The operations that the mathematics of step `step` needs.
 pub(crate) fn work_of(job: &Job, step: usize) -> Work {
     let mode = Mode { adapters: job.adapter.as_ref().map(|a| &a.adapters), preference: job.kto().is_some() };
-    floor::of_step(&job.blueprint, &packs_of(job, &rows_of(job, step)), mode)
-}
-
-/// A step's rows with every prompt shared, however many packs the plan cuts them into.
-fn packs_of(job: &Job, rows: &[u32]) -> Vec<Pack> {
-    if job.kto().is_none() {
-        let texts: Vec<TextRow> = rows.iter().flat_map(|&unit| job.train.texts(unit)).collect();
-        let answers = texts.iter().zip(0u32..).map(|(text, sequence)| {
-            (&text.prompt[..], Answer { tokens: &text.tokens, scored: Some(&text.scored), sequence, grad: true })
-        });
-        return plan_packs(&families_of_rows(answers, true), usize::MAX);
-    }
-    let (data, partners) = (&job.train.data, &job.train.partners);
-    let answer = |tokens, sequence, grad| Answer { tokens, scored: None, sequence, grad };
-    let count = rows.len() as u32;
-    let matched = rows.iter().zip(0u32..).map(|(&row, s)| {
-        let row = row as usize;
-        (data.prompt(row), answer(data.completion(row), s, true))
-    });
-    let mismatched = rows.iter().zip(count..).map(|(&row, s)| {
-        let (row, partner) = (row as usize, partners[row as usize] as usize);
-        (data.prompt(row), answer(data.mismatched_completion(row, partner), s, false))
-    });
-    plan_packs(&families_of_rows(matched.chain(mismatched), true), usize::MAX)
+    work::of_step(&job.blueprint, &packs_of(job, &rows_of(job, step)), mode)
 }

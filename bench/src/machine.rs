@@ -1,6 +1,6 @@
 //! What the figures were measured on, and the two rates that everything is compared with.
 
-use kernels::{Backend, Cpu, Weight};
+use kernels::{Backend, Cpu, Mat, Weight};
 use serde::Serialize;
 use std::path::Path;
 use std::process::Command;
@@ -124,6 +124,31 @@ fn product_rate<B: Backend<Act = f32, Real = f32>>(backend: &B) -> f64 {
         2.0 * (t * o * i) as f64 / best.into_iter().fold(f64::INFINITY, f64::min)
     };
     PRODUCTS.into_iter().map(rate).fold(0.0, f64::max)
+}
+
+/// One large product, to be timed between other work: what the machine does at that moment, whatever its neighbours do.
+pub(crate) struct Yardstick<'b, B: Backend> {
+    backend: &'b B,
+    x: Mat<B, f32>,
+    w: Mat<B, f32>,
+    y: Mat<B, f32>,
+}
+
+impl<'b, B: Backend<Act = f32, Real = f32>> Yardstick<'b, B> {
+    pub(crate) fn new(backend: &'b B) -> Yardstick<'b, B> {
+        let [t, o, i] = PRODUCTS[0];
+        let noise =
+            |rows: usize, cols: usize, seed| backend.from_host(rows, cols, &crate::noise::floats(rows * cols, seed));
+        Yardstick { backend, x: noise(t, i, 1), w: noise(o, i, 2), y: backend.mat(t, o) }
+    }
+
+    /// Operations per second of the fastest of three.
+    pub(crate) fn rate(&mut self) -> f64 {
+        let [t, o, i] = PRODUCTS[0];
+        let Yardstick { backend, x, w, y } = self;
+        let seconds = fastest(3, || backend.linear(1.0, x.view(), Weight::Param(w.view()), y.out()));
+        2.0 * (t * o * i) as f64 / seconds
+    }
 }
 
 /// Floats that are copied: far beyond any cache.

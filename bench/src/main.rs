@@ -5,12 +5,12 @@ mod args;
 mod arithmetic;
 mod child;
 mod error;
-mod floor;
 mod job;
 mod machine;
 mod noise;
 mod operators;
 mod plain;
+mod planned;
 mod progress;
 mod report;
 mod runs;
@@ -112,6 +112,7 @@ fn begin(root: &Path) -> Results {
         plain: Vec::new(),
         startup: Vec::new(),
         lengths: Vec::new(),
+        planned: Vec::new(),
     }
 }
 
@@ -156,9 +157,15 @@ fn fill(
             + count(parts.steps, cases.len())
             + count(parts.runs, cases.len() * setup.rounds * sides)
             + count(parts.runs && setup.peer.is_some(), tunings.len() * setup.rounds * 2)
-            + count(parts.lengths, arguments.models.len().min(1)),
+            + count(parts.lengths, arguments.models.len().min(1))
+            + arguments.configs.len(),
     );
     keep(output, results)?;
+    for (name, file) in &arguments.configs {
+        progress.next(&format!("plan and run: {name}"));
+        results.planned.push(planned::measure(name, file, setup)?);
+        keep(output, results)?;
+    }
     if parts.startup {
         progress.next("prospect --help");
         results.startup.push(startup::help(setup.prospect)?);
@@ -178,7 +185,7 @@ fn fill(
     if parts.steps {
         for case in &cases {
             progress.next(&format!("steps: {}", case.title()));
-            let steps = steps::measure(case, setup.steps.0, setup.scratch, &mut results.rates)?;
+            let steps = steps::measure(case, setup.steps.0, setup.scratch)?;
             results.steps.push(steps);
             keep(output, results)?;
         }

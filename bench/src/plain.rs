@@ -13,7 +13,7 @@ use kernels::timed::Timed;
 use kernels::{Backend, Cpu, Mat, Real};
 use model::{Adapters, Blueprint, Built, Decoder, Keep, LoraInit, Parts, initialise_lora};
 use nn::{Context, Grads, Params, Table};
-use optim::adamw::{AdamW, Settings, clip, groups};
+use optim::adamw::{AdamW, Layout, Member, Settings, clip};
 use pack::{Answer, Pack, families_of_rows, plan_packs};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -42,10 +42,11 @@ impl<'a, B: Backend> Loop<'a, B> {
         };
         let Built { decoder, table, mut values, .. } =
             Built::new(backend, &Checkpoint::open(folder)?, blueprint, tuning, positions)?;
-        initialise_lora(backend, &table, &mut values, &LoraInit::Fresh { seed: 0 })?;
-        let settings = Settings { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
-        let optimizer =
-            AdamW::new(backend, table.len(), settings, groups(table.params().iter().map(|p| (p.range(), p.decay))));
+        initialise_lora(backend, &table, &mut values, &LoraInit::Fresh { seed: 0, start: model::Start::Usual })?;
+        let (rounding, seed) = (kernels::Rounding::Nearest, 0);
+        let settings = Settings { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, rounding, seed };
+        let members = table.params().iter().map(|p| Member::plain(p.range(), p.decay));
+        let optimizer = AdamW::new(backend, settings, Layout::new(members));
         Ok(Loop { grads: backend.mat(1, table.len()), backend, decoder, table, values, optimizer })
     }
 
@@ -55,7 +56,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         k.fill_zero(self.grads.out());
         let ctx = Context {
             backend: k,
-            params: Params { table: &self.table, values: &self.values },
+            params: Params { table: &self.table, values: &self.values, halves: None },
             adapters: true,
             dropout: None,
         };
@@ -72,7 +73,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             self.decoder.backward(&ctx, &mut grads, pack, &parts, forward, scores, &coefficient);
         }
         let norm = k.square_norm(self.grads.view()).sqrt();
-        self.optimizer.update(k, &mut self.values, &self.grads, 1e-4, clip(norm, 1.0));
+        self.optimizer.update(k, &mut self.values, &mut k.zeros(1, 0), &self.grads, 1e-4, clip(norm, 1.0));
         loss
     }
 }
@@ -93,8 +94,7 @@ fn blueprint_of(folder: &Path) -> Result<Blueprint, Error> {
 }
 
 fn all_linear(blueprint: &Blueprint) -> Adapters {
-    let modules = blueprint.linear_modules().into_iter().filter(|m| m != "lm_head").collect();
-    Adapters { rank: RANK, scale: 2.0, modules }
+    Adapters::uniform(RANK, 2.0, blueprint.linear_modules().into_iter().filter(|m| m != "lm_head"))
 }
 
 /// Rows, and tokens of a row that predict another: what both sides of the comparison compute.

@@ -4,6 +4,7 @@ use crate::arithmetic::{gigabytes, median, percent, short, table};
 use crate::machine::{Machine, Rates};
 use crate::operators::Operator;
 use crate::plain::{Length, Plain};
+use crate::planned::Planned;
 use crate::runs::Run;
 use crate::startup::Startup;
 use crate::steps::{PARTS, Steps};
@@ -26,6 +27,7 @@ pub(crate) struct Results {
     pub(crate) plain: Vec<Plain>,
     pub(crate) startup: Vec<Startup>,
     pub(crate) lengths: Vec<Length>,
+    pub(crate) planned: Vec<Planned>,
 }
 
 impl Results {
@@ -54,6 +56,7 @@ impl Results {
             ("A plain loop", self.plain(), PLAIN),
             ("Start-up", self.startup(), "Milliseconds: the first time, and the median of later ones."),
             ("Time per token by length", self.lengths(), LENGTHS),
+            ("Plans and runs", self.planned(), PLANNED),
             ("Operators", self.operators(), OPERATORS),
         ];
         for (title, table, legend) in parts {
@@ -81,6 +84,34 @@ impl Results {
         filled(&head, self.runs.iter().map(row))
     }
 
+    fn planned(&self) -> Option<String> {
+        let signed = |share: f64| format!("{:+.1} %", 100.0 * share);
+        let row = |p: &Planned| {
+            vec![
+                p.name.clone(),
+                gigabytes(p.planned_bytes),
+                gigabytes(p.peak_bytes),
+                signed(p.memory_error()),
+                short(p.planned_seconds),
+                short(p.seconds),
+                signed(p.time_error()),
+            ]
+        };
+        let worst = |error: fn(&Planned) -> f64| self.planned.iter().map(|p| error(p).abs()).fold(0.0, f64::max);
+        let middle = |error: fn(&Planned) -> f64| median(self.planned.iter().map(|p| error(p).abs()));
+        let sum = |name: &str, memory: f64, time: f64| {
+            let blank = String::new;
+            vec![name.to_owned(), blank(), blank(), percent(memory), blank(), blank(), percent(time)]
+        };
+        let head = ["run", "planned", "peak", "off by", "planned s/step", "measured", "off by"];
+        let sums = [
+            sum("median", middle(Planned::memory_error), middle(Planned::time_error)),
+            sum("worst", worst(Planned::memory_error), worst(Planned::time_error)),
+        ];
+        let sums = sums.into_iter().filter(|_| !self.planned.is_empty());
+        filled(&head, self.planned.iter().map(row).chain(sums))
+    }
+
     fn peers(&self) -> Option<String> {
         let row = |r: &Run| {
             let (rows, memory) = (r.ratios(|o| o.rows_per_second), r.ratios(|o| o.peak_bytes));
@@ -101,15 +132,15 @@ impl Results {
 
     fn steps(&self) -> Option<String> {
         let row = |s: &Steps| {
-            let floor = median(s.floors(self.rates));
+            let floor = median(s.floors());
             let time = median(s.seconds.iter().copied());
-            let work = |part: fn(&crate::floor::Work) -> f64| median(s.work.iter().map(part)) / 1e9;
+            let work = |part: fn(&train::work::Work) -> f64| median(s.work.iter().map(part)) / 1e9;
             vec![
                 case(&s.model, s.objective, s.tuning, s.batch),
                 short(time),
                 short(floor),
                 short(time / floor),
-                percent(s.fraction(self.rates)),
+                percent(s.fraction()),
                 short(s.rows_per_second()),
                 short(work(|w| w.linear + w.adapters)),
                 short(work(|w| w.attention)),
@@ -194,11 +225,13 @@ impl Results {
     }
 }
 
+const PLANNED: &str = "`prospect plan --device cpu` and `prospect train` of the same file. Peak: resident memory, mapped files included. Steps: \
+                       the median of those after the first.";
 const RUNS: &str = "Medians over rounds. Rows and tokens per second of the whole process, from its start to its end, and of its \
 steps after the first. Peak: resident memory, mapped files included. Rank 8 on all linear layers, float32, rows of at most 1,024 tokens in the order of the file.";
 const PEERS: &str = "Ours is the whole process; TRL's counts its steps after the first only. Both see the same rows, one right after \
 the other in each round; the ratio is the median of the rounds' ratios.";
-const STEPS: &str = "The floor is the time that the operations which the mathematics needs take at the rate of large products: prompts \
+const STEPS: &str = "The floor is the time that the operations which the mathematics needs take at the rate of a large product measured just before and after each step: prompts \
 shared, no padding, head on completion tokens, no gradient for frozen weights. Reference: seconds per step that a full KTO run spends \
 before its first one.";
 const PLAIN: &str = "Llama of width 512, 8 blocks, 8/4 heads, feed-forward 1,408, vocabulary 32,000, untied; 2 rows of 512 predicted \

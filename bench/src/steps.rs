@@ -2,15 +2,16 @@
 
 use crate::arithmetic::median;
 use crate::error::Error;
-use crate::floor::Work;
+
 use crate::job::{Case, Stepper, work_of};
-use crate::machine::{Rates, threads};
+use crate::machine::{Yardstick, threads};
 use kernels::Cpu;
 use kernels::timed::{Operator, Timed};
 use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use train::Plan;
+use train::work::Work;
 
 /// Parts of a step, in the order of tables. The last is what no operator accounts for: packs, objective, metrics.
 pub(crate) const PARTS: [&str; 8] =
@@ -53,6 +54,8 @@ pub(crate) struct Steps {
     pub(crate) reference_seconds: f64,
     /// Of each step that counts.
     pub(crate) seconds: Vec<f64>,
+    /// Operations per second of a large product just before or just after each, the better.
+    pub(crate) flops: Vec<f64>,
     /// Operations that the mathematics of each needs.
     pub(crate) work: Vec<Work>,
     /// Mean seconds of a step by part.
@@ -65,13 +68,13 @@ pub(crate) struct Steps {
 
 impl Steps {
     /// The floor of each step, seconds.
-    pub(crate) fn floors(&self, rates: Rates) -> impl Iterator<Item = f64> {
-        self.work.iter().map(move |w| w.total() / rates.flops)
+    pub(crate) fn floors(&self) -> impl Iterator<Item = f64> {
+        self.work.iter().zip(&self.flops).map(|(work, rate)| work.total() / rate)
     }
 
     /// Median over steps of the floor as a share of the time.
-    pub(crate) fn fraction(&self, rates: Rates) -> f64 {
-        median(self.floors(rates).zip(&self.seconds).map(|(floor, seconds)| floor / seconds))
+    pub(crate) fn fraction(&self) -> f64 {
+        median(self.floors().zip(&self.seconds).map(|(floor, seconds)| floor / seconds))
     }
 
     /// Rows per second of the steps.
@@ -80,10 +83,10 @@ impl Steps {
     }
 }
 
-/// Makes one step that does not count, and `count` that do. `rates` are measured anew around them.
-pub(crate) fn measure(case: &Case, count: usize, scratch: &Path, rates: &mut Rates) -> Result<Steps, Error> {
+/// Makes one step that does not count, and `count` that do, with a large product before and after each.
+pub(crate) fn measure(case: &Case, count: usize, scratch: &Path) -> Result<Steps, Error> {
     let backend = Timed::new(Cpu::<f32>::new(threads()));
-    *rates = rates.measure(&backend.inner);
+    let mut yardstick = Yardstick::new(&backend.inner);
     let begin = Instant::now();
     let job = case.load(count + 1, &scratch.join("steps"))?;
     let plan = Plan::new(&job)?;
@@ -95,15 +98,15 @@ pub(crate) fn measure(case: &Case, count: usize, scratch: &Path, rates: &mut Rat
     stepper.step();
     backend.take();
     let (mut seconds, mut tokens, mut last_loss) = (Vec::new(), 0, f64::NAN);
+    let mut rates = vec![yardstick.rate()];
     for _ in 0..count {
         let begin = Instant::now();
         let (loss, rows) = stepper.step();
         seconds.push(begin.elapsed().as_secs_f64());
+        rates.push(yardstick.rate());
         (last_loss, tokens) = (loss, tokens + rows);
     }
     let parts = by_part(&backend.take(), seconds.iter().sum());
-    drop(stepper);
-    *rates = rates.measure(&backend.inner);
     Ok(Steps {
         model: case.name.to_owned(),
         objective: case.objective.name(),
@@ -115,6 +118,7 @@ pub(crate) fn measure(case: &Case, count: usize, scratch: &Path, rates: &mut Rat
         parts: PARTS.into_iter().zip(parts.map(|s| s / count as f64)).collect(),
         tokens: tokens as f64 / count as f64,
         seconds,
+        flops: rates.windows(2).map(|around| around[0].max(around[1])).collect(),
         last_loss,
     })
 }
@@ -142,12 +146,12 @@ mod tests {
             prepare_seconds: 0.0,
             reference_seconds: 0.0,
             seconds: vec![2.0, 4.0, 2.0],
-            work: vec![work(10.0), work(10.0), work(16.0)],
+            flops: vec![10.0, 20.0, 10.0],
+            work: vec![work(10.0), work(40.0), work(16.0)],
             parts: Vec::new(),
             tokens: 0.0,
             last_loss: 0.0,
         };
-        let rates = Rates { flops: 10.0, bytes: 1.0 };
-        assert_eq!((steps.fraction(rates), steps.rows_per_second()), (0.5, 1.5));
+        assert_eq!((steps.fraction(), steps.rows_per_second()), (0.5, 1.5));
     }
 }

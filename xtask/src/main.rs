@@ -12,7 +12,7 @@ usage: cargo run -p xtask -- tidy                           check the rules of C
        cargo run -p xtask -- fuzz TARGET --seconds N        broken inputs for a parser, for N seconds (--seed S: others)
        cargo run -p xtask -- cuda-check [--gpu N]           kernels through NVIDIA's compiler, and on the CPU (and on GPU N)
        cargo run --release -p xtask -- bench [ARGS]         measure; bench --help says what
-targets: jsonl, csv, packed, parquet, arrow, template, config, registry, gguf, latex, http";
+targets: jsonl, csv, packed, parquet, arrow, template, config, registry, safetensors, index, model, adapter, tiktoken, gguf, latex, http";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Say what a run would do: model, steps, schedule, memory, files. Trains nothing.
     Plan(PlanArgs),
+    /// List, print and copy configurations by size, for `preset: 7b` in a file.
+    Preset(PresetArgs),
     /// Look at everything a run needs (configuration, model, template, first rows, memory) and say all that is wrong.
     Validate(ValidateArgs),
     /// Write another tool's configuration (LLaMA-Factory, Axolotl, TRL, MLX) with our keys, every key accounted for.
@@ -129,12 +131,44 @@ pub(crate) struct TrainArgs {
     pub(crate) json: bool,
 }
 
+/// `prospect preset`
+#[derive(Args)]
+pub(crate) struct PresetArgs {
+    #[command(subcommand)]
+    pub(crate) command: PresetCommand,
+}
+
+/// What to do with presets.
+#[derive(Subcommand)]
+pub(crate) enum PresetCommand {
+    /// All of them.
+    Ls {
+        /// One JSON object per preset.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print one.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Write one to a new file.
+    Cp {
+        /// Its name.
+        name: String,
+        /// The file.
+        file: PathBuf,
+    },
+}
+
 /// `prospect plan`
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   prospect plan run.yaml
   prospect plan run.yaml per_device_train_batch_size=8 --json
+  prospect plan run.yaml --memory 24GB --device cpu
+  prospect plan run.yaml --device rtx3090 --what-if max_length=1024,2048,4096
   prospect plan run.yaml --nodes 32 --gpus 8 --network 12.5GB/s --device h100")]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
@@ -148,9 +182,16 @@ pub(crate) struct PlanArgs {
     /// Speed between machines, for each rank.
     #[arg(long, value_name = "SPEED", requires = "nodes")]
     pub(crate) network: Option<String>,
-    /// What computes: a100, h100, h200 or b200.
-    #[arg(long, value_name = "NAME", default_value = "h100", requires = "nodes")]
-    pub(crate) device: String,
+    /// What computes: cpu (this one: speed is measured for two seconds), or rtx3090, rtx4090, a100, h100, h200, b200 (speed is
+    /// modelled, and memory the device's) [with --nodes: h100].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) device: Option<String>,
+    /// What the plan may use, as max_memory.
+    #[arg(long, value_name = "SIZE", conflicts_with = "nodes")]
+    pub(crate) memory: Option<String>,
+    /// Plan with each of some values of a key, side by side.
+    #[arg(long, value_name = "KEY=A,B,C", conflicts_with = "nodes")]
+    pub(crate) what_if: Option<String>,
     /// Print the plan as a JSON object.
     #[arg(long)]
     pub(crate) json: bool,

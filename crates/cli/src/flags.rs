@@ -10,8 +10,8 @@ use std::path::Path;
 #[group(id = "trainer_flags", multiple = true)]
 #[command(next_help_heading = "Flags instead of keys")]
 pub(crate) struct TrainerFlags {
-    /// A size preset: 3b, 7b, 13b or 20b. Sets the rows per step; the model is named by --model-name.
-    #[arg(long, value_name = "SIZE", value_parser = ["3b", "7b", "13b", "20b"])]
+    /// A preset: 3b, 7b, 13b or 20b; the model is named by --model-name.
+    #[arg(long, alias = "preset", value_name = "SIZE", value_parser = ["3b", "7b", "13b", "20b"])]
     pub(crate) model_size: Option<String>,
     /// model_name_or_path
     #[arg(long, value_name = "MODEL")]
@@ -80,14 +80,7 @@ impl TrainerFlags {
                      name one with --model-name, a folder or org/name"
                 )));
             }
-            let (_, rows, steps) =
-                config::PRESETS.iter().find(|(name, ..)| name == size).expect("clap knows the same sizes");
-            if self.batch_size.is_none() {
-                set("per_device_train_batch_size", rows);
-            }
-            if self.gradient_accumulation.is_none() {
-                set("gradient_accumulation_steps", steps);
-            }
+            set("preset", size);
         }
         let data = match (&self.dataset_name, &self.dataset_file) {
             (Some(name), Some(file)) => Some(Path::new(name).join(file).display().to_string()),

@@ -22,6 +22,7 @@ mod merge;
 mod meter;
 mod output;
 mod plan;
+mod preset;
 mod progress;
 mod pull;
 mod quantize;
@@ -35,6 +36,7 @@ mod spread;
 mod train;
 mod validate;
 mod watchdog;
+mod whatif;
 
 use args::{Command, CommandLine};
 use clap::Parser;
@@ -54,6 +56,7 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
     match command {
         Command::Train(args) => train::train(&args, screen),
         Command::Plan(args) => plan::plan(&args, screen),
+        Command::Preset(args) => preset::preset(&args),
         Command::Validate(args) => validate::validate(&args, screen),
         Command::Import(args) => import::import(&args, screen),
         Command::Schema(args) => import::schema(&args),

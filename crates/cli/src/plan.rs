@@ -5,11 +5,12 @@ use crate::failure::Failure;
 use crate::output::{self, Side, number, table};
 use crate::progress::Watch;
 use crate::screen::Screen;
-use crate::train::{load, read};
+use crate::train::{load_with, read};
+use crate::whatif::{self, Target};
 use config::{Config, Interval, Loaded, Tuning};
 use data::Clock;
 use serde_json::{Value, json};
-use train::{Job, Plan};
+use train::{Job, Pace, Plan};
 
 /// Columns of the learning-rate curve.
 const CURVE: usize = 48;
@@ -19,17 +20,21 @@ pub(crate) fn plan(args: &PlanArgs, screen: &Screen) -> Result<u8, Failure> {
     if let Some(nodes) = args.nodes {
         return crate::spread::plan(args, nodes, &read(&args.config, screen)?);
     }
-    let loaded = load(&args.config, screen)?;
-    show(loaded, args.json, false, screen)
+    if let Some(asked) = &args.what_if {
+        return whatif::compare(args, asked, screen);
+    }
+    let target = Target::of(args)?;
+    let loaded = load_with(&args.config, &whatif::settings(args, target.as_ref()), screen)?;
+    show(loaded, args.json, false, target.as_ref(), screen)
 }
 
 /// `prospect train --dry-run`
 pub(crate) fn rehearse(loaded: Loaded, json: bool, screen: &Screen) -> Result<u8, Failure> {
-    show(loaded, json, true, screen)
+    show(loaded, json, true, None, screen)
 }
 
 /// Plans a run, or each stage of one. A stage that begins with what another leaves is planned from the model it comes from.
-fn show(loaded: Loaded, json: bool, rehearse: bool, screen: &Screen) -> Result<u8, Failure> {
+fn show(loaded: Loaded, json: bool, rehearse: bool, target: Option<&Target>, screen: &Screen) -> Result<u8, Failure> {
     let mut configs = vec![loaded.config];
     let staged = !loaded.stages.is_empty();
     if staged {
@@ -62,9 +67,19 @@ fn show(loaded: Loaded, json: bool, rehearse: bool, screen: &Screen) -> Result<u
         if rehearse {
             train::rehearse(&job)?.iter().for_each(|note| screen.note(note));
         }
+        let pace = target.map(|target| {
+            let device = target.rates(&job);
+            (Pace::new(&job, &plan, &device), device, target)
+        });
         match json {
-            true => output::json(&as_json(&job, &plan, &rates))?,
-            false => as_text(&job, &plan, &rates)?,
+            true => {
+                let mut line = as_json(&job, &plan, &rates);
+                if let Some((pace, device, _)) = &pace {
+                    line["pace"] = whatif::pace_json(pace, device);
+                }
+                output::json(&line)?;
+            }
+            false => as_text(&job, &plan, &rates, pace.as_ref().map(|(pace, _, target)| (pace, *target)))?,
         }
     }
     if rehearse {
@@ -73,7 +88,7 @@ fn show(loaded: Loaded, json: bool, rehearse: bool, screen: &Screen) -> Result<u
     Ok(0)
 }
 
-fn as_text(job: &Job, plan: &Plan, rates: &[f64]) -> Result<(), Failure> {
+fn as_text(job: &Job, plan: &Plan, rates: &[f64], pace: Option<(&Pace, &Target)>) -> Result<(), Failure> {
     for line in train::opening(job, plan) {
         output::line(line)?;
     }
@@ -83,6 +98,10 @@ fn as_text(job: &Job, plan: &Plan, rates: &[f64]) -> Result<(), Failure> {
     indented(learning_rates(rates))?;
     output::line(format_args!("  {}", curve(rates)))?;
     output::line(format_args!("\nmemory\n{}", plan.memory_table().trim_end()))?;
+    if let Some((pace, target)) = pace {
+        output::line("\npace")?;
+        indented(whatif::pace_lines(pace, target))?;
+    }
     output::line(format_args!("\nfiles in {}", job.config.saving.output_dir.display()))?;
     indented(files(job, plan))
 }

@@ -13,7 +13,7 @@ const LENGTH: usize = 2048;
 
 /// `prospect plan --nodes`
 pub(crate) fn plan(args: &PlanArgs, nodes: u32, loaded: &Loaded) -> Result<u8, Failure> {
-    let device = device(&args.device)?;
+    let device = device(args.device.as_deref().unwrap_or("h100"))?;
     let network = match &args.network {
         Some(text) => speed(text)?,
         None if nodes == 1 => device.link,
@@ -102,8 +102,8 @@ fn workload(loaded: &Loaded) -> Result<Workload, Failure> {
     let trained = AdapterPlan::new(&config.tuning, &blueprint)?.map_or(parameters, |plan| {
         let modules = &plan.adapters.modules;
         let all = (0..blueprint.layers.len()).flat_map(|i| blueprint.projections(i));
-        let widths = all.filter(|p| modules.contains(&p.path)).map(|p| p.inputs + p.outputs);
-        (plan.adapters.rank * widths.sum::<usize>()) as f64
+        let sizes = all.filter_map(|p| modules.get(&p.path).map(|on| on.rank * (p.inputs + p.outputs)));
+        sizes.sum::<usize>() as f64
     });
     let whole = trained == parameters;
     let length = config.data.max_length.unwrap_or(LENGTH.min(blueprint.max_positions));
@@ -127,7 +127,7 @@ fn workload(loaded: &Loaded) -> Result<Workload, Failure> {
     })
 }
 
-fn device(name: &str) -> Result<&'static Device, Failure> {
+pub(crate) fn device(name: &str) -> Result<&'static Device, Failure> {
     DEVICES.iter().find(|d| d.name == name).ok_or_else(|| {
         let known: Vec<&str> = DEVICES.iter().map(|d| d.name).collect();
         Failure::usage(format!("--device {name}: expected one of {}", known.join(", ")))

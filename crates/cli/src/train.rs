@@ -16,15 +16,26 @@ use train::{Control, Ended};
 
 /// Reads a configuration with its flags and overrides, says what is worth saying about it, and fetches what it names on the Hub.
 pub(crate) fn load(args: &ConfigArgs, screen: &Screen) -> Result<Loaded, Failure> {
-    let mut loaded = read(args, screen)?;
+    load_with(args, &[], screen)
+}
+
+/// As [`load`], with settings that win over all others.
+pub(crate) fn load_with(args: &ConfigArgs, extra: &[(String, String)], screen: &Screen) -> Result<Loaded, Failure> {
+    let mut loaded = read_with(args, extra, screen)?;
     first_use::prepare(&mut loaded, args.flags.hf_token.as_deref(), screen)?;
     Ok(loaded)
 }
 
 /// As [`load`], of what is there.
 pub(crate) fn read(args: &ConfigArgs, screen: &Screen) -> Result<Loaded, Failure> {
+    read_with(args, &[], screen)
+}
+
+fn read_with(args: &ConfigArgs, extra: &[(String, String)], screen: &Screen) -> Result<Loaded, Failure> {
     let (file, words) = args.words();
-    let overrides = config::split_overrides(&words)?;
+    let mut overrides = config::split_overrides(&words)?;
+    overrides.retain(|(key, _)| extra.iter().all(|(k, _)| k != key));
+    overrides.extend(extra.iter().cloned());
     let flags = args.flags.settings(file.is_some())?;
     // A word on the command line wins over a flag, and a flag over the file.
     let flags = flags.into_iter().filter(|(key, _)| overrides.iter().all(|(k, _)| k != key));

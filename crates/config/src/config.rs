@@ -11,6 +11,8 @@ use std::path::PathBuf;
 pub struct Config {
     /// `compat: trl`: TRL's conventions throughout, for comparison runs. The single settings below follow it already.
     pub compat_trl: bool,
+    /// The preset that gave what was not written.
+    pub preset: Option<String>,
     /// The base model.
     pub model: Model,
     /// What is trained of it.
@@ -67,6 +69,8 @@ pub struct Model {
     pub quantisation: Option<Quantisation>,
     /// Weight of the load-balancing loss of experts; `None`: the model's own.
     pub router_aux_loss_coef: Option<f64>,
+    /// Scaling of rotary positions in place of the model's own; with `rope_type`.
+    pub rope_scaling: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// A quantised base, made when the model is loaded.
@@ -133,6 +137,46 @@ pub struct Lora {
     pub targets: Targets,
     /// Rank-stabilised scale.
     pub rslora: bool,
+    /// Which linear layers not, although `targets` says so.
+    pub exclude: Option<Targets>,
+    /// Ranks by the end of a layer's name; the first that fits counts.
+    pub rank_pattern: Vec<(String, usize)>,
+    /// Alphas, likewise.
+    pub alpha_pattern: Vec<(String, f64)>,
+    /// Only these blocks.
+    pub layers: Option<Vec<usize>>,
+    /// Names before a block's number; empty: any.
+    pub layers_pattern: Vec<String>,
+    /// Weight-decomposed.
+    pub dora: bool,
+    /// Modules trained in full beside it.
+    pub modules_to_save: Vec<String>,
+    /// Biases trained beside it.
+    pub bias: LoraBias,
+    /// How A and B begin.
+    pub start: LoraStart,
+}
+
+/// Biases trained beside an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoraBias {
+    /// None.
+    None,
+    /// All of the model.
+    All,
+    /// Of the adapted layers.
+    LoraOnly,
+}
+
+/// How A and B begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoraStart {
+    /// A Kaiming-uniform, B zero.
+    Usual,
+    /// A normal of deviation 1/r, B zero.
+    Gaussian,
+    /// Both random: the model is changed.
+    Random,
 }
 
 /// `lora_*` keys written beside `adapter_name_or_path`.
@@ -402,8 +446,10 @@ pub struct Batch {
 /// AdamW.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Optimizer {
-    /// The name in `optim`; both are the same arithmetic.
+    /// How moments are held.
     pub name: OptimizerName,
+    /// Where the exact weights are.
+    pub master: Master,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Decay of the first moment, in [0, 1).
@@ -418,13 +464,22 @@ pub struct Optimizer {
     pub max_grad_norm: Option<f64>,
 }
 
-/// Names of AdamW.
+/// How AdamW's moments are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OptimizerName {
-    /// `adamw_torch`
+    /// `adamw_torch`, `adamw_torch_fused`: float32.
     AdamwTorch,
-    /// `adamw_torch_fused`
-    AdamwTorchFused,
+    /// `adamw_8bit`: eight bits in blocks of 256.
+    Adamw8bit,
+}
+
+/// Where the exact values of weights are that are trained in full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Master {
+    /// In float32; they are what is computed with.
+    F32,
+    /// Nowhere: matrices are bfloat16, and updates are rounded stochastically.
+    None,
 }
 
 /// When something happens.

@@ -9,6 +9,7 @@ mod curve;
 mod dialect;
 mod flat;
 mod note;
+mod preset;
 mod problem;
 mod resolve;
 mod rules;
@@ -23,6 +24,7 @@ pub use config::*;
 pub use dialect::{Accounted, Dialect, Outcome, PRESETS, account, as_yaml, deepspeed_file, has_key, import, recognise};
 pub use flat::flat;
 pub use note::{Note, NoteKind};
+pub use preset::PRESET_FILES;
 pub use problem::{Code, Errors, Piece, Place, Problem, Source, Style};
 pub use schema::schema;
 pub use table::{Entry, Scope, Section, Status, all as keys};
@@ -64,6 +66,8 @@ pub fn load(path: &str, text: &str, overrides: &[(String, String)]) -> Result<Lo
         foreign = Some(converted);
     }
     let over = override_pairs(overrides)?;
+    let own = preset::pairs(&pairs, &over)?;
+    pairs.extend(own);
     let staged = stages::take(&mut pairs)?;
     let (mut problems, mut notes) = (Vec::new(), Vec::new());
     if let Some(converted) = foreign {

@@ -79,6 +79,13 @@ impl Resolved {
         }
     }
 
+    fn pairs(&self, key: &str) -> &[(String, f64)] {
+        match self.values.get(key) {
+            Some(Value::Pairs(pairs)) => pairs,
+            _ => &[],
+        }
+    }
+
     fn paths(&self, key: &str) -> Vec<PathBuf> {
         self.list(key).unwrap_or(&[]).iter().map(PathBuf::from).collect()
     }
@@ -148,11 +155,13 @@ impl Resolved {
         let compat_trl = self.text("compat").is_some();
         Config {
             compat_trl,
+            preset: self.text("preset").map(String::from),
             model: Model {
                 path: self.word("model_name_or_path").into(),
                 dtype: self.dtype(),
                 quantisation: self.quantisation(),
                 router_aux_loss_coef: self.float("router_aux_loss_coef"),
+                rope_scaling: self.rope_scaling(),
             },
             tuning: self.tuning(),
             data: self.data(),
@@ -174,6 +183,21 @@ impl Resolved {
             logging: self.logging(),
             engine: self.engine(),
         }
+    }
+
+    fn rope_scaling(&self) -> Option<serde_json::Map<String, serde_json::Value>> {
+        let kind = self.text("rope_scaling.rope_type")?;
+        let mut keys = serde_json::Map::from_iter([("rope_type".to_owned(), kind.into())]);
+        for (key, value) in &self.values {
+            let Some(name) = key.strip_prefix("rope_scaling.") else { continue };
+            match value {
+                Value::Float(x) => drop(keys.insert(name.to_owned(), (*x).into())),
+                Value::Int(n) => drop(keys.insert(name.to_owned(), (*n).into())),
+                Value::Bool(b) => drop(keys.insert(name.to_owned(), (*b).into())),
+                _ => {}
+            }
+        }
+        Some(keys)
     }
 
     fn dtype(&self) -> Dtype {
@@ -219,6 +243,26 @@ impl Resolved {
             dropout: self.number("lora_dropout"),
             targets: self.list("lora_target_modules").map_or(Targets::Default, targets),
             rslora: self.flag("use_rslora"),
+            exclude: self.list("exclude_modules").map(targets),
+            rank_pattern: self.pairs("rank_pattern").iter().map(|(k, r)| (k.clone(), *r as usize)).collect(),
+            alpha_pattern: self.pairs("alpha_pattern").to_vec(),
+            layers: match self.values.get("layers_to_transform") {
+                Some(Value::Numbers(layers)) => Some(layers.iter().map(|l| *l as usize).collect()),
+                _ => None,
+            },
+            layers_pattern: self.list("layers_pattern").unwrap_or(&[]).to_vec(),
+            dora: self.flag("use_dora"),
+            modules_to_save: self.list("modules_to_save").unwrap_or(&[]).to_vec(),
+            bias: match self.word("bias") {
+                "all" => LoraBias::All,
+                "lora_only" => LoraBias::LoraOnly,
+                _ => LoraBias::None,
+            },
+            start: match self.word("init_lora_weights") {
+                "gaussian" => LoraStart::Gaussian,
+                "false" => LoraStart::Random,
+                _ => LoraStart::Usual,
+            },
         })
     }
 
@@ -305,9 +349,10 @@ impl Resolved {
     fn optimizer(&self) -> Optimizer {
         Optimizer {
             name: match self.word("optim") {
-                "adamw_torch" => OptimizerName::AdamwTorch,
-                _ => OptimizerName::AdamwTorchFused,
+                "adamw_8bit" => OptimizerName::Adamw8bit,
+                _ => OptimizerName::AdamwTorch,
             },
+            master: if self.word("optim_master") == "none" { Master::None } else { Master::F32 },
             learning_rate: self.number("learning_rate"),
             beta1: self.number("adam_beta1"),
             beta2: self.number("adam_beta2"),

@@ -1,5 +1,7 @@
 //! What keys must be to one another, and what is worth saying about values that are allowed.
 
+mod tuning;
+
 use crate::note::Note;
 use crate::problem::{Code, Place, Problem, Source};
 use crate::settings::{Setting, Settings, written};
@@ -32,6 +34,8 @@ pub(crate) fn check(settings: &mut Settings, source: &Source) -> Facts {
     check.required(source);
     check.trainer();
     check.adapter();
+    check.master();
+    check.rope();
     check.compat();
     check.kto();
     check.data();
@@ -174,54 +178,8 @@ impl Check<'_> {
         }
     }
 
-    fn adapter(&mut self) {
-        if self.given("adapter_name_or_path") && self.settings.flag("use_peft") == Some(false) {
-            let message = "an adapter is given and `use_peft` is false";
-            let help = "remove `use_peft` to train the adapter on, or merge it into the model first";
-            self.conflict(Code::Conflict, &["adapter_name_or_path", "use_peft"], message, help);
-        }
-        if self.facts.adapter == AdapterMode::Full && self.settings.sound(&["use_peft", "adapter_name_or_path"]) {
-            for (key, setting) in self.settings.iter() {
-                let entry = table::find(key).expect("settings are named by the table");
-                if matches!(entry.status, Status::Works(_, Scope::Lora)) {
-                    let text = format!(
-                        "`{}` has no effect without `use_peft: true`: all weights are trained",
-                        setting.written
-                    );
-                    self.notes.push(Note::advice(&setting.written, Some(&setting.key_place), text));
-                    self.removed.push(key);
-                }
-            }
-        }
-        self.quantised();
-        if let Some(setting) = self.settings.get("freeze_trainable_layers") {
-            if setting.value == Value::Int(0) {
-                let help = "give the number of blocks that are trained: 2 for the last two, -2 for the first two";
-                self.conflict(Code::OutOfRange, &["freeze_trainable_layers"], "0 blocks are no training", help);
-            }
-            for key in ["use_peft", "adapter_name_or_path"] {
-                if self.facts.adapter != AdapterMode::Full && self.given(key) {
-                    let message = "an adapter freezes every block, `freeze_trainable_layers` trains some in full";
-                    let keys = ["freeze_trainable_layers", key];
-                    self.conflict(Code::Conflict, &keys, message, "keep one of the two");
-                    break;
-                }
-            }
-        }
-        let dropout = self.settings.number("lora_dropout").is_some_and(|p| p > 0.0);
-        if self.facts.adapter != AdapterMode::Full
-            && !self.facts.sft
-            && dropout
-            && self.settings.flag("disable_dropout") != Some(false)
-        {
-            let text = "`lora_dropout` is recorded and off while training: `disable_dropout` is true, as in TRL's KTO";
-            let note = Note::advice("lora_dropout", self.place("lora_dropout"), text);
-            self.notes.push(note);
-        }
-    }
-
     /// Codes are never trained.
-    fn quantised(&mut self) {
+    pub(crate) fn quantised(&mut self) {
         let on = |key: &&str| self.settings.flag(key) == Some(true);
         let asked: Vec<&str> = ["load_in_4bit", "load_in_8bit"].into_iter().filter(on).collect();
         if asked.len() > 1 {

@@ -72,11 +72,17 @@ fn type_of(kind: &Kind) -> Value {
         Kind::Numbers(_) => {
             json!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "number"}}, {"type": "null"}]})
         }
+        Kind::Pairs(_) => {
+            json!({"anyOf": [{"type": "object", "additionalProperties": {"type": "number"}}, {"type": ["string", "null"]}]})
+        }
         // `no` without quotes is YAML 1.1's false.
         Kind::Choice(choices) => {
             let mut all = names(choices);
-            if all.contains(&json!("no")) {
+            if all.contains(&json!("no")) || all.contains(&json!("false")) {
                 all.push(json!(false));
+            }
+            if all.contains(&json!("true")) {
+                all.push(json!(true));
             }
             all.push(Value::Null);
             json!({"enum": all})

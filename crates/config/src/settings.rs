@@ -355,6 +355,10 @@ pub(crate) fn written(value: &Value) -> String {
         Value::Text(text) => quoted(text),
         Value::List(items) if items.len() == 1 => quoted(&items[0]),
         Value::List(items) => format!("[{}]", items.iter().map(|t| quoted(t)).collect::<Vec<_>>().join(", ")),
+        Value::Pairs(pairs) => {
+            let pair = |(name, x): &(String, f64)| format!("{}: {}", serde_json::Value::from(name.as_str()), float(*x));
+            format!("{{{}}}", pairs.iter().map(pair).collect::<Vec<_>>().join(", "))
+        }
         Value::Numbers(items) => format!("[{}]", items.iter().map(|x| float(*x)).collect::<Vec<_>>().join(", ")),
     }
 }

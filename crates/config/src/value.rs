@@ -20,6 +20,8 @@ pub enum Kind {
     Names,
     /// A list of numbers in a range, also written as one text with commas between.
     Numbers(Range),
+    /// A mapping from names to numbers in a range.
+    Pairs(Range),
     /// One of some names.
     Choice(&'static [Choice]),
     /// One of some names or a list of them.
@@ -78,6 +80,10 @@ impl Range {
     pub const BELOW_ONE: Range = Range { words: "a number in [0, 1)", holds: |x| (0.0..1.0).contains(&x) };
     /// [0, 1]
     pub const UNIT: Range = Range { words: "a number in [0, 1]", holds: |x| (0.0..=1.0).contains(&x) };
+    /// Whole numbers from 1.
+    pub const RANK: Range = Range { words: "a whole number >= 1", holds: |x| x >= 1.0 && x.fract() == 0.0 && x < 1e9 };
+    /// Whole numbers from 0.
+    pub const INDEX: Range = Range { words: "a whole number >= 0", holds: |x| x >= 0.0 && x.fract() == 0.0 && x < 1e9 };
     /// Steps: a ratio of the whole below 1, else a count.
     pub const STEPS: Range = Range {
         words: "a whole number of steps >= 1, or a ratio of all steps in (0, 1)",
@@ -106,6 +112,8 @@ pub(crate) enum Value {
     Text(String),
     List(Vec<String>),
     Numbers(Vec<f64>),
+    /// In the order they were written.
+    Pairs(Vec<(String, f64)>),
 }
 
 /// Why a node is not of a kind.
@@ -126,7 +134,7 @@ pub(crate) fn read(kind: &Kind, node: &Node) -> Result<Value, Mismatch> {
     let text = match &node.content {
         Content::Scalar { text, .. } => text.trim(),
         Content::List(items) => return read_list(kind, items),
-        Content::Map(_) => return Err(wrong(words(kind))),
+        Content::Map(pairs) => return read_pairs(kind, pairs),
     };
     match kind {
         Kind::Bool => boolean(text).map(Value::Bool).ok_or_else(|| wrong(words(kind))),
@@ -152,8 +160,21 @@ pub(crate) fn read(kind: &Kind, node: &Node) -> Result<Value, Mismatch> {
             .map(Value::Float)
             .map_err(|m| if m.code == Code::WrongType { wrong(words(kind)) } else { m }),
         Kind::Bytes => bytes(text).map(Value::Int).ok_or_else(|| wrong(words(kind))),
+        Kind::Pairs(_) => match crate::yaml::parse(&node.place.source, text) {
+            Ok(Some(Node { content: Content::Map(pairs), .. })) => read_pairs(kind, &pairs),
+            _ => Err(wrong(words(kind))),
+        },
         Kind::Map(_) | Kind::Anything => Err(wrong(words(kind))),
     }
+}
+
+fn read_pairs(kind: &Kind, pairs: &[crate::yaml::Pair]) -> Result<Value, Mismatch> {
+    let Kind::Pairs(range) = kind else { return Err(wrong(words(kind))) };
+    let read = |pair: &crate::yaml::Pair| match &pair.value.content {
+        Content::Scalar { text, .. } => Ok((pair.key.clone(), float(text.trim(), range)?)),
+        _ => Err(wrong(words(kind))),
+    };
+    pairs.iter().map(read).collect::<Result<_, _>>().map(Value::Pairs)
 }
 
 /// What stands between the commas of a text.
@@ -186,6 +207,7 @@ pub(crate) fn words(kind: &Kind) -> String {
         Kind::Float(range) => range.words.into(),
         Kind::Text => "a text".into(),
         Kind::Texts | Kind::Names => "a text or a list of texts".into(),
+        Kind::Pairs(range) => format!("a mapping from names, each to {}", range.words),
         Kind::Numbers(range) => format!("a list, each {}", range.words),
         Kind::Choice(choices) => format!("one of {}", taken(choices).join(", ")),
         Kind::Choices(choices) => format!("one or a list of {}", taken(choices).join(", ")),

@@ -75,7 +75,8 @@ fn a_trl_file_of_another_era_runs_unchanged_with_every_key_accounted_for() {
             path: "./models/OpenSeek-Small-v1-SFT".into(),
             dtype: Dtype::Bfloat16,
             quantisation: None,
-            router_aux_loss_coef: None
+            router_aux_loss_coef: None,
+            rope_scaling: None
         }
     );
     assert_eq!(c.tuning, Tuning::Full);
@@ -118,7 +119,7 @@ fn a_trl_file_of_another_era_runs_unchanged_with_every_key_accounted_for() {
 fn defaults_are_trls() {
     let c = load("").config;
     assert_eq!(c.optimizer.learning_rate, 1e-6);
-    assert_eq!(c.optimizer.name, OptimizerName::AdamwTorchFused);
+    assert_eq!(c.optimizer.name, OptimizerName::AdamwTorch);
     assert_eq!((c.optimizer.beta1, c.optimizer.beta2, c.optimizer.epsilon), (0.9, 0.999, 1e-8));
     assert_eq!((c.optimizer.weight_decay, c.optimizer.max_grad_norm), (0.0, Some(1.0)));
     assert_eq!(c.schedule, Schedule { kind: ScheduleKind::Linear, warmup: Warmup::Steps(0) });

@@ -9,6 +9,7 @@ use tokenizers::AddedToken;
 use crate::clock::Clock;
 use crate::error::{Error, Result, TemplateError};
 use crate::template::{ChatTemplate, RenderInput, named};
+use crate::tiktoken;
 use crate::words::Words;
 
 /// A tokenizer with its special tokens and chat template.
@@ -43,17 +44,14 @@ pub struct TokenizerFiles {
 }
 
 impl TokenizerFiles {
-    /// Looks at `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` of `folder`.
+    /// Looks at `tokenizer.json` (or `qwen.tiktoken`), `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` of `folder`.
     ///
     /// `clock` answers the template's `strftime_now`; give the start of the run, so that a resumed run renders the same.
     ///
     /// # Errors
     /// `Tokenizer` naming the file when one is missing or malformed.
     pub fn open(folder: &Path, clock: Clock) -> Result<Self> {
-        let path = folder.join("tokenizer.json");
-        if !path.is_file() {
-            return Err(no_tokenizer_json(folder));
-        }
+        let path = path_of(folder)?;
         let config = read_object(&folder.join("tokenizer_config.json"))?;
         let template = template_source(folder, &config)?;
         let identity = identity(folder, &path)?;
@@ -90,9 +88,14 @@ impl TokenizerFiles {
     /// `Tokenizer` naming the file when one is malformed or names a token that does not exist.
     pub fn load(&self) -> Result<Tokenizer> {
         let (folder, config) = (&self.folder, &self.config);
-        let path = folder.join("tokenizer.json");
+        let (path, source) = source_of(folder)?;
         let bad = |path: &Path, reason: String| Error::Tokenizer { path: path.to_owned(), reason };
-        let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| bad(&path, e.to_string()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&source).map_err(|e| bad(&path, e.to_string()))?;
+        drop(source);
+        let fallback = |name: &str| {
+            let of_file = tiktoken::SPECIALS.iter().find(|(special, _)| *special == name);
+            of_file.filter(|_| path.ends_with(tiktoken::FILE)).map(|(_, token)| (*token).to_owned())
+        };
         // Truncation and padding saved with a tokenizer are settings of the call that saved it.
         inner.with_truncation(None).map_err(|e| bad(&path, e.to_string()))?.with_padding(None);
         let config_path = folder.join("tokenizer_config.json");
@@ -100,7 +103,8 @@ impl TokenizerFiles {
         add_declared_tokens(&mut inner, config).map_err(|reason| bad(&config_path, reason))?;
         let mut specials = Vec::new();
         for name in SPECIAL_NAMES {
-            if let Some(token) = config.get(name).and_then(token_text).or_else(|| map.get(name).and_then(token_text)) {
+            let token = config.get(name).and_then(token_text).or_else(|| map.get(name).and_then(token_text));
+            if let Some(token) = token.or_else(|| fallback(name)) {
                 if inner.token_to_id(&token).is_none() {
                     let reason = format!("`{name}`: expected a token of the vocabulary, found {token:?}");
                     return Err(bad(&config_path, reason));
@@ -242,6 +246,31 @@ impl Tokenizer {
     }
 }
 
+/// The text of a folder's `tokenizer.json`, or what says the same as its `qwen.tiktoken`.
+///
+/// # Errors
+/// `Tokenizer` when there is neither, or the second is none.
+pub fn tokenizer_json(folder: &Path) -> Result<Vec<u8>> {
+    Ok(source_of(folder)?.1)
+}
+
+/// The file that a folder's tokenizer is in.
+fn path_of(folder: &Path) -> Result<PathBuf> {
+    let paths = ["tokenizer.json", tiktoken::FILE].map(|name| folder.join(name));
+    paths.into_iter().find(|path| path.is_file()).ok_or_else(|| no_tokenizer_json(folder))
+}
+
+/// That file, and its text as `tokenizer.json` has it.
+fn source_of(folder: &Path) -> Result<(PathBuf, Vec<u8>)> {
+    let path = path_of(folder)?;
+    if !path.ends_with(tiktoken::FILE) {
+        let text = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        return Ok((path, text));
+    }
+    let json = tiktoken::read(&path).map_err(|reason| Error::Tokenizer { path: path.clone(), reason })?;
+    Ok((path, json.to_string().into_bytes()))
+}
+
 fn no_tokenizer_json(folder: &Path) -> Error {
     let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.file_name());
     let other = names
@@ -249,7 +278,7 @@ fn no_tokenizer_json(folder: &Path) -> Error {
         .find(|n| n.ends_with(".tiktoken") || n == "tokenizer.model" || n == "vocab.json" || n == "tiktoken.model");
     let found = other.map_or("none".to_owned(), |n| format!("only {n}"));
     let reason = format!(
-        "expected tokenizer.json, found {found}; convert it once with transformers \
+        "expected tokenizer.json or qwen.tiktoken, found {found}; convert it once with transformers \
          (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)) or take it from the base model"
     );
     Error::Tokenizer { path: folder.to_owned(), reason }

@@ -112,16 +112,14 @@ impl Report {
     }
 
     /// What to do next: a purpose and a command for each.
-    pub fn next_steps(&self) -> [(&'static str, String); 3] {
+    pub fn next_steps(&self) -> [(&'static str, String); 4] {
         let Folders { sft, kto, .. } = &self.folders;
         let [model, adapter, kto] =
             [sft.join("final"), kto.join("final"), kto.clone()].map(|p| quoted(&p.to_string_lossy()));
         let merged = quoted(&self.folders.kto.with_file_name("merged").to_string_lossy());
         [
-            (
-                "chat with it",
-                format!("prospect generate {model} --adapter {adapter} --prompt {}", quoted(&self.question)),
-            ),
+            ("chat with it", format!("prospect chat {kto}")),
+            ("ask it", format!("prospect generate {model} --adapter {adapter} --prompt {}", quoted(&self.question))),
             ("merge it", format!("prospect merge {model} --adapter {adapter} --output {merged}")),
             ("resume it", format!("prospect resume {kto}")),
         ]
@@ -200,8 +198,9 @@ mod tests {
 
     #[test]
     fn commands_can_be_pasted_into_a_shell() {
-        let [chat, merge, resume] = report().next_steps();
-        assert_eq!(chat.1, r"prospect generate o/sft/final --adapter o/kto/final --prompt 'Ben'\''s 2 pens?'");
+        let [chat, ask, merge, resume] = report().next_steps();
+        assert_eq!(chat.1, "prospect chat o/kto");
+        assert_eq!(ask.1, r"prospect generate o/sft/final --adapter o/kto/final --prompt 'Ben'\''s 2 pens?'");
         assert_eq!(merge.1, "prospect merge o/sft/final --adapter o/kto/final --output o/merged");
         assert_eq!(resume.1, "prospect resume o/kto");
     }

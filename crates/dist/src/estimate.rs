@@ -33,6 +33,8 @@ pub struct Device {
     pub memory: f64,
     /// Products at their fastest, FLOP/s.
     pub peak: f64,
+    /// Of its memory, bytes/s.
+    pub bandwidth: f64,
     /// To its neighbours in the machine, bytes/s each way.
     pub link: f64,
     /// Bytes of a weight or a gradient, in memory and on the wire.
@@ -40,11 +42,15 @@ pub struct Device {
 }
 
 /// Makers' figures: dense products in bfloat16, NVLink in one direction.
-pub const DEVICES: [Device; 4] = [
-    Device { name: "a100", memory: 80e9, peak: 312e12, link: 300e9, width: 2.0 },
-    Device { name: "h100", memory: 80e9, peak: 989e12, link: 450e9, width: 2.0 },
-    Device { name: "h200", memory: 141e9, peak: 989e12, link: 450e9, width: 2.0 },
-    Device { name: "b200", memory: 180e9, peak: 2250e12, link: 900e9, width: 2.0 },
+///
+/// The RTX cards: products in bfloat16 with sums in single precision, and PCI Express between them.
+pub const DEVICES: [Device; 6] = [
+    Device { name: "a100", memory: 80e9, peak: 312e12, bandwidth: 2.0e12, link: 300e9, width: 2.0 },
+    Device { name: "h100", memory: 80e9, peak: 989e12, bandwidth: 3.35e12, link: 450e9, width: 2.0 },
+    Device { name: "h200", memory: 141e9, peak: 989e12, bandwidth: 4.8e12, link: 450e9, width: 2.0 },
+    Device { name: "b200", memory: 180e9, peak: 2250e12, bandwidth: 8e12, link: 900e9, width: 2.0 },
+    Device { name: "rtx3090", memory: 24e9, peak: 71e12, bandwidth: 936e9, link: 32e9, width: 2.0 },
+    Device { name: "rtx4090", memory: 24e9, peak: 165e12, bandwidth: 1.008e12, link: 32e9, width: 2.0 },
 ];
 
 /// Share of a device's fastest products that training reaches: an assumption.

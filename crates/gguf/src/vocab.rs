@@ -41,7 +41,7 @@ pub(crate) struct Vocab {
 /// Reads `tokenizer.json` of a model folder; `size` is the number of rows of the model's embedding.
 pub(crate) fn read(folder: &Path, tokenizer: &Tokenizer, size: usize, stop: &[u32]) -> Result<Vocab, Error> {
     let path = folder.join("tokenizer.json");
-    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    let bytes = data::tokenizer_json(folder)?;
     let bad = |reason: String| Error::Tokenizer { path: path.clone(), reason };
     let json: Json = serde_json::from_slice(&bytes).map_err(|e| bad(format!("not JSON: {e}")))?;
     let model = &json["model"];

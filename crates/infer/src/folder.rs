@@ -170,13 +170,9 @@ impl Model {
     ) -> Result<Model, Error> {
         let backend = Cpu::new(threads);
         let positions = positions.min(blueprint.max_positions);
-        let adapters = adapter.map(|a| Adapters {
-            rank: a.config.r,
-            scale: a.config.scale(),
-            modules: a.pairs.iter().map(|pair| pair.module.clone()).collect(),
-        });
+        let adapters = adapter.map(Adapters::of);
         let tuning = adapters.as_ref().map_or(Tuning::Frozen, Tuning::Lora);
-        let Built { decoder, table, mut values, notes } =
+        let Built { decoder, table, mut values, notes, .. } =
             Built::new(&backend, checkpoint, blueprint, tuning, positions)?;
         if let Some(adapter) = adapter {
             initialise_lora(&backend, &table, &mut values, &LoraInit::From(adapter))?;
@@ -186,7 +182,7 @@ impl Model {
 
     /// What a forward pass is given; `adapters` false asks the base model.
     pub fn context(&self, adapters: bool) -> Context<'_, Cpu<f32>> {
-        let params = Params { table: &self.table, values: &self.values };
+        let params = Params { table: &self.table, values: &self.values, halves: None };
         Context { backend: &self.backend, params, adapters, dropout: None }
     }
 

@@ -8,6 +8,7 @@
 //! `h` head width, `r` adapter rank, `v` vocabulary, `s` scored tokens, `i`/`o` inputs and outputs of a linear layer.
 
 pub mod adamw;
+pub mod adamw8;
 mod apart;
 pub mod attention;
 pub mod capped;
@@ -15,6 +16,7 @@ pub mod clamped;
 pub mod codes;
 pub mod cpu;
 pub mod cuda;
+pub mod dora;
 pub mod embed;
 pub mod geglu;
 pub mod gemm;
@@ -35,16 +37,19 @@ pub mod tampered;
 pub mod timed;
 
 pub use adamw::{Adamw, AdamwStep};
+pub use adamw8::{Adamw8, MomentCodes, Moments, Rounding, Values};
 pub use attention::{Attention, AttentionGrads, AttentionSaved, AttentionShape, KeyValue, Span};
 pub use capped::CappedHead;
 pub use clamped::{Clamp, ClampedGlu};
 pub use codes::{Codes, Scales};
 pub use cpu::Cpu;
+pub use dora::{Dora, LowRank};
 pub use embed::Embed;
 pub use geglu::GeGlu;
 pub use gemm::{Gemm, Weight};
 pub use grouped::{Grouped, Groups};
-pub use head::{ForBackward, Head, HeadExtra, HeadSaved, HeadScores};
+pub use half::bf16;
+pub use head::{ForBackward, HEAD_ROWS, Head, HeadExtra, HeadSaved, HeadScores};
 pub use latent::Latent;
 pub use memory::{Acc, Coded, Dst, HostBytes, HostTensor, Mat, Memory, Out, StoredDtype, View};
 pub use paged::{PAGE, Paged, PagedSpan};
@@ -80,6 +85,8 @@ pub trait Backend:
     + RowOps
     + ExpertOps
     + Adamw
+    + Adamw8
+    + Dora
 {
 }
 
@@ -100,5 +107,7 @@ impl<B> Backend for B where
         + RowOps
         + ExpertOps
         + Adamw
+        + Adamw8
+        + Dora
 {
 }

@@ -288,6 +288,10 @@ impl<'a, B, T> Acc<'a, B, T> {
     pub fn rows(self, r: Range<usize>) -> Acc<'a, B, T> {
         Acc(self.0.rows(r))
     }
+    /// Columns `c`.
+    pub fn cols(self, c: Range<usize>) -> Acc<'a, B, T> {
+        Acc(self.0.cols(c))
+    }
     /// Rows and columns.
     pub fn shape(&self) -> (usize, usize) {
         (self.0.rows, self.0.cols)

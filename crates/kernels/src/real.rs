@@ -10,6 +10,7 @@ impl Elem for f64 {}
 impl Elem for half::bf16 {}
 impl Elem for half::f16 {}
 impl Elem for u32 {}
+impl Elem for u8 {}
 
 /// A float the CPU computes in: `f32` for work, `f64` as the oracle.
 pub trait Real:

@@ -144,6 +144,7 @@ where
 {
     match w {
         Weight::Param(view) => Weight::Param(view.on()),
+        Weight::Half(view) => Weight::Half(view.on()),
         Weight::Stored(stored) => Weight::Stored(stored),
     }
 }

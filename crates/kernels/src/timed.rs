@@ -137,6 +137,7 @@ impl<B> Timed<B> {
 fn weight<B: Backend>(w: Weight<Timed<B>>) -> Weight<B> {
     match w {
         Weight::Param(view) => Weight::Param(view.on()),
+        Weight::Half(view) => Weight::Half(view.on()),
         Weight::Stored(stored) => Weight::Stored(stored),
     }
 }

@@ -2,18 +2,22 @@
 
 mod experts;
 mod layers;
+mod lora;
 mod mxfp4;
 mod storage;
 
 pub use storage::Storage;
 
+pub use lora::{Adapters, Biases, Factors, LoraInit, Start, initialise_lora};
+
 use crate::{Blueprint, Decoder, Error, Projection, RopeSpec};
-use kernels::{Backend, Mat, Real, RopeLayout};
-use nn::{Linear, Lora, Norm, ParamId, Rotary, Table, Tensor, Vector};
+use half::bf16;
+use kernels::{Backend, Elem, Mat, Real, RopeLayout};
+use nn::{Home, Linear, Norm, ParamId, Rotary, Table, Tensor, Vector};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use storage::Source;
-use weights::{Adapter, Checkpoint, LoraFactor, tensor_name};
+use weights::Checkpoint;
 
 /// Which weights change.
 #[derive(Clone, Copy, Debug)]
@@ -33,36 +37,16 @@ pub enum Tuning<'a> {
     Lora(&'a Adapters),
 }
 
-/// Where low-rank additions go, and how large they are.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Adapters {
-    /// `r`.
-    pub rank: usize,
-    /// `alpha / r`, or `alpha / sqrt(r)`.
-    pub scale: f64,
-    /// Paths of the linear layers.
-    pub modules: BTreeSet<String>,
-}
-
-/// How an adapter starts.
-pub enum LoraInit<'a> {
-    /// A uniform in +-1/sqrt(inputs), B zero: the model is unchanged.
-    Fresh {
-        /// Of A.
-        seed: u64,
-    },
-    /// A given adapter.
-    From(&'a Adapter),
-}
-
 /// A decoder, the table of what is trained in it, and the starting values.
 pub struct Built<B: Backend> {
     /// The decoder.
     pub decoder: Decoder<B>,
     /// Trainable tensors.
     pub table: Table,
-    /// `[1, table.len()]`; adapters are zero until [`initialise_lora`].
+    /// `[1, table.reals()]`; adapters are zero until [`initialise_lora`].
     pub values: Mat<B, B::Real>,
+    /// `[1, table.halves()]`
+    pub halves: Mat<B, bf16>,
     /// Things worth saying to the user.
     pub notes: Vec<String>,
 }
@@ -75,6 +59,8 @@ struct Builder<'a, B: Backend> {
     checkpoint: &'a Checkpoint,
     tuning: Tuning<'a>,
     table: Table,
+    /// Where magnitudes start: the parameter, the first of its elements that is meant, lengths `[1, n]`.
+    lengths: Vec<(ParamId, usize, Mat<B, B::Real>)>,
     /// How frozen matrices are held.
     storage: &'a Storage,
     /// Trained tensors of the checkpoint, to be copied once the arena's length is known.
@@ -89,8 +75,19 @@ fn decays(name: &str) -> bool {
 }
 
 impl<B: Backend> Builder<'_, B> {
+    /// A trained vector, or vectors; always in `Real`.
     fn trained(&mut self, name: &str, shape: &[usize], source: Source) -> ParamId {
         let id = self.table.push_shaped(name, shape, decays(name));
+        self.sources.push((id, source));
+        id
+    }
+
+    fn trained_matrix(&mut self, name: &str, shape: &[usize], source: Source) -> ParamId {
+        let decay = decays(name);
+        let id = match self.storage.halves {
+            true => self.table.push_half(name, shape, decay),
+            false => self.table.push_shaped(name, shape, decay),
+        };
         self.sources.push((id, source));
         id
     }
@@ -101,14 +98,15 @@ impl<B: Backend> Builder<'_, B> {
         match self.tuning {
             Tuning::Full => true,
             Tuning::Blocks { first, past } => block().is_some_and(|block| (first..past).contains(&block)),
-            Tuning::Frozen | Tuning::Lora(_) => false,
+            Tuning::Lora(adapters) => adapters.trains(name),
+            Tuning::Frozen => false,
         }
     }
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor<B>, Error> {
         if self.trains(name) {
             let source = self.source(name, &[rows, cols])?;
-            return Ok(Tensor::Trained(self.trained(name, &[rows, cols], source)));
+            return Ok(Tensor::Trained(self.trained_matrix(name, &[rows, cols], source)));
         }
         Ok(Tensor::Frozen(self.backend.store(self.held(name, &[rows, cols])?, rows, cols)))
     }
@@ -118,7 +116,7 @@ impl<B: Backend> Builder<'_, B> {
         let cols = shape[shape.len() - 1];
         if self.trains(name) {
             let source = self.source(name, shape)?;
-            let id = self.trained(name, shape, source);
+            let id = self.trained_matrix(name, shape, source);
             return Ok(cuts.iter().map(|rows| Tensor::Part { id, rows: rows.clone() }).collect());
         }
         let whole = self.held(name, shape)?;
@@ -150,22 +148,9 @@ impl<B: Backend> Builder<'_, B> {
         let weight = self.matrix(&format!("{}.weight", p.path), p.outputs, p.inputs)?;
         let bias = if p.bias { Some(self.vector(&format!("{}.bias", p.path), p.outputs)?) } else { None };
         let lora = self.lora(&p);
-        Ok(Linear { weight, bias, lora, inputs: p.inputs, outputs: p.outputs })
-    }
-
-    /// The adapter on a linear layer, if there is to be one.
-    fn lora(&mut self, p: &Projection) -> Option<Lora> {
-        match self.tuning {
-            Tuning::Lora(adapters) if adapters.modules.contains(&p.path) => {
-                let a = tensor_name(&p.path, LoraFactor::A);
-                let b = tensor_name(&p.path, LoraFactor::B);
-                let site = seed_of(0, &p.path);
-                let a = self.table.push(&a, adapters.rank, p.inputs, decays(&a));
-                let b = self.table.push(&b, p.outputs, adapters.rank, decays(&b));
-                Some(Lora { a, b, first: 0, scale: adapters.scale, site })
-            }
-            _ => None,
-        }
+        let linear = Linear { weight, bias, lora, inputs: p.inputs, outputs: p.outputs };
+        self.note_lengths(&linear);
+        Ok(linear)
     }
 
     fn norm(&mut self, b: &Blueprint, name: &str, len: usize) -> Result<Norm<B>, Error> {
@@ -197,24 +182,39 @@ impl<B: Backend> Built<B> {
         if let Tuning::Lora(adapters) = tuning {
             check_modules(&blueprint, adapters)?;
         }
-        let mut builder =
-            Builder { backend, checkpoint, tuning, storage, table: Table::default(), sources: Vec::new() };
+        let mut builder = Builder {
+            backend,
+            checkpoint,
+            tuning,
+            storage,
+            table: Table::default(),
+            lengths: Vec::new(),
+            sources: Vec::new(),
+        };
         let (v, d) = (blueprint.vocab, blueprint.hidden);
         let embed = builder.matrix("model.embed_tokens.weight", v, d)?;
         let blocks = (0..blueprint.layers.len()).map(|i| builder.block(&blueprint, i)).collect::<Result<_, _>>()?;
         let norm = builder.norm(&blueprint, "model.norm.weight", d)?;
-        let head = if blueprint.tied { None } else { Some(builder.matrix("lm_head.weight", v, d)?) };
+        let head = builder.head(&blueprint)?;
         let notes = tied_note(checkpoint, blueprint.tied);
-        let Builder { table, sources, .. } = builder;
-        let mut values = backend.zeros(1, table.len());
+        let Builder { table, sources, lengths, .. } = builder;
+        let (mut values, mut halves) = (backend.zeros(1, table.reals()), backend.zeros(1, table.halves()));
         for (id, source) in sources {
-            copy_in(backend, &source, table.param(id).range(), &mut values);
+            let p = table.param(id);
+            match p.home {
+                Home::Real(_) => copy_in(backend, &source, p.values(), &mut values, |x| x),
+                Home::Half(_) => copy_in(backend, &source, p.values(), &mut halves, |x| bf16::from_f64(x.f64())),
+            }
+        }
+        for (id, first, norms) in lengths {
+            let at = table.param(id).values().start + first;
+            backend.upload(&backend.to_host(norms.view()), values.out().cols(at..at + norms.cols()));
         }
         let interleaved = blueprint.latent.as_ref().is_some_and(|l| l.interleaved);
         let ropes = std::iter::once(&blueprint.rope).chain(&blueprint.local_rope);
         let rotaries = ropes.map(|rope| rotary(backend, rope, positions, interleaved)).collect();
         let decoder = Decoder::new(blueprint, embed, blocks, norm, head, rotaries);
-        Ok(Built { decoder, table, values, notes })
+        Ok(Built { decoder, table, values, halves, notes })
     }
 }
 
@@ -230,20 +230,27 @@ fn rotary<B: Backend>(backend: &B, rope: &RopeSpec, positions: usize, interleave
 }
 
 /// Copies a tensor into its range of the arena, piece by piece, and lets go of the mapped pages: they are not needed again.
-fn copy_in<B: Backend>(backend: &B, source: &Source, to: Range<usize>, values: &mut Mat<B, B::Real>) {
+fn copy_in<B: Backend, T: Elem>(
+    backend: &B,
+    source: &Source,
+    to: Range<usize>,
+    values: &mut Mat<B, T>,
+    of: impl Fn(B::Real) -> T,
+) {
     let mut piece = vec![B::Real::ZERO; CHUNK.min(to.len())];
     for start in (0..to.len()).step_by(CHUNK) {
         let range = start..(start + CHUNK).min(to.len());
         let piece = &mut piece[..range.len()];
         backend.stored_to_host(&backend.store(source.host(range.clone()), 1, range.len()), piece);
-        backend.upload(piece, values.out().cols(to.start + range.start..to.start + range.end));
+        let piece: Vec<T> = piece.iter().map(|x| of(*x)).collect();
+        backend.upload(&piece, values.out().cols(to.start + range.start..to.start + range.end));
     }
     source.tensor.release();
 }
 
 fn check_modules(blueprint: &Blueprint, adapters: &Adapters) -> Result<(), Error> {
     let known: BTreeSet<String> = blueprint.linear_modules().into_iter().chain(blueprint.expert_modules()).collect();
-    match adapters.modules.iter().find(|m| !known.contains(*m) || *m == "lm_head") {
+    match adapters.modules.keys().find(|m| !known.contains(*m) || *m == "lm_head") {
         None => Ok(()),
         Some(m) if m == "lm_head" => {
             Err(Error::Adapter { what: "lm_head is targeted; an adapter on the head is not implemented".to_owned() })
@@ -262,58 +269,4 @@ fn tied_note(checkpoint: &Checkpoint, tied: bool) -> Vec<String> {
         return Vec::new();
     }
     vec!["config.json says tie_word_embeddings: true, but the checkpoint holds an lm_head.weight that differs from the embedding; the embedding is used for both, as transformers does".to_owned()]
-}
-
-/// Fills the adapters' part of an arena.
-pub fn initialise_lora<B: Backend>(
-    backend: &B,
-    table: &Table,
-    values: &mut Mat<B, B::Real>,
-    init: &LoraInit,
-) -> Result<(), Error> {
-    for p in table.params() {
-        let Some((module, factor)) = weights::module_of(&p.name) else { continue };
-        let n = p.rows * p.cols;
-        let host: Vec<B::Real> = match init {
-            LoraInit::Fresh { .. } if factor == LoraFactor::B => vec![B::Real::ZERO; n],
-            LoraInit::Fresh { seed } => {
-                let (key, bound) = (seed_of(*seed, &p.name), (p.cols as f64).powf(-0.5));
-                let uniform = |i: usize| (mix(key.wrapping_add(i as u64)) >> 11) as f64 / (1u64 << 53) as f64;
-                (0..n).map(|i| B::Real::of((2.0 * uniform(i) - 1.0) * bound)).collect()
-            }
-            LoraInit::From(adapter) => {
-                let pair = adapter.get(module).ok_or_else(|| Error::Adapter {
-                    what: format!("it has no factors for {module}, which is targeted"),
-                })?;
-                let given = if factor == LoraFactor::A { &pair.a } else { &pair.b };
-                if given.len() != n {
-                    let what = format!(
-                        "{}: expected {} x {}, found {} elements; it was made for another model",
-                        p.name,
-                        p.rows,
-                        p.cols,
-                        given.len()
-                    );
-                    return Err(Error::Adapter { what });
-                }
-                given.iter().map(|&x| B::Real::of(f64::from(x))).collect()
-            }
-        };
-        backend.upload(&host, values.out().cols(p.range()));
-    }
-    Ok(())
-}
-
-/// A key for a named tensor's random numbers: FNV-1a of the name, mixed with the seed.
-fn seed_of(seed: u64, name: &str) -> u64 {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    mix(hash ^ mix(seed))
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }

@@ -1,7 +1,7 @@
 //! A decoder's forward and backward over one pack: the whole of it in one screen each.
 
 use crate::Blueprint;
-use kernels::{Backend, ForBackward, HeadExtra, HeadSaved, HeadScores, Mat, Out, Real, View, Weight};
+use kernels::{Backend, ForBackward, HEAD_ROWS, HeadExtra, HeadSaved, HeadScores, Mat, Out, Real, View, Weight};
 use nn::{
     Balancing, Block, Context, Grads, Kept, LayerCache, Norm, NormSaved, Params, Part, Rotary, RouterLoad, Step, Tensor,
 };
@@ -18,7 +18,7 @@ pub struct Decoder<B: Backend> {
     head: Option<Tensor<B>>,
     /// Rotation of positions, and that of local layers.
     rotaries: Vec<Rotary<B>>,
-    /// The lowest block with something trained in it; everything below needs no gradient.
+    /// The lowest block with something trained in or below it; everything below needs no gradient.
     lowest_trained: usize,
 }
 
@@ -69,6 +69,15 @@ impl<B: Backend> Parts<B> {
     }
 }
 
+/// How [`Decoder::score_backward`] goes about it.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadPlan {
+    /// Statistics of the distributions too.
+    pub extra: bool,
+    /// Logits for which there is room; the others are computed twice.
+    pub kept_logits: usize,
+}
+
 /// What backward needs of a forward pass.
 pub struct Trace<B: Backend> {
     kept: Vec<Kept<B>>,
@@ -111,12 +120,30 @@ enum HeadKept<B: Backend> {
     Unit(Mat<B>),
     /// Logits of the first entries of the vocabulary, where it is trained.
     Logits(Mat<B>),
+    /// Nothing: backward has been through the head, and this is the gradient of its input.
+    Gradient(Mat<B>),
+}
+
+impl<B: Backend> Scores<B> {
+    fn new(extra: bool, kept: HeadKept<B>) -> Scores<B> {
+        Scores { logp: Vec::new(), extra: extra.then(HeadExtra::default), lse: Vec::new(), kept }
+    }
+
+    fn append(&mut self, found: HeadScores<B::Real>) {
+        self.logp.extend(found.logp);
+        self.lse.extend(found.lse);
+        if let (Some(extra), Some(found)) = (&mut self.extra, found.extra) {
+            extra.entropy.extend(found.entropy);
+            extra.mean_logit.extend(found.mean_logit);
+            extra.argmax.extend(found.argmax);
+        }
+    }
 }
 
 impl<B: Backend> HeadKept<B> {
     fn receive(&mut self) -> ForBackward<'_, B> {
         match self {
-            HeadKept::Nothing => ForBackward::Nothing,
+            HeadKept::Nothing | HeadKept::Gradient(_) => ForBackward::Nothing,
             HeadKept::Unit(unit_sd) => ForBackward::Unit(unit_sd.out()),
             HeadKept::Logits(logits_vs) => ForBackward::Logits(logits_vs.out()),
         }
@@ -132,7 +159,11 @@ impl<B: Backend> Decoder<B> {
         head: Option<Tensor<B>>,
         rotaries: Vec<Rotary<B>>,
     ) -> Decoder<B> {
-        let lowest_trained = blocks.iter().position(Block::is_trained).unwrap_or(blocks.len());
+        let lowest_trained = match &embed {
+            Tensor::Frozen(_) => blocks.iter().position(Block::is_trained).unwrap_or(blocks.len()),
+            // The gradient has to come down to it, whatever is between.
+            Tensor::Trained(_) | Tensor::Part { .. } => 0,
+        };
         Decoder { blueprint, embed, blocks, norm, head, rotaries, lowest_trained }
     }
 
@@ -212,20 +243,55 @@ impl<B: Backend> Decoder<B> {
     ) -> Scores<B> {
         let tokens: Vec<u32> = pack.targets.iter().map(|t| t.token).collect();
         let (graded, ungraded) = tokens.split_at(pack.num_grad_targets);
-        let (h_sd, frozen) = (&forward.graded.h_sd, matches!(self.head(&ctx.params), Weight::Stored(_)));
-        let logits = backward.unwrap_or(0).min(self.blueprint.vocab);
-        let mut kept = match backward {
-            Some(_) if frozen => HeadKept::Unit(ctx.backend.mat(h_sd.rows(), h_sd.cols())),
-            Some(_) if logits > 0 && self.blueprint.logit_cap.is_none() => {
-                HeadKept::Logits(ctx.backend.mat(logits, h_sd.rows()))
+        let h_sd = forward.graded.h_sd.view();
+        let mut kept = backward.map_or(HeadKept::Nothing, |entries| self.head_kept(ctx, h_sd, entries));
+        let found = self.head_scores(ctx, h_sd, graded, extra, kept.receive());
+        let others = self.head_scores(ctx, forward.ungraded_sd.view(), ungraded, false, ForBackward::Nothing);
+        let mut scores = Scores::new(extra, kept);
+        scores.append(found);
+        scores.logp.extend(others.logp);
+        scores
+    }
+
+    /// As [`Decoder::score`] and at once backward through the head, for a loss in which a token's log-probability alone decides
+    /// its coefficient: some rows at a time, so that the logits of no more than these must be kept or computed again.
+    /// [`Decoder::backward`] goes on below the head, without coefficients. Every target is graded.
+    pub fn score_backward(
+        &self,
+        ctx: &Context<B>,
+        grads: &mut Grads<B>,
+        pack: &Pack,
+        forward: &Forward<B>,
+        plan: HeadPlan,
+        coefficient: &mut dyn FnMut(&[B::Real]) -> Vec<B::Real>,
+    ) -> Scores<B> {
+        assert!(pack.num_grad_targets == pack.targets.len(), "a target without gradient");
+        let h_sd = forward.graded.h_sd.view();
+        let tokens: Vec<u32> = pack.targets.iter().map(|t| t.token).collect();
+        let mut scores = Scores::new(plan.extra, HeadKept::Gradient(ctx.backend.mat(h_sd.rows, h_sd.cols)));
+        for first in (0..tokens.len()).step_by(HEAD_ROWS) {
+            let rows = first..(first + HEAD_ROWS).min(tokens.len());
+            let (h_sd, tokens) = (h_sd.rows(rows.clone()), &tokens[rows.clone()]);
+            let mut kept = self.head_kept(ctx, h_sd, plan.kept_logits / rows.len());
+            let found = self.head_scores(ctx, h_sd, tokens, plan.extra, kept.receive());
+            let coefficient = coefficient(&found.logp);
+            let HeadKept::Gradient(dh_sd) = &mut scores.kept else { unreachable!("made above") };
+            self.head_backward(ctx, grads, kept, (h_sd, tokens, &found.lse), &coefficient, dh_sd.out().rows(rows));
+            scores.append(found);
+        }
+        scores
+    }
+
+    /// What scores of rows keep for backward, with room for the logits of so many entries of the vocabulary.
+    fn head_kept(&self, ctx: &Context<B>, h_sd: View<B, B::Act>, entries: usize) -> HeadKept<B> {
+        let entries = entries.min(self.blueprint.vocab);
+        match self.head(&ctx.params) {
+            Weight::Stored(_) => HeadKept::Unit(ctx.backend.mat(h_sd.rows, h_sd.cols)),
+            _ if entries > 0 && self.blueprint.logit_cap.is_none() => {
+                HeadKept::Logits(ctx.backend.mat(entries, h_sd.rows))
             }
             _ => HeadKept::Nothing,
-        };
-        let scores = self.head_scores(ctx, h_sd.view(), graded, extra, kept.receive());
-        let others = self.head_scores(ctx, forward.ungraded_sd.view(), ungraded, false, ForBackward::Nothing);
-        let mut logp = scores.logp;
-        logp.extend(others.logp);
-        Scores { logp, extra: scores.extra, lse: scores.lse, kept }
+        }
     }
 
     fn head_scores(
@@ -264,23 +330,14 @@ impl<B: Backend> Decoder<B> {
     ) {
         let k = ctx.backend;
         let Trace { mut kept, rows, x_sd, norm, h_sd } = forward.graded;
-        assert!(
-            coefficient.len() == rows.len(),
-            "{} coefficients for {} graded targets",
-            coefficient.len(),
-            rows.len()
-        );
+        let tokens: Vec<u32> = pack.targets[..rows.len()].iter().map(|t| t.token).collect();
         let mut dh_sd = match scores.kept {
-            HeadKept::Unit(unit_sd) => {
-                let mut dh_sd = k.zeros(unit_sd.rows(), unit_sd.cols());
-                let all: Vec<u32> = (0..rows.len() as u32).collect();
-                k.scatter_add(unit_sd.view(), &all, coefficient, dh_sd.acc());
+            HeadKept::Gradient(dh_sd) => dh_sd,
+            kept => {
+                assert!(coefficient.len() == rows.len(), "{} coefficients, {} targets", coefficient.len(), rows.len());
+                let mut dh_sd = k.mat(h_sd.rows(), h_sd.cols());
+                self.head_backward(ctx, grads, kept, (h_sd.view(), &tokens, &scores.lse), coefficient, dh_sd.out());
                 dh_sd
-            }
-            HeadKept::Nothing => self.head_backward(ctx, grads, pack, &h_sd, (&scores.lse, coefficient), None),
-            HeadKept::Logits(mut logits_vs) => {
-                let logits = Some(logits_vs.out());
-                self.head_backward(ctx, grads, pack, &h_sd, (&scores.lse, coefficient), logits)
             }
         };
         drop(h_sd);
@@ -304,27 +361,34 @@ impl<B: Backend> Decoder<B> {
         }
     }
 
+    /// Backward of scored rows: their gradient into `dh_sd`, that of a trained head added to its own.
     fn head_backward(
         &self,
         ctx: &Context<B>,
         grads: &mut Grads<B>,
-        pack: &Pack,
-        h_sd: &Mat<B>,
-        (lse, coefficient): (&[B::Real], &[B::Real]),
-        logits: Option<Out<B, B::Act>>,
-    ) -> Mat<B> {
+        kept: HeadKept<B>,
+        (h_sd, tokens, lse): (View<B, B::Act>, &[u32], &[B::Real]),
+        coefficient: &[B::Real],
+        mut dh_sd: Out<B, B::Act>,
+    ) {
+        let mut logits_vs = match kept {
+            HeadKept::Unit(unit_sd) => {
+                let all: Vec<u32> = (0..tokens.len() as u32).collect();
+                ctx.backend.fill_zero(dh_sd.again());
+                return ctx.backend.scatter_add(unit_sd.view(), &all, coefficient, dh_sd.into_acc());
+            }
+            HeadKept::Logits(logits_vs) => Some(logits_vs),
+            HeadKept::Nothing | HeadKept::Gradient(_) => None,
+        };
         let Tensor::Trained(id) = self.head.as_ref().unwrap_or(&self.embed) else {
             panic!("backward of a pass that was scored without it");
         };
-        let tokens: Vec<u32> = pack.targets[..pack.num_grad_targets].iter().map(|t| t.token).collect();
-        let mut dh_sd = ctx.backend.mat(h_sd.rows(), h_sd.cols());
-        let saved = HeadSaved { tokens: &tokens, lse, coefficient, logits };
+        let saved = HeadSaved { tokens, lse, coefficient, logits: logits_vs.as_mut().map(Mat::out) };
         let (w_vd, dw_vd) = (self.head(&ctx.params), grads.acc(*id));
         match self.blueprint.logit_cap {
-            None => ctx.backend.head_back(h_sd.view(), w_vd, saved, dh_sd.out(), dw_vd),
-            Some(cap) => ctx.backend.capped_head_back(cap, h_sd.view(), w_vd, saved, dh_sd.out(), dw_vd),
+            None => ctx.backend.head_back(h_sd, w_vd, saved, dh_sd, dw_vd),
+            Some(cap) => ctx.backend.capped_head_back(cap, h_sd, w_vd, saved, dh_sd, dw_vd),
         }
-        dh_sd
     }
 
     /// Runs rows whose earlier keys and values lie in `cache`, and writes their own there. Returns rows `wanted` after the final

@@ -13,7 +13,7 @@ mod error;
 mod rope;
 
 pub use blueprint::{Blueprint, ExpertLayout, ExpertSpec, LatentSpec, LayerSpec, Projection, SharedSpec};
-pub use build::{Adapters, Built, LoraInit, Storage, Tuning, initialise_lora};
-pub use decoder::{Cache, Decoder, Forward, Keep, Parts, Scores, Trace};
+pub use build::{Adapters, Biases, Built, Factors, LoraInit, Start, Storage, Tuning, initialise_lora};
+pub use decoder::{Cache, Decoder, Forward, HeadPlan, Keep, Parts, Scores, Trace};
 pub use error::Error;
 pub use rope::{RopeScaling, RopeSpec};

@@ -1,11 +1,20 @@
 //! Trainable state as one flat arena: a table of names, shapes and offsets, and buffers that follow it.
 
-use kernels::{Acc, Backend, Mat, View};
+use kernels::{Acc, Backend, Mat, View, Weight, bf16};
 use std::ops::Range;
 
 /// Index of a parameter in its [`Table`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParamId(u32);
+
+/// Where a parameter's values begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// In the arena of `Real`.
+    Real(usize),
+    /// In the arena of bfloat16.
+    Half(usize),
+}
 
 /// One trainable tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,16 +27,24 @@ pub struct Param {
     pub cols: usize,
     /// Axes in the checkpoint; stacked matrices have three.
     pub shape: Vec<usize>,
-    /// Elements before it in the arena.
+    /// Elements before it in the arena of gradients.
     pub offset: usize,
+    /// Where its values are.
+    pub home: Home,
     /// Whether the optimiser applies weight decay to it.
     pub decay: bool,
 }
 
 impl Param {
-    /// Its elements in the arena.
+    /// Its elements in the arena of gradients.
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.rows * self.cols
+    }
+
+    /// Its elements in the arena that has its values.
+    pub fn values(&self) -> Range<usize> {
+        let (Home::Real(first) | Home::Half(first)) = self.home;
+        first..first + self.rows * self.cols
     }
 }
 
@@ -36,6 +53,7 @@ impl Param {
 pub struct Table {
     params: Vec<Param>,
     len: usize,
+    halves: usize,
 }
 
 impl Table {
@@ -47,11 +65,23 @@ impl Table {
 
     /// Adds a parameter with given axes; all but the last make its rows.
     pub fn push_shaped(&mut self, name: &str, shape: &[usize], decay: bool) -> ParamId {
+        let home = Home::Real(self.reals());
+        self.push_at(home, name, shape, decay)
+    }
+
+    /// As [`Table::push_shaped`], with values held in bfloat16.
+    pub fn push_half(&mut self, name: &str, shape: &[usize], decay: bool) -> ParamId {
+        let (home, len) = (Home::Half(self.halves), shape.iter().product::<usize>());
+        self.halves += len;
+        self.push_at(home, name, shape, decay)
+    }
+
+    fn push_at(&mut self, home: Home, name: &str, shape: &[usize], decay: bool) -> ParamId {
         let id = ParamId(u32::try_from(self.params.len()).expect("more than 2^32 parameters"));
         let cols = shape.last().copied().unwrap_or(1);
         let rows = shape.iter().rev().skip(1).product();
         let (name, shape) = (name.to_owned(), shape.to_vec());
-        self.params.push(Param { name, rows, cols, shape, offset: self.len, decay });
+        self.params.push(Param { name, rows, cols, shape, offset: self.len, home, decay });
         self.len += rows * cols;
         id
     }
@@ -59,7 +89,15 @@ impl Table {
     pub fn params(&self) -> &[Param] {
         &self.params
     }
-    /// Elements of the arena.
+    /// Elements of the arena of bfloat16.
+    pub fn halves(&self) -> usize {
+        self.halves
+    }
+    /// Elements of the arena of `Real` values.
+    pub fn reals(&self) -> usize {
+        self.len - self.halves
+    }
+    /// Elements of the arena of gradients: of both others.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -73,12 +111,14 @@ impl Table {
     }
 }
 
-/// The values of all parameters, `[1, table.len()]`.
+/// The values of all parameters.
 pub struct Params<'a, B: Backend> {
     /// Where each parameter lies.
     pub table: &'a Table,
-    /// The arena.
+    /// `[1, table.reals()]`
     pub values: &'a Mat<B, B::Real>,
+    /// `[1, table.halves()]`; needed when that is not 0.
+    pub halves: Option<&'a Mat<B, bf16>>,
 }
 
 impl<B: Backend> Clone for Params<'_, B> {
@@ -89,10 +129,24 @@ impl<B: Backend> Clone for Params<'_, B> {
 impl<B: Backend> Copy for Params<'_, B> {}
 
 impl<'a, B: Backend> Params<'a, B> {
-    /// A parameter as a matrix.
+    /// A parameter as a matrix; one that is held as `Real`.
     pub fn view(&self, id: ParamId) -> View<'a, B, B::Real> {
         let p = self.table.param(id);
-        self.values.view().cols(p.range()).reshape(p.rows, p.cols)
+        assert!(matches!(p.home, Home::Real(_)), "{} is held in bfloat16", p.name);
+        self.values.view().cols(p.values()).reshape(p.rows, p.cols)
+    }
+
+    /// Rows of a parameter as an operand of a product; `None`: all.
+    pub fn weight(&self, id: ParamId, rows: Option<Range<usize>>) -> Weight<'a, B> {
+        let p = self.table.param(id);
+        let rows = rows.unwrap_or(0..p.rows);
+        match p.home {
+            Home::Real(_) => Weight::Param(self.view(id).rows(rows)),
+            Home::Half(_) => {
+                let halves = self.halves.expect("values in bfloat16 that the table speaks of");
+                Weight::Half(halves.view().cols(p.values()).reshape(p.rows, p.cols).rows(rows))
+            }
+        }
     }
 }
 

@@ -52,6 +52,8 @@ impl<B: Backend> SelfAttention<B> {
     /// Whether some linear layer of it is trained.
     pub fn is_trained(&self) -> bool {
         [&self.q, &self.k, &self.v, &self.o].iter().any(|l| l.is_trained())
+            || self.qk_norm.as_ref().is_some_and(|(q, k)| [q, k].iter().any(|n| n.weight.trained().is_some()))
+            || self.sinks.as_ref().is_some_and(|s| s.trained().is_some())
     }
 
     /// An empty cache of `slots` rows.

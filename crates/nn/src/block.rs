@@ -79,7 +79,11 @@ fn under<B: Backend>(
 impl<B: Backend> Block<B> {
     /// Whether some parameter of it is trained.
     pub fn is_trained(&self) -> bool {
-        self.attention.is_trained() || self.mlp.is_trained() || self.attention_norm.weight.trained().is_some()
+        let norms =
+            [Some(&self.attention_norm), Some(&self.mlp_norm), self.attention_out.as_ref(), self.mlp_out.as_ref()];
+        self.attention.is_trained()
+            || self.mlp.is_trained()
+            || norms.into_iter().flatten().any(|norm| norm.weight.trained().is_some())
     }
 
     /// One part through the block. `context` holds keys and values that spans refer to, unless they are rows of the part.

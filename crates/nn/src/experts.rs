@@ -190,7 +190,12 @@ impl<B: Backend> Experts<B> {
     /// Whether some parameter of it is trained.
     pub fn is_trained(&self) -> bool {
         let banks = self.activation.banks();
+        let bias = match &self.activation {
+            Activation::Gated { .. } => None,
+            Activation::Clamped { bias, .. } => Some(bias),
+        };
         banks.iter().flat_map(|bank| bank.iter()).chain(&self.down).any(Linear::is_trained)
+            || bias.into_iter().chain(&self.down_bias).any(|b| b.trained().is_some())
             || self.router.linear.is_trained()
             || self.shared.as_ref().is_some_and(SharedExpert::is_trained)
     }

@@ -18,7 +18,7 @@ mod norm;
 mod router;
 mod shared;
 
-pub use arena::{Grads, Param, ParamId, Params, Table};
+pub use arena::{Grads, Home, Param, ParamId, Params, Table};
 pub use attention::{Attention, AttentionKept, SelfAttention, SelfAttentionSaved};
 pub use block::{Block, BlockSaved, Kept};
 pub use cache::LayerCache;
@@ -55,8 +55,8 @@ impl<B: Backend> Tensor<B> {
     pub fn weight<'a>(&'a self, params: &Params<'a, B>) -> Weight<'a, B> {
         match self {
             Tensor::Frozen(stored) => Weight::Stored(stored),
-            Tensor::Trained(id) => Weight::Param(params.view(*id)),
-            Tensor::Part { id, rows } => Weight::Param(params.view(*id).rows(rows.clone())),
+            Tensor::Trained(id) => params.weight(*id, None),
+            Tensor::Part { id, rows } => params.weight(*id, Some(rows.clone())),
         }
     }
 

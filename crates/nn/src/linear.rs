@@ -1,7 +1,7 @@
 //! A linear layer, frozen or trained, with an optional low-rank adapter (Hu et al. 2021, arXiv 2106.09685).
 
 use crate::{Context, Grads, ParamId, Tensor, Vector};
-use kernels::{Backend, Dst, Mat, Out, View, Weight};
+use kernels::{Backend, Dst, LowRank, Mat, Out, View, Weight};
 use std::ops::Range;
 
 /// A low-rank addition to a weight: `scale * B A`.
@@ -15,6 +15,8 @@ pub struct Lora {
     pub first: usize,
     /// `alpha / r`, or `alpha / sqrt(r)` for rsLoRA.
     pub scale: f64,
+    /// `[1, o]`, or more columns when several layers share it: the length that every row of the sum is brought to (DoRA).
+    pub magnitude: Option<ParamId>,
     /// Distinguishes this layer's dropout mask from others'.
     pub site: u64,
 }
@@ -37,6 +39,16 @@ pub struct Linear<B: Backend> {
 pub struct LinearSaved<B: Backend> {
     /// `dropout(x) Aᵀ`, `[t, r]`.
     u_tr: Option<Mat<B>>,
+    /// With a magnitude.
+    lengths: Option<Lengths<B>>,
+}
+
+/// What backward of DoRA needs.
+struct Lengths<B: Backend> {
+    /// Outputs before they were brought to length, without bias, `[t, o]`.
+    z_to: Mat<B>,
+    /// Lengths of the rows of the sum, `[1, o]`; a constant to backward.
+    norms: Mat<B, B::Real>,
 }
 
 /// An adapter at work in a backward pass: its place and the gradient of its inner activations.
@@ -79,23 +91,46 @@ impl<B: Backend> Linear<B> {
     pub fn forward(&self, ctx: &Context<B>, x: View<B, B::Act>, mut y: Out<B, B::Act>) -> LinearSaved<B> {
         let k = ctx.backend;
         k.linear(1.0, x, self.weight.weight(&ctx.params), y.again());
-        if let Some(bias) = &self.bias {
+        let late = self.active(ctx).is_some_and(|lora| lora.magnitude.is_some());
+        if let Some(bias) = self.bias.as_ref().filter(|_| !late) {
             k.add_bias(bias.view(&ctx.params), y.again().into_acc());
         }
-        self.adapt(ctx, x, y)
+        let saved = self.adapt(ctx, x, y.again());
+        if let Some(bias) = self.bias.as_ref().filter(|_| late) {
+            k.add_bias(bias.view(&ctx.params), y.into_acc());
+        }
+        saved
+    }
+
+    /// Lengths of the rows of weight and adapter together, `[1, o]`.
+    fn norms(&self, ctx: &Context<B>, lora: &Lora) -> Mat<B, B::Real> {
+        let mut norms = ctx.backend.mat(1, self.outputs);
+        let update = LowRank {
+            a: ctx.params.view(lora.a),
+            b: ctx.params.view(lora.b).rows(self.b_rows(lora)),
+            scale: lora.scale,
+        };
+        ctx.backend.row_norms(self.weight.weight(&ctx.params), Some(update), norms.out());
+        norms
     }
 
     /// Adds what the adapter gives, if there is one, to a `y` that holds the rest.
-    pub(crate) fn adapt(&self, ctx: &Context<B>, x: View<B, B::Act>, y: Out<B, B::Act>) -> LinearSaved<B> {
-        let k = ctx.backend;
-        let u_tr = self.active(ctx).map(|lora| {
+    pub(crate) fn adapt(&self, ctx: &Context<B>, x: View<B, B::Act>, mut y: Out<B, B::Act>) -> LinearSaved<B> {
+        let (k, active) = (ctx.backend, self.active(ctx));
+        let u_tr = active.map(|lora| {
             let (a, b) = (ctx.params.view(lora.a), ctx.params.view(lora.b).rows(self.b_rows(&lora)));
             let mut u = k.mat(x.rows, a.rows);
             self.with_dropped(ctx, &lora, x, |x| k.linear(1.0, x, Weight::Param(a), u.out()));
-            k.linear(lora.scale, u.view(), Weight::Param(b), y.into_acc());
+            k.linear(lora.scale, u.view(), Weight::Param(b), y.again().into_acc());
             u
         });
-        LinearSaved { u_tr }
+        let lengths = active.and_then(|lora| Some((lora, lora.magnitude?))).map(|(lora, id)| {
+            let (mut z_to, norms) = (k.mat(x.rows, self.outputs), self.norms(ctx, &lora));
+            k.copy(y.view(), z_to.out());
+            k.scale_columns(ctx.params.view(id).cols(self.b_rows(&lora)), norms.view(), y);
+            Lengths { z_to, norms }
+        });
+        LinearSaved { u_tr, lengths }
     }
 
     /// Adds the parameters' gradients; writes or adds `dx` when asked for.
@@ -115,10 +150,31 @@ impl<B: Backend> Linear<B> {
         if let Some(id) = self.bias.as_ref().and_then(Vector::trained) {
             k.bias_back(dy, grads.acc(id));
         }
+        let scaled = self.lengths_back(ctx, grads, saved, dy);
+        let dy = scaled.as_ref().map_or(dy, Mat::view);
         let inner = self.adapter_grads(ctx, grads, x, saved, dy);
         let Some(mut dx) = dx else { return };
         k.linear_dx(1.0, dy, self.weight.weight(&ctx.params), dx.again());
         self.adapter_dx(ctx, inner, dx);
+    }
+
+    /// Adds the gradient of the magnitude, if there is one; returns the gradient of the outputs before they were brought to
+    /// length.
+    fn lengths_back(
+        &self,
+        ctx: &Context<B>,
+        grads: &mut Grads<B>,
+        saved: &LinearSaved<B>,
+        dy: View<B, B::Act>,
+    ) -> Option<Mat<B>> {
+        let (k, Lengths { z_to, norms }) = (ctx.backend, saved.lengths.as_ref()?);
+        let lora = self.active(ctx)?;
+        let (id, rows) = (lora.magnitude?, self.b_rows(&lora));
+        k.magnitude_back(dy, z_to.view(), norms.view(), grads.acc(id).cols(rows.clone()));
+        let mut dz = k.mat(dy.rows, dy.cols);
+        k.copy(dy, dz.out());
+        k.scale_columns(ctx.params.view(id).cols(rows), norms.view(), dz.out());
+        Some(dz)
     }
 
     /// Adds the gradients of the adapter, if there is one.
@@ -157,6 +213,15 @@ impl<B: Backend> Linear<B> {
     /// brings queries to its cache with it.
     pub(crate) fn turned(&self, ctx: &Context<B>, x: View<B, B::Act>, mut y: Out<B, B::Act>) {
         let k = ctx.backend;
+        let lengths = self.active(ctx).and_then(|lora| Some((lora, lora.magnitude?)));
+        let scaled = lengths.map(|(lora, id)| {
+            let mut scaled = k.mat(x.rows, x.cols);
+            k.copy(x, scaled.out());
+            let m = ctx.params.view(id).cols(self.b_rows(&lora));
+            k.scale_columns(m, self.norms(ctx, &lora).view(), scaled.out());
+            scaled
+        });
+        let x = scaled.as_ref().map_or(x, Mat::view);
         k.linear_dx(1.0, x, self.weight.weight(&ctx.params), y.again());
         if let Some(lora) = self.active(ctx) {
             let (a, b) = (ctx.params.view(lora.a), ctx.params.view(lora.b).rows(self.b_rows(&lora)));

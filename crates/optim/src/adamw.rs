@@ -1,7 +1,11 @@
-//! AdamW over an arena: two moments beside the values, weight decay on the ranges that want it.
+//! AdamW over an arena: two moments beside the values, in full or in eight bits; weight decay on the tensors that want it.
 
-use kernels::{AdamwStep, Backend, Mat};
+use kernels::adamw8::BLOCK;
+use kernels::{AdamwStep, Backend, Mat, MomentCodes, Moments, Rounding, Values, bf16};
 use std::ops::Range;
+
+/// Tensors with fewer elements keep moments of full precision, as in bitsandbytes.
+const LEAST_EIGHT: usize = 4096;
 
 /// Settings that do not change during a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,87 +16,222 @@ pub struct Settings {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub epsilon: f64,
-    /// Decoupled weight decay, applied to ranges that want it.
+    /// Decoupled weight decay, applied to tensors that want it.
     pub weight_decay: f64,
+    /// How codes are rounded, where moments have eight bits.
+    pub rounding: Rounding,
+    /// Of the random numbers that round values in bfloat16.
+    pub seed: u64,
 }
 
-/// A range of the arena, and whether weight decay applies to it.
+/// A trained tensor, as the optimiser sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// Elements.
+pub struct Member {
+    /// Its elements in the arena of gradients.
     pub range: Range<usize>,
+    /// The first of its values, and whether they are in the arena of bfloat16.
+    pub values: (usize, bool),
     /// Whether weight decay applies.
     pub decay: bool,
+    /// Whether its moments may have eight bits.
+    pub eight: bool,
 }
 
-/// Joins neighbouring ranges with the same decay: one launch each.
-pub fn groups(params: impl IntoIterator<Item = (Range<usize>, bool)>) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    for (range, decay) in params {
-        match groups.last_mut() {
-            Some(last) if last.decay == decay && last.range.end == range.start => last.range.end = range.end,
-            _ => groups.push(Group { range, decay }),
-        }
+impl Member {
+    /// A tensor whose values lie as its gradients do, with moments of full precision.
+    pub fn plain(range: Range<usize>, decay: bool) -> Member {
+        Member { values: (range.start, false), range, decay, eight: false }
     }
-    groups
 }
 
-/// The optimiser's state.
+/// Where a tensor's moments are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Elements of [`AdamW::m`] and [`AdamW::v`].
+    Plain(Range<usize>),
+    /// Elements of [`Eight::codes`], and of [`Eight::absmax`].
+    Eight(Range<usize>, Range<usize>),
+}
+
+/// A part of the arena that one launch updates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Group {
+    member: Member,
+    place: Place,
+}
+
+/// Where everything is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Of each tensor, in their order: of what is updated here.
+    pub places: Vec<Place>,
+    groups: Vec<Group>,
+    /// The elements of the arena that are updated here; all of it unless other ranks have the rest.
+    range: Range<usize>,
+    plain: usize,
+    codes: usize,
+    blocks: usize,
+}
+
+impl Layout {
+    /// Of tensors that follow one another in the arena of gradients. Neighbours that are treated alike are updated at once.
+    pub fn new(members: impl IntoIterator<Item = Member>) -> Layout {
+        let members: Vec<Member> = members.into_iter().collect();
+        let end = members.last().map_or(0, |member| member.range.end);
+        Layout::of_range(0..end, members)
+    }
+
+    /// Of some elements of the arena, of which all tensors are given. No tensor whose moments have eight bits may be cut.
+    pub fn of_range(range: Range<usize>, members: impl IntoIterator<Item = Member>) -> Layout {
+        let mut layout = Layout { range, ..Layout::default() };
+        members.into_iter().for_each(|member| layout.push(member));
+        layout
+    }
+
+    /// What lies in the range of a tensor.
+    fn cut(&self, member: Member) -> Member {
+        let Range { start, end } = member.range;
+        let within = |at: usize| at.clamp(self.range.start, self.range.end).clamp(start, end);
+        let range = within(start)..within(end);
+        assert!(
+            !member.eight || range.is_empty() || range == (start..end),
+            "moments in eight bits of {start}..{end} are cut to {range:?}"
+        );
+        Member { values: (member.values.0 + range.start - start, member.values.1), range, ..member }
+    }
+
+    fn push(&mut self, member: Member) {
+        let member = self.cut(member);
+        let n = member.range.len();
+        let place = if member.eight && n >= LEAST_EIGHT {
+            let blocks = n.div_ceil(BLOCK);
+            (self.codes, self.blocks) = (self.codes + n, self.blocks + blocks);
+            Place::Eight(self.codes - n..self.codes, self.blocks - blocks..self.blocks)
+        } else {
+            self.plain += n;
+            Place::Plain(self.plain - n..self.plain)
+        };
+        self.places.push(place.clone());
+        if n == 0 {
+            return;
+        }
+        if let (Some(last), Place::Plain(own)) = (self.groups.last_mut(), &place)
+            && let Place::Plain(before) = &mut last.place
+            && last.member.decay == member.decay
+            && last.member.range.end == member.range.start
+            && (last.member.values.0 + last.member.range.len(), last.member.values.1) == member.values
+        {
+            (last.member.range.end, before.end) = (member.range.end, own.end);
+            return;
+        }
+        self.groups.push(Group { member, place });
+    }
+
+    /// Whether all moments have full precision.
+    pub fn is_plain(&self) -> bool {
+        self.codes == 0
+    }
+
+    /// Bytes of the state, where a moment of full precision takes `real`.
+    pub fn bytes(&self, real: usize) -> usize {
+        2 * (self.plain * real + self.codes + self.blocks * real)
+    }
+}
+
+/// A moment in eight bits.
+pub struct Eight<B: Backend> {
+    /// `[1, n]`.
+    pub codes: Mat<B, u8>,
+    /// Largest amount of each block, `[1, blocks]`.
+    pub absmax: Mat<B, B::Real>,
+}
+
+impl<B: Backend> Eight<B> {
+    fn part(&mut self, own: &Range<usize>, blocks: &Range<usize>) -> MomentCodes<'_, B> {
+        let codes = self.codes.out().cols(own.clone()).into_acc();
+        MomentCodes { codes, absmax: self.absmax.out().cols(blocks.clone()).into_acc() }
+    }
+}
+
+/// The optimiser and its state.
 pub struct AdamW<B: Backend> {
     settings: Settings,
-    groups: Vec<Group>,
-    /// The elements it updates; all of the arena unless other ranks have the rest.
-    range: Range<usize>,
-    /// First moments, `[1, n]`.
+    /// Where each tensor's state is.
+    pub layout: Layout,
+    /// First moments of full precision.
     pub m: Mat<B, B::Real>,
-    /// Second moments, `[1, n]`.
+    /// Second moments of full precision.
     pub v: Mat<B, B::Real>,
+    /// First and second moments in eight bits.
+    pub eight: [Eight<B>; 2],
     /// Updates done.
     pub steps: u64,
 }
 
 impl<B: Backend> AdamW<B> {
-    /// For an arena of `len` elements.
-    pub fn new(backend: &B, len: usize, settings: Settings, groups: Vec<Group>) -> AdamW<B> {
-        AdamW::of_range(backend, 0..len, settings, groups)
+    /// With all moments zero.
+    pub fn new(backend: &B, settings: Settings, layout: Layout) -> AdamW<B> {
+        let eight = || Eight { codes: backend.zeros(1, layout.codes), absmax: backend.zeros(1, layout.blocks) };
+        let (m, v, eight) = (backend.zeros(1, layout.plain), backend.zeros(1, layout.plain), [eight(), eight()]);
+        AdamW { settings, m, v, eight, layout, steps: 0 }
     }
 
-    /// For some elements of an arena, whose groups are given as for all of it. Moments are those of `range` alone.
-    pub fn of_range(backend: &B, range: Range<usize>, settings: Settings, groups: Vec<Group>) -> AdamW<B> {
-        let within = |g: Group| {
-            let (start, end) = (g.range.start.max(range.start), g.range.end.min(range.end));
-            (start < end).then_some(Group { range: start..end, decay: g.decay })
-        };
-        let groups = groups.into_iter().filter_map(within).collect();
-        let (m, v) = (backend.zeros(1, range.len()), backend.zeros(1, range.len()));
-        AdamW { settings, groups, range, m, v, steps: 0 }
-    }
-
-    /// The elements it updates.
+    /// The elements of the arena it updates.
     pub fn range(&self) -> Range<usize> {
-        self.range.clone()
+        self.layout.range.clone()
     }
 
-    /// One update of `values`, the whole arena; `grads` are those of the optimiser's range, and are multiplied by `grad_scale` first.
+    /// One update of the values that are held as `Real` and of those in bfloat16, both whole; `grads` are those of the
+    /// optimiser's range, and are multiplied by `grad_scale` first.
     pub fn update(
         &mut self,
         backend: &B,
         values: &mut Mat<B, B::Real>,
+        halves: &mut Mat<B, bf16>,
         grads: &Mat<B, B::Real>,
         learning_rate: f64,
         grad_scale: f64,
     ) {
         self.steps += 1;
-        let Settings { beta1, beta2, epsilon, weight_decay } = self.settings;
-        for Group { range, decay } in &self.groups {
+        let Settings { beta1, beta2, epsilon, weight_decay, rounding, seed } = self.settings;
+        let [m8, v8] = &mut self.eight;
+        for Group { member: Member { range, values: (first, half), decay, .. }, place } in &self.layout.groups {
             let weight_decay = if *decay { weight_decay } else { 0.0 };
             let step = AdamwStep { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.steps, grad_scale };
-            let own = range.start - self.range.start..range.end - self.range.start;
-            let (p, m, v) =
-                (values.out().cols(range.clone()), self.m.out().cols(own.clone()), self.v.out().cols(own.clone()));
-            backend.adamw(&step, p.into_acc(), grads.view().cols(own), m.into_acc(), v.into_acc());
+            let own = range.start - self.layout.range.start..range.end - self.layout.range.start;
+            let (at, grads) = (*first..first + range.len(), grads.view().cols(own));
+            if let (Place::Plain(own), false) = (place, *half) {
+                let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(own.clone()).into_acc());
+                backend.adamw(&step, values.out().cols(at).into_acc(), grads, m, v);
+                continue;
+            }
+            let moments = match place {
+                Place::Plain(own) => {
+                    let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(own.clone()).into_acc());
+                    Moments::Real { m, v }
+                }
+                Place::Eight(own, blocks) => {
+                    Moments::Codes { m: m8.part(own, blocks), v: v8.part(own, blocks), rounding }
+                }
+            };
+            let values = match half {
+                false => Values::Real(values.out().cols(at).into_acc()),
+                true => {
+                    let key = mix(mix(seed) ^ self.steps).wrapping_add(range.start as u64);
+                    Values::Half { values: halves.out().cols(at).into_acc(), key }
+                }
+            };
+            backend.adamw8(&step, values, grads, moments);
         }
     }
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 /// The factor that clips a gradient of norm `norm` to `max_norm`, as `torch.nn.utils.clip_grad_norm_` does: never above 1;

@@ -1,19 +1,29 @@
 //! AdamW and clipping against torch 2.15.0, and against numbers worked out by hand.
 
-use kernels::{Adamw as _, Cpu, Mat, Memory};
-use optim::adamw::{AdamW, Group, Settings, clip, groups};
+use kernels::{Adamw as _, Cpu, Mat, Memory, Rounding, bf16};
+use optim::adamw::{AdamW, Layout, Member, Place, Settings, clip};
 use serde_json::Value;
 use testkit::to;
 
-const DEFAULTS: Settings = Settings { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+const DEFAULTS: Settings =
+    Settings { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, rounding: Rounding::Grid, seed: 7 };
+
+/// The optimiser of tensors with moments of full precision, given by range and decay.
+fn plain<R: kernels::Real>(
+    cpu: &Cpu<R>,
+    settings: Settings,
+    tensors: impl IntoIterator<Item = (std::ops::Range<usize>, bool)>,
+) -> AdamW<Cpu<R>> {
+    AdamW::new(cpu, settings, Layout::new(tensors.into_iter().map(|(range, decay)| Member::plain(range, decay))))
+}
 
 /// Updates of one parameter with a constant gradient scale; returns its value after each.
 fn values_after(settings: Settings, start: f64, learning_rate: f64, gradients: &[f64]) -> Vec<f64> {
     let cpu = Cpu::<f64>::new(1);
     let mut values = cpu.from_host(1, 1, &[start]);
-    let mut optimiser = AdamW::new(&cpu, 1, settings, groups([(0..1, true)]));
+    let mut optimiser = plain(&cpu, settings, [(0..1, true)]);
     let mut update = |g: &f64| {
-        optimiser.update(&cpu, &mut values, &cpu.from_host(1, 1, &[*g]), learning_rate, 1.0);
+        optimiser.update(&cpu, &mut values, &mut cpu.zeros(1, 0), &cpu.from_host(1, 1, &[*g]), learning_rate, 1.0);
         cpu.to_host::<f64>(values.view())[0]
     };
     gradients.iter().map(&mut update).collect()
@@ -32,8 +42,8 @@ fn two_updates_equal_the_worked_example() {
 fn an_update_at_rate_zero_moves_the_state_and_not_the_parameter() {
     let cpu = Cpu::<f64>::new(1);
     let mut values = cpu.from_host(1, 1, &[0.7]);
-    let mut optimiser = AdamW::new(&cpu, 1, DEFAULTS, groups([(0..1, true)]));
-    optimiser.update(&cpu, &mut values, &cpu.from_host(1, 1, &[2.0]), 0.0, 1.0);
+    let mut optimiser = plain(&cpu, DEFAULTS, [(0..1, true)]);
+    optimiser.update(&cpu, &mut values, &mut cpu.zeros(1, 0), &cpu.from_host(1, 1, &[2.0]), 0.0, 1.0);
     assert_eq!(cpu.to_host::<f64>(values.view()), [0.7]);
     let (m, v) = (cpu.to_host::<f64>(optimiser.m.view())[0], cpu.to_host::<f64>(optimiser.v.view())[0]);
     assert!((m - 0.2).abs() < 1e-15 && (v - 0.004).abs() < 1e-15 && optimiser.steps == 1, "{m} {v}");
@@ -55,20 +65,21 @@ fn ten_clipped_updates_equal_torch() {
         beta2: number(&reference["betas"][1]),
         epsilon: number(&reference["eps"]),
         weight_decay: number(&reference["weight_decay"]["w"]),
+        ..DEFAULTS
     };
     assert_eq!(reference["weight_decay"]["b"], 0.0);
     let (rate, max_norm) = (number(&reference["lr"]), number(&reference["max_grad_norm"]));
 
     let cpu = Cpu::<f32>::new(2);
     let mut values: Mat<Cpu<f32>> = cpu.from_host(1, all, &start);
-    let mut optimiser = AdamW::new(&cpu, all, settings, groups([(0..weights, true), (weights..all, false)]));
+    let mut optimiser = plain(&cpu, settings, [(0..weights, true), (weights..all, false)]);
     let norms = reference["grad_norms"].as_array().unwrap();
     assert_eq!(norms.len(), 10);
     for (t, expected) in norms.iter().enumerate() {
         let gradient = cpu.from_host(1, all, &arena("gw", "gb", t));
         let norm = cpu.square_norm(gradient.view()).sqrt();
         assert!((norm / number(expected) - 1.0).abs() < 1e-6, "norm {norm} for {expected} at update {}", t + 1);
-        optimiser.update(&cpu, &mut values, &gradient, rate, clip(norm, max_norm));
+        optimiser.update(&cpu, &mut values, &mut cpu.zeros(1, 0), &gradient, rate, clip(norm, max_norm));
         let found = cpu.to_host::<f32>(values.view());
         for (i, expected) in arena("w", "b", t + 1).iter().enumerate() {
             assert!(
@@ -87,17 +98,80 @@ fn decay_shrinks_the_groups_that_want_it_and_no_other() {
     let cpu = Cpu::<f64>::new(1);
     let mut values = cpu.from_host(1, 4, &[1.0; 4]);
     let settings = Settings { weight_decay: 0.5, ..DEFAULTS };
-    let mut optimiser = AdamW::new(&cpu, 4, settings, groups([(0..1, false), (1..3, true), (3..4, false)]));
-    optimiser.update(&cpu, &mut values, &cpu.zeros(1, 4), 0.1, 1.0);
+    let mut optimiser = plain(&cpu, settings, [(0..1, false), (1..3, true), (3..4, false)]);
+    optimiser.update(&cpu, &mut values, &mut cpu.zeros(1, 0), &cpu.zeros(1, 4), 0.1, 1.0);
     assert_eq!(cpu.to_host::<f64>(values.view()), [1.0, 0.95, 0.95, 1.0]);
 }
 
 #[test]
-fn neighbours_with_the_same_decay_become_one_group() {
-    let group = |range, decay| Group { range, decay };
-    let joined = groups([(0..3, true), (3..5, true), (5..6, false), (6..9, true), (10..11, true), (11..11, true)]);
-    assert_eq!(joined, [group(0..5, true), group(5..6, false), group(6..9, true), group(10..11, true)]);
-    assert_eq!(groups([]), []);
+fn small_tensors_and_those_that_may_not_keep_moments_of_full_precision() {
+    let eight = |range, eight| Member { eight, ..Member::plain(range, true) };
+    let layout = Layout::new([eight(0..4095, true), eight(4095..8191, true), eight(8191..12_288, false)]);
+    let plain = |range| Place::Plain(range);
+    assert_eq!(layout.places, [plain(0..4095), Place::Eight(0..4096, 0..16), plain(4095..8192)]);
+    assert_eq!(layout.bytes(4), 2 * (8192 * 4 + 4096 + 16 * 4));
+}
+
+/// bitsandbytes 0.50 on the CPU.
+#[test]
+fn updates_in_eight_bits_equal_those_of_bitsandbytes_to_the_bit() {
+    let tensors = testkit::tensors(include_bytes!("../../../fixtures/optim/adamw8bit.safetensors"));
+    let cpu = Cpu::<f32>::new(2);
+    let at = |name: &str, t: usize| -> Vec<f32> { to(&tensors[&format!("{name}.{t}")][..]) };
+    let (start, settings) = (at("p", 0), Settings { beta2: 0.995, ..DEFAULTS });
+    let n = start.len();
+    // A tensor of 50 elements before it, so that nothing begins where a block would.
+    let members = [Member::plain(0..50, false), Member { eight: true, ..Member::plain(50..50 + n, true) }];
+    let mut optimiser = AdamW::new(&cpu, settings, Layout::new(members));
+    let mut values = cpu.from_host(1, 50 + n, &[vec![0.0; 50], start].concat());
+    for t in 0..5 {
+        let gradient = cpu.from_host(1, 50 + n, &[vec![0.0; 50], at("g", t)].concat());
+        optimiser.update(&cpu, &mut values, &mut cpu.zeros(1, 0), &gradient, 1e-3, 1.0);
+        assert!(cpu.to_host::<f32>(values.view())[50..] == at("p", t + 1), "update {}", t + 1);
+    }
+}
+
+/// Without a memory the first moment is the gradient.
+#[test]
+fn codes_of_eight_bits_equal_those_of_bitsandbytes_to_the_bit() {
+    let tensors = testkit::tensors(include_bytes!("../../../fixtures/optim/adamw8bit.safetensors"));
+    let cpu = Cpu::<f32>::new(2);
+    let x: Vec<f32> = to(&tensors["x"][..]);
+    let n = x.len();
+    let member = Member { eight: true, ..Member::plain(0..n, true) };
+    let settings = Settings { beta1: 0.0, ..DEFAULTS };
+    let mut optimiser = AdamW::new(&cpu, settings, Layout::new([member]));
+    optimiser.update(&cpu, &mut cpu.zeros(1, n), &mut cpu.zeros(1, 0), &cpu.from_host(1, n, &x), 1e-3, 1.0);
+    let (codes, absmax): (Vec<u8>, Vec<f32>) =
+        (tensors["codes"].iter().map(|x| *x as u8).collect(), to(&tensors["absmax"][..]));
+    assert!(cpu.to_host::<u8>(optimiser.eight[0].codes.view()) == codes);
+    assert_eq!(cpu.to_host::<f32>(optimiser.eight[0].absmax.view()), absmax);
+}
+
+/// What rounding to the nearest loses, rounding at random keeps on average: updates far below half a step of bfloat16.
+#[test]
+fn small_updates_of_values_in_bfloat16_arrive_on_average() {
+    let cpu = Cpu::<f32>::new(2);
+    let n = 20_000;
+    let settings = Settings { weight_decay: 0.0, ..DEFAULTS };
+    let run = |seed: u64, eight: bool| {
+        let member = Member { values: (0, true), eight, ..Member::plain(0..n, true) };
+        let mut optimiser = AdamW::new(&cpu, Settings { seed, ..settings }, Layout::new([member]));
+        let mut halves = cpu.from_host(1, n, &vec![bf16::from_f32(1.0); n]);
+        let gradient = cpu.from_host(1, n, &vec![1.0f32; n]);
+        for _ in 0..10 {
+            optimiser.update(&cpu, &mut cpu.zeros(1, 0), &mut halves, &gradient, 1e-4, 1.0);
+        }
+        cpu.to_host::<bf16>(halves.view())
+    };
+    for eight in [false, true] {
+        let after = run(1, eight);
+        let mean = after.iter().map(|x| x.to_f64()).sum::<f64>() / n as f64;
+        // Ten updates of 1e-4 each; the mean of n values that are 2^-8 apart has a deviation of about 1.4e-5.
+        assert!((mean - (1.0 - 1e-3)).abs() < 6e-5, "{mean}");
+        assert!(after == run(1, eight), "the same seed, the same bits");
+        assert!(after != run(2, eight), "another seed, other bits");
+    }
 }
 
 #[test]

@@ -5,10 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod companions;
+mod context;
 mod error;
 mod evaluate;
 pub mod gradient;
 mod merge;
+mod optimizer;
+mod pace;
 mod plan;
 pub mod policy;
 mod prepare;
@@ -24,10 +27,13 @@ pub mod step;
 mod storage;
 pub mod text;
 mod validate;
+pub mod work;
 
 pub use error::Error;
 pub use kernels::cuda::Options as GpuOptions;
 pub use merge::{Merged, merge, probe_logits};
+pub use optimizer::optimizer_of;
+pub use pace::{Pace, Rates};
 pub use plan::{Plan, learning_rates};
 pub use prepare::{Job, Rows, loss_of};
 pub use quantise::{QuantiseRequest, Quantised, quantise};

@@ -1,9 +1,12 @@
 //! What a run will do and take, before it does it: steps, schedule, memory by part.
 
+use crate::optimizer::holds_halves;
 use crate::step::Execution;
 use crate::{Error, Job};
 use config::{Curve, Floor, Objective, Recompute, ScheduleKind};
-use model::{Blueprint, Keep};
+use kernels::HEAD_ROWS;
+use model::{Blueprint, Keep, Projection};
+use optim::adamw::{Layout, Member};
 use optim::schedule::{Ramp, Schedule, Shape, StableDecay, warmup_steps};
 use std::fmt::Write;
 
@@ -92,14 +95,8 @@ impl Plan {
 
     fn with(job: &Job, load: Load, execution: Execution, available: u64) -> Plan {
         let b = &job.blueprint;
-        let trainable = match &job.adapter {
-            None => trained_parameters(job),
-            Some(a) => (0..b.layers.len())
-                .flat_map(|i| b.projections(i))
-                .filter(|p| a.adapters.modules.contains(&p.path))
-                .map(|p| a.adapters.rank * (p.inputs + p.outputs))
-                .sum(),
-        };
+        let tensors = trained_tensors(job);
+        let trainable: usize = tensors.iter().map(|t| t.elements).sum();
         let stored = crate::storage::held_bytes(job);
         let frozen = match job.config.tuning {
             config::Tuning::Full => 0,
@@ -110,9 +107,12 @@ impl Plan {
         let pack_base = scale(load.base, execution.budget_rows);
         let held = if execution.z0_first || job.kto().is_none() { pack_base } else { load.base };
         let rank_sum: usize = job.adapter.as_ref().map_or(0, |a| {
-            (0..b.layers.len()).flat_map(|i| b.projections(i)).filter(|p| a.adapters.modules.contains(&p.path)).count()
-                * a.adapters.rank
-                / b.layers.len().max(1)
+            let kept = |p: &Projection| {
+                let on = a.adapters.modules.get(&p.path);
+                on.map_or(0, |on| on.rank + if a.adapters.dora { p.outputs } else { 0 })
+            };
+            let layers = (0..b.layers.len()).flat_map(|i| b.projections(i));
+            layers.map(|p| kept(&p)).sum::<usize>() / b.layers.len().max(1)
         });
         let per_row = match execution.keep {
             Keep::All => kept_floats(b) + rank_sum,
@@ -121,20 +121,24 @@ impl Plan {
         let saved = 4 * (held * per_row * b.layers.len()) as u64;
         let targets = scale(load.targets, execution.budget_rows.max(1));
         let held_targets = if execution.z0_first { targets } else { load.targets };
-        let kept = execution.kept_logits.min(held_targets * b.vocab);
-        let head = 4 * (3 * held_targets * b.hidden + 512.min(held_targets.max(1)) * 2048 + kept) as u64;
+        // Of text, no more rows than the head has in hand wait for their backward.
+        let waiting = if job.kto().is_some() { held_targets } else { held_targets.min(HEAD_ROWS) };
+        let kept = execution.kept_logits.min(waiting * b.vocab);
+        let head = 4 * (3 * held_targets * b.hidden + HEAD_ROWS.min(held_targets.max(1)) * 2048 + kept) as u64;
         let working = 4
             * (scale(load.base + load.tail, execution.budget_rows) * working_floats(b)
                 + if execution.keep == Keep::Inputs { pack_base * kept_floats(b) } else { 0 }) as u64;
         let tokens = 4 * job.train.data.report.tokens + 96 * job.train.data.len() as u64;
-        let copies = if matches!(job.config.tuning, config::Tuning::Adapter { .. }) { 1 } else { 0 };
+        let copies = u64::from(job.kto().is_some() && job.adapter.as_ref().is_some_and(|a| !a.starts_at_zero()));
         let arena = 4 * trainable as u64;
+        let held: usize = tensors.iter().map(|t| t.elements * if t.half { 2 } else { 4 }).sum();
+        let state = optimizer_bytes(job, &tensors);
         let memory = vec![
             ("process", PROCESS),
             ("frozen weights", frozen),
-            ("trained weights", arena * (1 + copies)),
+            ("trained weights", held as u64 + arena * copies),
             ("gradients", arena),
-            ("optimiser state", 2 * arena),
+            ("optimiser state", state),
             ("saved activations", saved),
             ("working activations", working),
             ("head", head),
@@ -171,12 +175,48 @@ fn kept_logits(job: &Job, plan: &Plan, available: u64) -> usize {
     (share.min(available - plan.total()) / 4) as usize
 }
 
-/// Weights that are trained themselves.
-fn trained_parameters(job: &Job) -> usize {
-    let model::Tuning::Blocks { first, past } = job.tuning() else { return job.blueprint.num_parameters() };
+/// A tensor that is trained: its size, and how it and its moments are held.
+struct Trained {
+    elements: usize,
+    half: bool,
+    eight: bool,
+}
+
+fn trained_tensors(job: &Job) -> Vec<Trained> {
+    let (b, eight) = (&job.blueprint, job.config.optimizer.name == config::OptimizerName::Adamw8bit);
+    if let Some(a) = &job.adapter {
+        let layers =
+            (0..b.layers.len()).flat_map(|i| b.projections(i).into_iter().chain(b.expert_projections(i).concat()));
+        let factors = layers.filter_map(|p| a.adapters.modules.get(&p.path).map(|on| (p, on.rank)));
+        let mut sizes: Vec<usize> = factors
+            .flat_map(|(p, r)| [r * p.inputs, r * p.outputs, if a.adapters.dora { p.outputs } else { 0 }])
+            .collect();
+        sizes.extend(
+            job.checkpoint.infos().filter(|t| a.adapters.trains(&t.name)).map(weights::TensorInfo::element_count),
+        );
+        return sizes.into_iter().map(|elements| Trained { elements, half: false, eight }).collect();
+    }
     let block = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
-    let trained = job.checkpoint.infos().filter(|t| block(&t.name).is_some_and(|b| (first..past).contains(&b)));
-    trained.map(|t| t.shape.iter().product::<usize>()).sum()
+    let trained = |name: &str| match job.tuning() {
+        model::Tuning::Blocks { first, past } => block(name).is_some_and(|b| (first..past).contains(&b)),
+        _ => !(name.ends_with(".e_score_correction_bias") || b.tied && name == "lm_head.weight"),
+    };
+    let of = |t: &weights::TensorInfo| Trained {
+        elements: t.element_count(),
+        half: holds_halves(job) && t.shape.len() > 1,
+        eight: eight && !t.name.contains("embed_tokens"),
+    };
+    job.checkpoint.infos().filter(|t| trained(&t.name)).map(of).collect()
+}
+
+/// Both moments.
+fn optimizer_bytes(job: &Job, tensors: &[Trained]) -> u64 {
+    let mut first = 0;
+    let members = tensors.iter().map(|t| {
+        first += t.elements;
+        Member { eight: t.eight, ..Member::plain(first - t.elements..first, job.adapter.is_none()) }
+    });
+    Layout::new(members).bytes(4) as u64
 }
 
 /// Floats kept per row and block when nothing is recomputed.
@@ -193,7 +233,7 @@ fn working_floats(b: &Blueprint) -> usize {
 }
 
 /// Feed-forward width of a row: of a dense layer, or of the experts that a row goes through.
-fn feed_forward_rows(b: &Blueprint) -> usize {
+pub(crate) fn feed_forward_rows(b: &Blueprint) -> usize {
     b.experts.as_ref().map_or(b.feed_forward, |e| {
         let experts = e.route.chosen * e.width + e.shared.map_or(0, |s| s.width) + b.hidden;
         if b.layers.iter().all(|l| l.experts) { experts } else { experts.max(b.feed_forward) }

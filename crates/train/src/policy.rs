@@ -1,10 +1,11 @@
 //! The model that is trained, and what it is compared with.
 
 use crate::Error;
-use config::{Lora, LoraClaims, Targets, Tuning};
-use kernels::{Backend, Mat, Memory};
-use model::{Adapters, Blueprint, Decoder, LoraInit, initialise_lora};
+use config::{Lora, LoraBias, LoraClaims, LoraStart, Targets, Tuning};
+use kernels::{Backend, Mat, Memory, bf16};
+use model::{Adapters, Biases, Blueprint, Decoder, Factors, LoraInit, Start, initialise_lora};
 use nn::Table;
+use std::collections::BTreeSet;
 use std::path::Path;
 use weights::{Adapter, AdapterConfig};
 
@@ -14,8 +15,10 @@ pub struct Policy<B: Backend> {
     pub decoder: Decoder<B>,
     /// Trainable tensors.
     pub table: Table,
-    /// Their values, `[1, n]`.
+    /// Their values, but for those in bfloat16.
     pub values: Mat<B, B::Real>,
+    /// Those.
+    pub halves: Mat<B, bf16>,
     /// The reference of preference losses.
     pub reference: Reference<B>,
 }
@@ -41,6 +44,8 @@ pub struct AdapterPlan {
     pub config: AdapterConfig,
     /// The given adapter, when there is one.
     pub given: Option<Adapter>,
+    /// How a fresh one begins.
+    start: Start,
 }
 
 impl AdapterPlan {
@@ -53,9 +58,14 @@ impl AdapterPlan {
         }
     }
 
-    /// Whether the adapter changes nothing yet: its B is zero everywhere.
+    /// Whether the reference is the model with the adapter off: nothing of the model itself is trained, and the adapter changes
+    /// nothing yet, as its B is zero everywhere.
     pub fn starts_at_zero(&self) -> bool {
-        self.given.as_ref().is_none_or(|g| g.pairs.iter().all(|p| p.b.iter().all(|x| *x == 0.0)))
+        let zero = match &self.given {
+            None => !matches!(self.start, Start::Random),
+            Some(g) => !g.config.use_dora && g.pairs.iter().all(|p| p.b.iter().all(|x| *x == 0.0)),
+        };
+        zero && !self.adapters.touches_model()
     }
 
     /// Fills the arena's adapters.
@@ -68,7 +78,7 @@ impl AdapterPlan {
     ) -> Result<(), Error> {
         let init = match &self.given {
             Some(adapter) => LoraInit::From(adapter),
-            None => LoraInit::Fresh { seed },
+            None => LoraInit::Fresh { seed, start: self.start },
         };
         Ok(initialise_lora(backend, table, values, &init)?)
     }
@@ -114,7 +124,20 @@ fn speaks_of_experts(targets: &weights::Targets) -> bool {
 
 fn fresh(lora: &Lora, blueprint: &Blueprint) -> Result<AdapterPlan, Error> {
     let targets = peft_targets(&lora.targets, blueprint);
-    let modules = modules_of(&targets, None, blueprint)?;
+    let exclude = lora.exclude.as_ref().map(|targets| peft_targets(targets, blueprint));
+    let saved = saved_modules(&lora.modules_to_save, blueprint)?;
+    let mut modules = modules_of(&targets, exclude.as_ref(), blueprint)?;
+    modules.retain(|module| !saved.contains(module));
+    if let Some(layers) = &lora.layers {
+        // As PEFT, which looks at layers only where targets are names.
+        if !matches!(targets, weights::Targets::Pattern(_)) {
+            modules.retain(|module| layer_of(module, &lora.layers_pattern).is_some_and(|l| layers.contains(&l)));
+        }
+        if modules.is_empty() {
+            let what = format!("layers_to_transform: {layers:?} leaves no layer to adapt");
+            return Err(Error::Mismatch { what });
+        }
+    }
     // PEFT writes the names that `all-linear` stands for; loaders without that word then find them too.
     let written = match &targets {
         weights::Targets::Pattern(word) if word == "all-linear" => weights::Targets::Names(leaves(&modules)),
@@ -122,8 +145,77 @@ fn fresh(lora: &Lora, blueprint: &Blueprint) -> Result<AdapterPlan, Error> {
     };
     let mut config = AdapterConfig::new(lora.r, written);
     (config.lora_alpha, config.lora_dropout, config.use_rslora) = (lora.alpha, lora.dropout, lora.rslora);
-    let adapters = Adapters { rank: lora.r, scale: config.scale(), modules: modules.into_iter().collect() };
-    Ok(AdapterPlan { adapters, config, given: None })
+    (config.rank_pattern, config.alpha_pattern) = (lora.rank_pattern.clone(), lora.alpha_pattern.clone());
+    (config.use_dora, config.exclude_modules) = (lora.dora, exclude);
+    config.modules_to_save.clone_from(&lora.modules_to_save);
+    config.bias = match lora.bias {
+        LoraBias::None => "none",
+        LoraBias::All => "all",
+        LoraBias::LoraOnly => "lora_only",
+    }
+    .to_owned();
+    if let Some(layers) = &lora.layers {
+        config.set_layers(layers, &lora.layers_pattern);
+    }
+    if lora.dora && modules.iter().any(|m| m.contains(".experts.")) {
+        let what =
+            "use_dora: experts are targeted, whose lengths are not trained; leave them out of lora_target_modules";
+        return Err(Error::Mismatch { what: what.to_owned() });
+    }
+    let start = match lora.start {
+        LoraStart::Usual => Start::Usual,
+        LoraStart::Gaussian => Start::Gaussian,
+        LoraStart::Random => Start::Random,
+    };
+    let factors = |module: String| -> Result<(String, Factors), Error> {
+        let (rank, scale) = (config.rank_of(&module)?, config.scale_of(&module)?);
+        Ok((module, Factors { rank, scale }))
+    };
+    let biases = match lora.bias {
+        LoraBias::None => Biases::None,
+        LoraBias::All => Biases::All,
+        LoraBias::LoraOnly => Biases::Adapted,
+    };
+    let modules = modules.into_iter().map(factors).collect::<Result<_, _>>()?;
+    let adapters = Adapters { modules, dora: lora.dora, saved, biases };
+    Ok(AdapterPlan { adapters, config, given: None, start })
+}
+
+/// Paths of the modules that are trained in full: each name is the end of at least one.
+fn saved_modules(names: &[String], blueprint: &Blueprint) -> Result<BTreeSet<String>, Error> {
+    let mut all = vec!["model.embed_tokens".to_owned(), "model.norm".to_owned()];
+    all.extend(blueprint.linear_modules());
+    let mut norms = vec!["input_layernorm", "post_attention_layernorm"];
+    if blueprint.out_norms {
+        norms.extend(["pre_feedforward_layernorm", "post_feedforward_layernorm"]);
+    }
+    if blueprint.qk_norm {
+        norms.extend(["self_attn.q_norm", "self_attn.k_norm"]);
+    }
+    let layers = 0..blueprint.layers.len();
+    all.extend(layers.flat_map(|i| norms.iter().map(move |norm| format!("model.layers.{i}.{norm}"))));
+    let mut saved = BTreeSet::new();
+    for name in names {
+        // PEFT compares ends of names here, whatever stands before them: `norm` means every `..._norm`, too.
+        let found: Vec<&String> = all.iter().filter(|m| m.ends_with(name.as_str())).collect();
+        if found.is_empty() {
+            let what = format!("modules_to_save: {name:?} is no embedding, norm, head or linear layer of this model");
+            return Err(Error::Mismatch { what });
+        }
+        saved.extend(found.into_iter().cloned());
+    }
+    Ok(saved)
+}
+
+/// The index of the layer that a module is in: the first number behind a name, or behind one of `patterns`.
+fn layer_of(module: &str, patterns: &[String]) -> Option<usize> {
+    let parts: Vec<&str> = module.split('.').collect();
+    let named = |name: &str| patterns.is_empty() || patterns.iter().any(|p| p == name);
+    parts
+        .windows(2)
+        .skip(usize::from(patterns.is_empty()))
+        .find(|w| named(w[0]) && w[1].parse::<usize>().is_ok())
+        .and_then(|w| w[1].parse().ok())
 }
 
 fn leaves(modules: &[String]) -> Vec<String> {
@@ -157,8 +249,7 @@ fn given(path: &Path, claims: &LoraClaims, blueprint: &Blueprint) -> Result<Adap
             return disagree("lora_target_modules", leaves(&said).join(", "), leaves(&modules).join(", "));
         }
     }
-    let adapters = Adapters { rank: config.r, scale: config.scale(), modules: modules.into_iter().collect() };
-    Ok(AdapterPlan { adapters, config, given: Some(adapter) })
+    Ok(AdapterPlan { adapters: Adapters::of(&adapter), config, given: Some(adapter), start: Start::Usual })
 }
 
 /// A copy of an arena.

@@ -21,6 +21,8 @@ pub struct Job {
     pub checkpoint: Checkpoint,
     /// The model's shapes.
     pub blueprint: Blueprint,
+    /// What the run changes in the model's `config.json`.
+    pub changes: Vec<(String, serde_json::Value)>,
     /// The chat template that was given in place of the tokenizer's, for the result. The tokenizer itself is let go: it
     /// takes more memory than the rows.
     pub given_template: Option<String>,
@@ -121,13 +123,17 @@ impl Job {
         observe: &mut dyn FnMut(Event),
     ) -> Result<Job, Error> {
         let checkpoint = Checkpoint::open(&config.model.path)?;
-        let blueprint = model::arch::blueprint(&weights::read_config(&config.model.path)?)?;
+        let (blueprint, changes) = crate::context::blueprint(&config)?;
         let files = tokenizer_files(&config, clock)?;
         let tokenizer = RunTokenizer { files, embeddings: blueprint.vocab, loaded: OnceCell::new() };
         let mut notes = Vec::new();
         fit_length(&mut config, blueprint.max_positions, &mut notes)?;
         let balance = balance(&config, &blueprint)?;
         let adapter = AdapterPlan::new(&config.tuning, &blueprint)?;
+        if adapter.is_some() && !changes.is_empty() {
+            let text = "rope_scaling: the adapter fits the base with these positions; give its config.json the same when it is used or merged";
+            notes.push(text.to_owned());
+        }
         let ends = ends(&config, &tokenizer)?;
         let (train, eval) = datasets(&config, &tokenizer, &mut notes, control, observe)?;
         // What was found in the cache says how many ids its tokenizer has.
@@ -152,6 +158,7 @@ impl Job {
             config,
             checkpoint,
             blueprint,
+            changes,
             given_template: tokenizer.files.given_template().map(str::to_owned),
             ends,
             adapter,
@@ -191,8 +198,8 @@ impl Job {
     /// Files of the model, tokenizer and adapter, for the lock.
     pub fn model_files(&self) -> Vec<PathBuf> {
         let dir = &self.config.model.path;
-        let side =
-            ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"].map(|f| dir.join(f));
+        let side = ["config.json", "tokenizer.json", "qwen.tiktoken", "tokenizer_config.json", "chat_template.jinja"]
+            .map(|f| dir.join(f));
         let mut files: Vec<PathBuf> = self.checkpoint.files().map(Path::to_owned).collect();
         files.extend(side.into_iter().filter(|f| f.is_file()));
         if let config::Tuning::Adapter { path, .. } = &self.config.tuning {

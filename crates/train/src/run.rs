@@ -11,6 +11,7 @@ mod update;
 
 use crate::evaluate::preference;
 use crate::gradient::Gradient;
+use crate::optimizer::optimizer_of;
 use crate::plan::schedule_of;
 use crate::policy::Policy;
 use crate::step::{
@@ -25,7 +26,7 @@ use kernels::Backend;
 use model::Built;
 use nn::Dropout;
 use objective::metrics::{Metric, Window};
-use optim::adamw::{AdamW, Settings, groups};
+use optim::adamw::AdamW;
 use optim::schedule::Schedule;
 use rundir::tensorboard::EventFile;
 use rundir::{Checkpoint, LineLog, Opening, RunFolder};
@@ -125,6 +126,7 @@ pub fn run_on(
     observe: &mut dyn FnMut(Event),
 ) -> Result<Ended, Error> {
     world.set_timeout(loaded.config.engine.dist_timeout);
+    update::fits(world, &loaded.config.optimizer)?;
     let result = match loaded.stages.is_empty() {
         true => run_one(world, loaded, inputs, control, observe),
         false => crate::stages::run(world, loaded, inputs, control, observe),
@@ -277,7 +279,7 @@ impl<'a, B: Backend> Run<'a, B> {
         found: Option<&Checkpoint>,
         observe: &mut dyn FnMut(Event),
     ) -> Result<Run<'a, B>, Error> {
-        let Built { decoder, table, mut values, notes } = Built::stored_as(
+        let Built { decoder, table, mut values, halves, notes } = Built::stored_as(
             &crate::storage::storage_of(job),
             backend,
             &job.checkpoint,
@@ -290,11 +292,8 @@ impl<'a, B: Backend> Run<'a, B> {
             adapter.initialise(backend, &table, &mut values, job.config.engine.seed)?;
         }
         let reference = reference::reference_of(backend, job, &values);
-        let policy = Policy { decoder, table, values, reference };
-        let o = &job.config.optimizer;
-        let settings = Settings { beta1: o.beta1, beta2: o.beta2, epsilon: o.epsilon, weight_decay: o.weight_decay };
-        let ranges = groups(policy.table.params().iter().map(|p| (p.range(), p.decay)));
-        let len = policy.table.len();
+        let policy = Policy { decoder, table, values, halves, reference };
+        let (settings, layout) = optimizer_of(job, &policy.table, ranks.updated(policy.table.len()));
         let at = |key: &str| found.and_then(|c| c.manifest.meta.get(key)).and_then(Value::as_u64);
         if let Some(found) = found {
             folder.discard_after(found.step())?;
@@ -307,7 +306,7 @@ impl<'a, B: Backend> Run<'a, B> {
             folder,
             execution: plan.execution,
             schedule: schedule_of(job),
-            optimizer: AdamW::of_range(backend, ranks.updated(len), settings, ranges),
+            optimizer: AdamW::new(backend, settings, layout),
             policy,
             cached: [Vec::new(), Vec::new()],
             dropout: job.config.adapter_dropout(recorded),

@@ -1,12 +1,14 @@
 //! The arena and the optimiser as files: what a checkpoint holds, and what `final/` holds.
 
+use crate::policy::Policy;
 use crate::{Error, Job};
-use kernels::{Backend, Mat, Real};
-use nn::{Param, Table};
-use optim::adamw::AdamW;
+use kernels::{Backend, Mat, Real, bf16};
+use nn::{Home, Param, Table};
+use optim::adamw::{AdamW, Layout, Place};
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
-use weights::{ConfigChanges, DType, LoraFactor, LoraPair, SafeTensors, Sink, TensorInfo, module_of};
+use weights::{ConfigChanges, DType, LoraFactor, LoraPair, SafeTensors, Sink, TensorInfo, WholeTensor, module_of};
 
 /// Optimiser state beside the weights.
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -14,19 +16,30 @@ const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 /// Elements taken from the arena at a time.
 const CHUNK: usize = 1 << 20;
 
-/// Writes a parameter's values, piece by piece.
-fn put<B: Backend>(backend: &B, values: &Mat<B, B::Real>, p: &Param, sink: &mut Sink) -> Result<(), Error> {
-    for start in p.range().step_by(CHUNK) {
-        let piece = values.view().cols(start..(start + CHUNK).min(p.range().end));
+/// Writes elements of an arena, piece by piece, in the type the sink stores.
+fn put<B: Backend>(backend: &B, from: &Mat<B, B::Real>, range: Range<usize>, sink: &mut Sink) -> Result<(), Error> {
+    for start in range.clone().step_by(CHUNK) {
+        let piece = from.view().cols(start..(start + CHUNK).min(range.end));
         let piece: Vec<f32> = backend.to_host(piece).iter().map(|x| x.f64() as f32).collect();
         sink.put(&piece)?;
     }
     Ok(())
 }
 
+/// Writes a parameter's values.
+fn put_values<B: Backend>(backend: &B, policy: &Policy<B>, p: &Param, sink: &mut Sink) -> Result<(), Error> {
+    if let Home::Real(_) = p.home {
+        return put(backend, &policy.values, p.values(), sink);
+    }
+    for start in p.values().step_by(CHUNK) {
+        sink.put(&backend.to_host(policy.halves.view().cols(start..(start + CHUNK).min(p.values().end))))?;
+    }
+    Ok(())
+}
+
 /// A parameter's values in single precision.
 fn host<B: Backend>(backend: &B, values: &Mat<B, B::Real>, p: &Param) -> Vec<f32> {
-    backend.to_host(values.view().cols(p.range())).iter().map(|x| x.f64() as f32).collect()
+    backend.to_host(values.view().cols(p.values())).iter().map(|x| x.f64() as f32).collect()
 }
 
 /// The stored dtype of the model folder that a full run writes.
@@ -39,42 +52,41 @@ fn export_dtype(job: &Job) -> DType {
 }
 
 /// Writes the trained weights into a folder that PEFT or transformers loads.
-pub(crate) fn write_weights<B: Backend>(
-    backend: &B,
-    job: &Job,
-    table: &Table,
-    values: &Mat<B, B::Real>,
-    dir: &Path,
-) -> Result<(), Error> {
+pub(crate) fn write_weights<B: Backend>(backend: &B, job: &Job, policy: &Policy<B>, dir: &Path) -> Result<(), Error> {
+    let Policy { table, values, .. } = policy;
     match &job.adapter {
         Some(adapter) => {
             let mut config = adapter.config.clone();
             config.base_model_name_or_path = Some(job.config.model.path.display().to_string());
-            let halves: Vec<(&str, LoraFactor, Vec<f32>)> = table
-                .params()
-                .iter()
-                .filter_map(|p| module_of(&p.name).map(|(module, factor)| (module, factor, host(backend, values, p))))
-                .collect();
-            // A and B of a module are neighbours in the arena.
-            let pairs: Vec<LoraPair> = halves
-                .chunks_exact(2)
-                .map(|ab| LoraPair { module: ab[0].0.to_owned(), a: (&ab[0].2).into(), b: (&ab[1].2).into() })
-                .collect();
-            weights::save_adapter(dir, &config, &pairs, DType::F32)?;
+            let factor = |module: &str, factor| {
+                let name = weights::tensor_name(module, factor);
+                table.params().iter().find(|p| p.name == name).map(|p| Cow::Owned(host(backend, values, p)))
+            };
+            let pair = |(module, on): (&String, &model::Factors)| LoraPair {
+                module: module.clone(),
+                rank: on.rank,
+                scale: on.scale,
+                a: factor(module, LoraFactor::A).unwrap_or_default(),
+                b: factor(module, LoraFactor::B).unwrap_or_default(),
+                magnitude: factor(module, LoraFactor::Magnitude),
+            };
+            let pairs: Vec<LoraPair> = adapter.adapters.modules.iter().map(pair).collect();
+            let whole = |p: &Param| WholeTensor {
+                name: p.name.clone(),
+                shape: p.shape.clone(),
+                values: host(backend, values, p).into(),
+            };
+            let whole: Vec<WholeTensor> =
+                table.params().iter().filter(|p| module_of(&p.name).is_none()).map(whole).collect();
+            weights::save_adapter(dir, &config, &pairs, &whole, DType::F32)?;
         }
-        None => write_model(backend, job, table, values, dir)?,
+        None => write_model(backend, job, policy, dir)?,
     }
     Ok(())
 }
 
-fn write_model<B: Backend>(
-    backend: &B,
-    job: &Job,
-    table: &Table,
-    values: &Mat<B, B::Real>,
-    dir: &Path,
-) -> Result<(), Error> {
-    let dtype = export_dtype(job);
+fn write_model<B: Backend>(backend: &B, job: &Job, policy: &Policy<B>, dir: &Path) -> Result<(), Error> {
+    let (dtype, table) = (export_dtype(job), &policy.table);
     let trained = |name: &str| table.params().iter().find(|p| p.name == name);
     // Tensors that are never trained, but belong to the model.
     let fixed = |t: &&TensorInfo| t.name.ends_with(".e_score_correction_bias");
@@ -91,7 +103,7 @@ fn write_model<B: Backend>(
     };
     weights::write_model(dir, &infos, 5 << 30, |info, sink| -> Result<(), Error> {
         match trained(&info.name) {
-            Some(p) => put(backend, values, p, sink),
+            Some(p) => put_values(backend, policy, p, sink),
             None => {
                 let frozen = job.checkpoint.get(&info.name)?.to_f32()?;
                 frozen.chunks(CHUNK).try_for_each(|piece| sink.put(piece))?;
@@ -99,38 +111,93 @@ fn write_model<B: Backend>(
             }
         }
     })?;
-    let changes = ConfigChanges { dtype: Some(dtype), ..ConfigChanges::default() };
+    let changes = ConfigChanges { dtype: Some(dtype), set: job.changes.clone(), ..ConfigChanges::default() };
     weights::write_config(&job.config.model.path, dir, &changes)?;
     crate::companions::write(job, dir)
+}
+
+/// A tensor of the optimiser's file: what of, which of the two moments (or the values), and how it is stored.
+struct Saved<'t> {
+    param: &'t Param,
+    place: &'t Place,
+    part: Part,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    /// A moment, by number.
+    Moment(usize),
+    /// Its largest amounts, where it has eight bits.
+    Absmax(usize),
+    /// The values, where the weights were rounded.
+    Values,
+}
+
+impl Saved<'_> {
+    fn name(&self) -> String {
+        let part = match self.part {
+            Part::Moment(i) => ["m", "v"][i],
+            Part::Absmax(i) => ["m_absmax", "v_absmax"][i],
+            Part::Values => "values",
+        };
+        format!("{part}.{}", self.param.name)
+    }
+
+    fn info(&self) -> TensorInfo {
+        let (rows, cols) = (self.param.rows, self.param.cols);
+        match (self.part, self.place) {
+            (Part::Moment(_), Place::Eight(..)) => TensorInfo::new(self.name(), DType::U8, [rows, cols]),
+            (Part::Absmax(_), Place::Eight(_, blocks)) => TensorInfo::new(self.name(), DType::F32, [blocks.len()]),
+            _ => TensorInfo::new(self.name(), DType::F32, [rows, cols]),
+        }
+    }
+}
+
+/// Everything that is saved of an optimiser, in order.
+fn parts<'t>(table: &'t Table, layout: &'t Layout, rounded: bool) -> Vec<Saved<'t>> {
+    let of = |part| move |(param, place)| Saved { param, place, part };
+    let all = || table.params().iter().zip(&layout.places);
+    let eight = || all().filter(|(_, place)| matches!(place, Place::Eight(..)));
+    let mut parts: Vec<Saved> = (0..2).flat_map(|i| all().map(of(Part::Moment(i)))).collect();
+    parts.extend((0..2).flat_map(|i| eight().map(of(Part::Absmax(i)))));
+    // Values in bfloat16 are the weights themselves.
+    let exact = |(p, _): &(&Param, &Place)| rounded && matches!(p.home, Home::Real(_));
+    parts.extend(all().filter(exact).map(of(Part::Values)));
+    parts
+}
+
+/// Whether the weights that a run writes are rounded.
+fn rounds(job: &Job) -> bool {
+    job.adapter.is_none() && export_dtype(job) != DType::F32
 }
 
 /// Writes what resuming needs beyond [`write_weights`]: both moments, and the values where the weights were rounded.
 pub(crate) fn write_optimizer<B: Backend>(
     backend: &B,
     job: &Job,
-    table: &Table,
-    values: &Mat<B, B::Real>,
+    policy: &Policy<B>,
     optimizer: &AdamW<B>,
     dir: &Path,
 ) -> Result<(), Error> {
-    let rounded = job.adapter.is_none() && export_dtype(job) != DType::F32;
-    let parts: &[&str] = if rounded { &["m", "v", "values"] } else { &["m", "v"] };
-    let name = |part: &str, p: &Param| format!("{part}.{}", p.name);
-    let infos: Vec<TensorInfo> = parts
-        .iter()
-        .flat_map(|part| {
-            table.params().iter().map(move |p| TensorInfo::new(name(part, p), DType::F32, [p.rows, p.cols]))
-        })
-        .collect();
+    let saved = parts(&policy.table, &optimizer.layout, rounds(job));
+    let infos: Vec<TensorInfo> = saved.iter().map(Saved::info).collect();
+    let mut next = saved.iter();
     weights::write_file(&dir.join(OPTIMIZER_FILE), &infos, |info, sink: &mut Sink| -> Result<(), Error> {
-        let (part, parameter) = info.name.split_once('.').expect("named above");
-        let p = table.params().iter().find(|p| p.name == parameter).expect("one of the parameters");
-        let from = match part {
-            "m" => &optimizer.m,
-            "v" => &optimizer.v,
-            _ => values,
-        };
-        put(backend, from, p, sink)
+        let part = next.next().expect("asked for in order");
+        debug_assert_eq!(part.name(), info.name);
+        match (part.part, part.place) {
+            (Part::Values, _) => put(backend, &policy.values, part.param.values(), sink),
+            (Part::Moment(i), Place::Plain(range)) => {
+                put(backend, [&optimizer.m, &optimizer.v][i], range.clone(), sink)
+            }
+            (Part::Moment(i), Place::Eight(codes, _)) => {
+                Ok(sink.put_bytes(&backend.to_host(optimizer.eight[i].codes.view().cols(codes.clone())))?)
+            }
+            (Part::Absmax(i), Place::Eight(_, blocks)) => {
+                put(backend, &optimizer.eight[i].absmax, blocks.clone(), sink)
+            }
+            (Part::Absmax(_), Place::Plain(_)) => Ok(()),
+        }
     })?;
     Ok(())
 }
@@ -219,20 +286,23 @@ fn pieces(table: &Table, dir: &Path) -> Result<Vec<Piece>, Error> {
 pub(crate) fn read<B: Backend>(
     backend: &B,
     job: &Job,
-    table: &Table,
-    values: &mut Mat<B, B::Real>,
+    policy: &mut Policy<B>,
     optimizer: &mut AdamW<B>,
     dir: &Path,
 ) -> Result<(), Error> {
-    let pieces = pieces(table, dir)?;
+    let whole = optimizer.range() == (0..policy.table.len());
+    if whole && (dir.join(OPTIMIZER_FILE).exists() || !optimizer.layout.is_plain()) {
+        return read_whole(backend, job, policy, optimizer, dir);
+    }
+    let pieces = pieces(&policy.table, dir)?;
     let rounded = pieces.iter().any(|p| p.part == "values");
-    let own = optimizer.range();
+    let (own, len) = (optimizer.range(), policy.table.len());
     let mut found = [0; 3];
     for piece in &pieces {
         let (into, wanted, count) = match piece.part.as_str() {
             "m" => (&mut optimizer.m, own.clone(), 0),
             "v" => (&mut optimizer.v, own.clone(), 1),
-            _ => (&mut *values, 0..table.len(), 2),
+            _ => (&mut policy.values, 0..len, 2),
         };
         let (start, end) = (piece.range.start.max(wanted.start), piece.range.end.min(wanted.end));
         if start < end {
@@ -254,29 +324,94 @@ pub(crate) fn read<B: Backend>(
         }
     }
     match rounded {
-        true if found[2] != table.len() => Err(missing("the values", table.len(), found[2])),
+        true if found[2] != len => Err(missing("the values", len, found[2])),
         true => Ok(()),
-        false => read_weights(backend, job, table, values, dir),
+        false => read_weights(backend, job, policy, dir),
     }
+}
+
+/// Reads what [`write_optimizer`] wrote.
+fn read_whole<B: Backend>(
+    backend: &B,
+    job: &Job,
+    policy: &mut Policy<B>,
+    optimizer: &mut AdamW<B>,
+    dir: &Path,
+) -> Result<(), Error> {
+    let moments = SafeTensors::open(&dir.join(OPTIMIZER_FILE))?;
+    let rounded = rounds(job);
+    let (table, layout) = (policy.table.clone(), optimizer.layout.clone());
+    for part in parts(&table, &layout, rounded) {
+        let info = part.info();
+        let tensor = moments.get(&info.name).ok_or_else(|| Error::Mismatch {
+            what: format!(
+                "{}: tensor {} is missing; the checkpoint is of another run",
+                moments.path().display(),
+                info.name
+            ),
+        })?;
+        tensor.expect_shape(&info.shape)?;
+        match (part.part, part.place) {
+            (Part::Moment(i), Place::Eight(codes, _)) => {
+                if tensor.dtype() != DType::U8 {
+                    return Err(tensor.wrong_type("U8").into());
+                }
+                backend.upload(tensor.bytes(), optimizer.eight[i].codes.out().cols(codes.clone()));
+            }
+            (Part::Moment(i), Place::Plain(range)) => {
+                let AdamW { m, v, .. } = optimizer;
+                upload(backend, [m, v][i], range.clone(), &tensor.to_f32()?);
+            }
+            (Part::Absmax(i), Place::Eight(_, blocks)) => {
+                upload(backend, &mut optimizer.eight[i].absmax, blocks.clone(), &tensor.to_f32()?);
+            }
+            (Part::Absmax(_), Place::Plain(_)) => {}
+            (Part::Values, _) => {
+                upload(backend, &mut policy.values, part.param.values(), &tensor.to_f32()?);
+            }
+        }
+    }
+    let every = !rounded;
+    read_some(backend, job, policy, dir, |p| every || matches!(p.home, Home::Half(_)))
 }
 
 /// Reads the trained weights of a checkpoint or of `final/`.
 pub(crate) fn read_weights<B: Backend>(
     backend: &B,
     job: &Job,
-    table: &Table,
-    values: &mut Mat<B, B::Real>,
+    policy: &mut Policy<B>,
     dir: &Path,
 ) -> Result<(), Error> {
+    read_some(backend, job, policy, dir, |_| true)
+}
+
+/// Those of them that `wanted` holds for.
+fn read_some<B: Backend>(
+    backend: &B,
+    job: &Job,
+    policy: &mut Policy<B>,
+    dir: &Path,
+    wanted: impl Fn(&Param) -> bool,
+) -> Result<(), Error> {
+    let Policy { table, values, halves, .. } = policy;
+    if !table.params().iter().any(&wanted) {
+        return Ok(());
+    }
     if job.adapter.is_some() {
         let adapter = weights::Adapter::load(dir)?;
         return Ok(model::initialise_lora(backend, table, values, &model::LoraInit::From(&adapter))?);
     }
     let checkpoint = weights::Checkpoint::open(dir)?;
-    for p in table.params() {
+    for p in table.params().iter().filter(|p| wanted(p)) {
         let tensor = checkpoint.get(&p.name)?;
         tensor.expect_shape(&p.shape)?;
-        upload(backend, values, p.range(), &tensor.to_f32()?);
+        match p.home {
+            Home::Real(_) => upload(backend, values, p.values(), &tensor.to_f32()?),
+            Home::Half(_) => {
+                let exact: Vec<bf16> = tensor.to_f32()?.iter().map(|x| bf16::from_f32(*x)).collect();
+                backend.upload(&exact, halves.out().cols(p.values()));
+            }
+        }
     }
     Ok(())
 }

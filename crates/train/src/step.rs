@@ -12,11 +12,12 @@ mod ranks;
 
 use crate::gradient::Gradient;
 use crate::policy::{Policy, Reference};
-use balance::{Balanced, balanced_text};
+pub(crate) use balance::Balanced;
+use balance::balanced_text;
 use data::Dataset;
 use dist::World;
 use kernels::{Backend, Real};
-use model::{Forward, Keep, Parts, Scores};
+use model::{Forward, HeadPlan, Keep, Parts, Scores};
 use nn::{Context, Dropout, Grads, Params, RouterLoad};
 use objective::metrics::{Group, Metric, TokenSums, preference_values, sft_values};
 use objective::{Kl, Loss, Outcome, RowLoss, Settings};
@@ -150,7 +151,7 @@ impl<'a, B: Backend> StepContext<'a, B> {
             self.dropout.filter(|_| who == Who::Policy).map(|d| Dropout { key: d.key ^ (pack as u64) << 40, ..d });
         Context {
             backend: self.backend,
-            params: Params { table: &policy.table, values: initial },
+            params: Params { table: &policy.table, values: initial, halves: Some(&policy.halves) },
             adapters: who == Who::Policy || !matches!(policy.reference, Reference::AdaptersOff),
             dropout,
         }
@@ -203,7 +204,7 @@ impl<'a, B: Backend> StepContext<'a, B> {
         Ok(())
     }
 
-    fn parts(&self, pack: &Pack, who: Who) -> Parts<B> {
+    pub(crate) fn parts(&self, pack: &Pack, who: Who) -> Parts<B> {
         match self.balance {
             Some(_) if who == Who::Policy => Parts::balanced(self.backend, pack),
             _ => Parts::new(self.backend, pack),
@@ -245,6 +246,25 @@ impl<'a, B: Backend> StepContext<'a, B> {
             scores,
             &coefficient,
         );
+    }
+
+    /// Forward and backward over one pack, where a token's log-probability alone decides its coefficient.
+    pub(crate) fn whole_pass(
+        &self,
+        i: usize,
+        pack: &Pack,
+        parts: &Parts<B>,
+        coefficient: &mut dyn FnMut(&[B::Real]) -> Vec<B::Real>,
+        grads: &mut Gradient<B>,
+        sums: &mut [Sequence],
+    ) {
+        let (decoder, ctx) = (&self.policy.decoder, self.context(Who::Policy, i));
+        let mut grads = Grads { table: &self.policy.table, values: &mut grads.values };
+        let forward = decoder.forward(&ctx, pack, parts, self.execution.keep);
+        let plan = HeadPlan { extra: self.extra, kept_logits: self.execution.kept_logits };
+        let scores = decoder.score_backward(&ctx, &mut grads, pack, &forward, plan, coefficient);
+        accumulate(pack, &scores, sums);
+        decoder.backward(&ctx, &mut grads, pack, parts, forward, scores, &[]);
     }
 
     /// Packs of a preference group: sequence `s` is row `s`, sequence `m + s` its prompt with its partner's completion.
@@ -426,7 +446,7 @@ pub fn preference_step<B: Backend>(
 }
 
 /// A pack's forward pass, as backward wants it.
-type Pass<B> = (Parts<B>, Forward<B>, Scores<B>);
+pub(crate) type Pass<B> = (Parts<B>, Forward<B>, Scores<B>);
 
 /// What backward needs of each pack, taken as it goes.
 type Passes<B> = Vec<Option<Pass<B>>>;
@@ -507,9 +527,9 @@ fn plain_text<B: Backend>(
             return Err(Interrupted);
         }
         if let Some(i) = turn {
-            let pass = cx.kept(i, &packs[i], 1);
-            accumulate(&packs[i], &pass.2, &mut sums);
-            cx.backward(i, &packs[i], pass, |_| coefficient, grads);
+            let parts = cx.parts(&packs[i], Who::Policy);
+            let mut coefficients = |logp: &[B::Real]| vec![B::Real::of(coefficient); logp.len()];
+            cx.whole_pass(i, &packs[i], &parts, &mut coefficients, grads, &mut sums);
             numbers.push(Vec::new());
         }
         grads.end_turn(cx.backend, cx.team, turn);

@@ -1,6 +1,7 @@
 //! How a run holds its frozen weights, and what they take so.
 
 use crate::Job;
+use crate::optimizer::holds_halves;
 use config::{QuantCode, Quantisation};
 use model::Storage;
 use weights::{Code, DType, Scheme, TensorInfo};
@@ -10,7 +11,7 @@ pub(crate) fn storage_of(job: &Job) -> Storage {
     let model = &job.config.model;
     let scheme = model.quantisation.as_ref().map(scheme_of);
     let skip = model.quantisation.as_ref().map_or_else(Vec::new, |q| q.skip.clone());
-    Storage { bf16: model.dtype == config::Dtype::Bfloat16, scheme, skip }
+    Storage { bf16: model.dtype == config::Dtype::Bfloat16, halves: holds_halves(job), scheme, skip }
 }
 
 fn scheme_of(asked: &Quantisation) -> Scheme {

@@ -3,12 +3,14 @@
 use crate::Job;
 use crate::gradient::Gradient;
 use crate::run::mix;
-use crate::step::{Interrupted, Sequence, StepContext, StepReport, TextRow, Who, accumulate, text_packs};
+use crate::step::{
+    Balanced, Interrupted, Pass, Sequence, StepContext, StepReport, TextRow, Who, accumulate, text_packs,
+};
 use config::Objective;
-use kernels::{Backend, Mat, Real};
+use kernels::{Backend, Mat, Memory, Real};
 use model::Parts;
 use nn::Grads;
-use objective::metrics::{TokenSums, sft_values};
+use objective::metrics::{Metric, TokenSums, sft_values};
 use objective::{dft, sft};
 use pack::Pack;
 
@@ -52,8 +54,15 @@ impl Noise {
         (2.0 * uniform - 1.0) * scale
     }
 
-    /// The noise of a pack's base rows, `[t, d]`; every segment is one sequence.
-    fn of_pack<B: Backend>(&self, backend: &B, pack: &Pack, rows: &[TextRow], width: usize) -> Mat<B, B::Real> {
+    /// The noise of a pack's base rows, `[t, d]`; every segment is one sequence, the first of `rows` being row `row` of the
+    /// step.
+    fn of_pack<B: Backend>(
+        &self,
+        backend: &B,
+        pack: &Pack,
+        (rows, row): (&[TextRow], usize),
+        width: usize,
+    ) -> Mat<B, B::Real> {
         let mut noise = Vec::with_capacity(pack.base.len() * width);
         for segment in &pack.base.segments {
             assert!(segment.context.is_empty(), "with noise no prompt is shared");
@@ -63,6 +72,7 @@ impl Noise {
             let tokens = rows[sequence as usize].prompt.len() + rows[sequence as usize].tokens.len();
             let scale = self.alpha / ((tokens * width) as f64).sqrt();
             for position in 0..segment.rows.len() {
+                let sequence = sequence + row as u32;
                 noise.extend((0..width).map(|c| B::Real::of(self.at(sequence, position, c, scale))));
             }
         }
@@ -70,7 +80,42 @@ impl Noise {
     }
 }
 
+impl TextLoss {
+    /// Derivatives of a step's loss by log-probabilities of targets, each target weighing `each` of the step; adds
+    /// what DFT's loss is to `loss`.
+    fn coefficients<R: Real>(self, logp: &[R], each: f64, loss: &mut f64) -> Vec<R> {
+        if !self.dft {
+            return vec![R::of(-each); logp.len()];
+        }
+        let token = |logp: &R| {
+            let (own, slope) = dft::token(logp.f64());
+            *loss += own * each;
+            R::of(slope * each)
+        };
+        logp.iter().map(token).collect()
+    }
+}
+
+/// Rows that go forward before any of them goes backward, if there is a load-balancing loss.
+struct Window<'s> {
+    packs: &'s [Pack],
+    rows: &'s [TextRow],
+    /// The first row's number in the step.
+    first: usize,
+    /// The first pack's.
+    number: usize,
+    shape: TextLoss,
+    /// What a target weighs of the step.
+    each: f64,
+}
+
+/// A pass that goes backward once its window is through, and derivatives by log-probability.
+type Waiting<B> = (Pass<B>, Vec<<B as Memory>::Real>);
+
 /// Adds the gradient of one SFT step whose loss is `shape`: [`text_step`](crate::step::text_step) with another loss or noise.
+///
+/// With a load-balancing loss of routers each micro-batch goes forward as a whole before it goes backward, as that loss is one
+/// number of all its rows.
 pub fn shaped_text_step<B: Backend>(
     cx: &StepContext<B>,
     rows: &[TextRow],
@@ -86,43 +131,20 @@ pub fn shaped_text_step<B: Backend>(
     // Every answer has noise of its own, its prompt included.
     execution.share_prompts &= shape.noise.is_none();
     let unshared = StepContext { execution, ..*cx };
-    let decoder = &cx.policy.decoder;
-    let packs = text_packs(&unshared, rows);
-    // The loss of each pack, where it is not that of its sums.
-    let mut losses = Vec::new();
-    for turn in cx.turns(&packs) {
-        if cx.stopping() {
-            return Err(Interrupted);
-        }
-        if let Some(i) = turn {
-            let (ctx, pack) = (cx.context(Who::Policy, i), &packs[i]);
-            let mut parts = Parts::new(cx.backend, pack);
-            if let Some(noise) = shape.noise {
-                parts = parts.with_noise(noise.of_pack(cx.backend, pack, rows, decoder.blueprint.hidden));
-            }
-            let forward = decoder.forward(&ctx, pack, &parts, execution.keep);
-            let scores = decoder.score(&ctx, pack, &forward, cx.extra, Some(execution.kept_entries(pack, 1)));
-            accumulate(pack, &scores, &mut sums);
-            let graded = &scores.logp[..pack.num_grad_targets];
-            let mut coefficient = vec![B::Real::of(sft::coefficient(targets)); graded.len()];
-            let mut loss = 0.0;
-            if shape.dft {
-                for (c, logp) in coefficient.iter_mut().zip(graded) {
-                    let (value, slope) = dft::token(logp.f64());
-                    loss += value * each;
-                    *c = B::Real::of(slope * each);
-                }
-            }
-            losses.push(vec![loss]);
-            let mut grads = Grads { table: &cx.policy.table, values: &mut grads.values };
-            decoder.backward(&ctx, &mut grads, pack, &parts, forward, scores, &coefficient);
-        }
-        grads.end_turn(cx.backend, cx.team, turn);
+    let windows: Vec<usize> = if cx.balance.is_some() { micro_batches.to_vec() } else { vec![rows.len()] };
+    let (mut first, mut number) = (0, 0);
+    for &n in &windows {
+        let part = &rows[first..first + n];
+        let packs = text_packs(&unshared, part);
+        let window = Window { packs: &packs, rows: part, first, number, shape, each };
+        report.loss +=
+            unshared.shaped_window(&window, &mut sums[first..first + n], windows.len(), grads, &mut report.groups)?;
+        grads.next_group(packs.len());
+        number += packs.len();
+        first += n;
     }
-    cx.share(&packs, &mut sums, &mut losses)?;
-    report.loss = losses.iter().flatten().sum();
     if !shape.dft {
-        report.loss = sft::loss(sums.iter().map(|s| s.logp).sum(), targets);
+        report.loss += sft::loss(sums.iter().map(|s| s.logp).sum(), targets);
     }
     report.tokens = rows.iter().map(|r| (r.prompt.len() + r.tokens.len()) as u64).sum();
     report.not_finite = rows.iter().zip(&sums).filter(|(_, s)| !s.logp.is_finite()).map(|(r, _)| r.row).collect();
@@ -133,4 +155,85 @@ pub fn shaped_text_step<B: Backend>(
         first += n;
     }
     Ok(report)
+}
+
+impl<B: Backend> StepContext<'_, B> {
+    /// One window forward and backward; returns its loss beyond that of the sums, and adds what routers did to `groups`.
+    fn shaped_window(
+        &self,
+        window: &Window,
+        sums: &mut [Sequence],
+        windows: usize,
+        grads: &mut Gradient<B>,
+        groups: &mut Vec<Vec<(Metric, f64)>>,
+    ) -> Result<f64, Interrupted> {
+        let packs = window.packs;
+        let (mut loads, mut losses) = (Vec::new(), Vec::new());
+        let mut waiting: Vec<Option<Waiting<B>>> = packs.iter().map(|_| None).collect();
+        for turn in self.turns(packs) {
+            if self.stopping() {
+                return Err(Interrupted);
+            }
+            if let Some(i) = turn {
+                let (pack, mut loss) = (&packs[i], 0.0);
+                let mut coefficients = |logp: &[B::Real]| window.shape.coefficients(logp, window.each, &mut loss);
+                let parts = self.shaped_parts(window, i);
+                if self.balance.is_none() {
+                    self.whole_pass(window.number + i, pack, &parts, &mut coefficients, grads, sums);
+                } else {
+                    let mut pass = self.shaped(window, i, parts);
+                    accumulate(pack, &pass.2, sums);
+                    loads.push(std::mem::take(&mut pass.1.load));
+                    let coefficient = coefficients(&pass.2.logp[..pack.num_grad_targets]);
+                    waiting[i] = Some((pass, coefficient));
+                }
+                losses.push(vec![loss]);
+            }
+            if self.balance.is_none() {
+                grads.end_turn(self.backend, self.team, turn);
+            }
+        }
+        self.share(packs, sums, &mut losses)?;
+        let loss = losses.iter().flatten().sum();
+        if self.balance.is_none() {
+            return Ok(loss);
+        }
+        let load = self.share_load(packs, sums, &loads)?;
+        let balanced = Balanced::new(self.balance, &load, 1.0 / windows as f64);
+        for turn in self.turns(packs) {
+            if let Some((i, (mut pass, coefficient))) = turn.and_then(|i| Some((i, waiting[i].take()?))) {
+                balanced.prepare(&mut pass);
+                self.shaped_back(window, i, (pass, coefficient), grads);
+            }
+            grads.end_turn(self.backend, self.team, turn);
+        }
+        groups.push(balanced.values);
+        Ok(loss + balanced.loss)
+    }
+
+    /// Rows of pack `i` of a window, with the noise of a loss that has some.
+    fn shaped_parts(&self, window: &Window, i: usize) -> Parts<B> {
+        let (pack, width) = (&window.packs[i], self.policy.decoder.blueprint.hidden);
+        let parts = self.parts(pack, Who::Policy);
+        match window.shape.noise {
+            None => parts,
+            Some(noise) => parts.with_noise(noise.of_pack(self.backend, pack, (window.rows, window.first), width)),
+        }
+    }
+
+    /// Forward over pack `i` of a window whose passes all wait.
+    fn shaped(&self, window: &Window, i: usize, parts: Parts<B>) -> Pass<B> {
+        let (pack, decoder, passes) = (&window.packs[i], &self.policy.decoder, window.packs.len());
+        let ctx = self.context(Who::Policy, window.number + i);
+        let forward = decoder.forward(&ctx, pack, &parts, self.execution.keep);
+        let scores = decoder.score(&ctx, pack, &forward, self.extra, Some(self.execution.kept_entries(pack, passes)));
+        (parts, forward, scores)
+    }
+
+    fn shaped_back(&self, window: &Window, i: usize, (pass, coefficient): Waiting<B>, grads: &mut Gradient<B>) {
+        let (parts, forward, scores) = pass;
+        let mut grads = Grads { table: &self.policy.table, values: &mut grads.values };
+        let ctx = self.context(Who::Policy, window.number + i);
+        self.policy.decoder.backward(&ctx, &mut grads, &window.packs[i], &parts, forward, scores, &coefficient);
+    }
 }

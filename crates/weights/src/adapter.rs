@@ -1,37 +1,56 @@
 //! LoRA adapters as PEFT folders: loading and saving the pairs of factors.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use crate::dtype::{DType, TensorInfo};
 use crate::error::Error;
-use crate::peft::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, AdapterConfig, LoraFactor, module_of, tensor_name};
+use crate::peft::{
+    ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, AdapterConfig, LoraFactor, module_of, tensor_name, whole_name, whole_of,
+};
 use crate::safetensors::{Mapped, SafeTensors};
 use crate::write::{write_atomic, write_file};
 
-/// The two factors of one module, row-major; both have the rank of the adapter's configuration.
+/// The two factors of one module, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraPair<'a> {
     /// Path of the module in the base model, as `model.layers.0.self_attn.q_proj`.
     pub module: String,
+    /// `r`, at least 1.
+    pub rank: usize,
+    /// What B A is multiplied by.
+    pub scale: f64,
     /// `[r, in]`.
     pub a: Cow<'a, [f32]>,
     /// `[out, r]`.
     pub b: Cow<'a, [f32]>,
+    /// `[out]`: lengths that rows of the sum are brought to (DoRA).
+    pub magnitude: Option<Cow<'a, [f32]>>,
 }
 
 impl LoraPair<'_> {
-    /// Width of the module's input, for rank `r`.
-    pub fn inputs(&self, r: usize) -> usize {
-        self.a.len() / r
+    /// Width of the module's input.
+    pub fn inputs(&self) -> usize {
+        self.a.len() / self.rank
     }
 
-    /// Width of the module's output, for rank `r`.
-    pub fn outputs(&self, r: usize) -> usize {
-        self.b.len() / r
+    /// Width of the module's output.
+    pub fn outputs(&self) -> usize {
+        self.b.len() / self.rank
     }
+}
+
+/// A tensor of the model itself that was trained beside an adapter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WholeTensor<'a> {
+    /// As in the base model.
+    pub name: String,
+    /// Axes.
+    pub shape: Vec<usize>,
+    /// Row-major.
+    pub values: Cow<'a, [f32]>,
 }
 
 /// A LoRA adapter in memory, in f32.
@@ -41,6 +60,8 @@ pub struct Adapter {
     pub config: AdapterConfig,
     /// Its factors, sorted by module.
     pub pairs: Vec<LoraPair<'static>>,
+    /// What else it trained, sorted by name.
+    pub whole: Vec<WholeTensor<'static>>,
 }
 
 impl Adapter {
@@ -56,21 +77,29 @@ impl Adapter {
             return Err(Error::NoWeights { dir: dir.to_owned(), what: what.to_owned() });
         }
         let file = SafeTensors::open(&path)?;
-        let mut factors: BTreeMap<&str, [Option<Mapped>; 2]> = BTreeMap::new();
+        let mut factors: BTreeMap<&str, [Option<Mapped>; 3]> = BTreeMap::new();
+        let mut whole = Vec::new();
         for (i, info) in file.infos().enumerate() {
-            let Some((module, factor)) = module_of(&info.name) else {
-                let what =
-                    format!("tensor {:?} is no factor of a linear layer's LoRA, which is all that is read", info.name);
+            if let Some((module, factor)) = module_of(&info.name) {
+                factors.entry(module).or_default()[factor as usize] = Some(file.at(i));
+            } else if let Some(name) = whole_of(&info.name).filter(|name| config.speaks_of(name)) {
+                let values = file.at(i).to_f32()?.into();
+                whole.push(WholeTensor { name, shape: info.shape.clone(), values });
+            } else {
+                let what = format!(
+                    "tensor {:?} is no factor of a linear layer's LoRA, and modules_to_save and bias do not speak of it",
+                    info.name
+                );
                 return Err(Error::adapter(&path, what));
-            };
-            factors.entry(module).or_default()[factor as usize] = Some(file.at(i));
+            }
         }
         if factors.is_empty() {
-            return Err(Error::adapter(&path, "no tensor is there"));
+            return Err(Error::adapter(&path, "no factor of a linear layer's LoRA is there"));
         }
-        let pairs =
-            factors.into_iter().map(|(module, ab)| read_pair(&path, module, ab, config.r)).collect::<Result<_, _>>()?;
-        Ok(Adapter { config, pairs })
+        whole.sort_by(|a: &WholeTensor, b| a.name.cmp(&b.name));
+        let pair = |(module, parts)| read_pair(&path, module, parts, &config);
+        let pairs = factors.into_iter().map(pair).collect::<Result<_, _>>()?;
+        Ok(Adapter { config, pairs, whole })
     }
 
     /// The factors of a module.
@@ -79,45 +108,77 @@ impl Adapter {
     }
 }
 
-fn read_pair(path: &Path, module: &str, ab: [Option<Mapped>; 2], r: usize) -> Result<LoraPair<'static>, Error> {
-    let (a, b) = match ab {
-        [Some(a), Some(b)] => (a, b),
-        [a, _] => {
-            let (there, absent) = if a.is_some() { ("lora_A", "lora_B") } else { ("lora_B", "lora_A") };
+fn read_pair(
+    path: &Path,
+    module: &str,
+    parts: [Option<Mapped>; 3],
+    config: &AdapterConfig,
+) -> Result<LoraPair<'static>, Error> {
+    let (a, b, magnitude) = match parts {
+        [Some(a), Some(b), magnitude] => (a, b, magnitude),
+        [a, b, _] => {
+            let (there, absent) = match (a, b) {
+                (Some(_), _) => ("lora_A", "lora_B"),
+                (_, Some(_)) => ("lora_B", "lora_A"),
+                _ => ("lora_magnitude_vector", "lora_A"),
+            };
             return Err(Error::adapter(path, format!("module {module:?} has {there} but no {absent}")));
         }
     };
+    if magnitude.is_some() != config.use_dora {
+        let (has, says) = if config.use_dora { ("no", "true") } else { ("a", "false") };
+        let what = format!("module {module:?} has {has} lora_magnitude_vector, and use_dora is {says}");
+        return Err(Error::adapter(path, what));
+    }
+    let (rank, scale) = (config.rank_of(module)?, config.scale_of(module)?);
     // An unknown width is taken from the tensor itself: only the rank and the number of axes are known here.
-    a.expect_shape(&[r, a.shape().last().copied().unwrap_or(0)])?;
-    b.expect_shape(&[b.shape().first().copied().unwrap_or(0), r])?;
-    Ok(LoraPair { module: module.to_owned(), a: a.to_f32()?.into(), b: b.to_f32()?.into() })
+    a.expect_shape(&[rank, a.shape().last().copied().unwrap_or(0)])?;
+    let outputs = b.shape().first().copied().unwrap_or(0);
+    b.expect_shape(&[outputs, rank])?;
+    let magnitude = match magnitude {
+        None => None,
+        Some(m) => {
+            m.expect_shape(&[outputs])?;
+            Some(m.to_f32()?.into())
+        }
+    };
+    Ok(LoraPair { module: module.to_owned(), rank, scale, a: a.to_f32()?.into(), b: b.to_f32()?.into(), magnitude })
 }
 
-/// Writes a PEFT adapter folder, made if it is not there, with factors stored as `dtype`. The configuration comes last:
+/// Writes a PEFT adapter folder, made if it is not there, with its tensors stored as `dtype`. The configuration comes last:
 /// a folder that has it has its weights.
 ///
-/// Panics if a factor is no matrix of the configuration's rank.
-pub fn save_adapter(dir: &Path, config: &AdapterConfig, pairs: &[LoraPair<'_>], dtype: DType) -> Result<(), Error> {
-    let r = config.r;
-    let mut infos = Vec::with_capacity(2 * pairs.len());
-    let by_module: BTreeMap<&str, &LoraPair<'_>> = pairs.iter().map(|p| (p.module.as_str(), p)).collect();
+/// Panics if a factor is no matrix of the pair's rank.
+pub fn save_adapter(
+    dir: &Path,
+    config: &AdapterConfig,
+    pairs: &[LoraPair<'_>],
+    whole: &[WholeTensor<'_>],
+    dtype: DType,
+) -> Result<(), Error> {
+    let mut tensors: Vec<(TensorInfo, &[f32])> = Vec::with_capacity(2 * pairs.len() + whole.len());
     for pair in pairs {
-        let LoraPair { module, a, b } = pair;
+        let LoraPair { module, rank: r, a, b, magnitude, .. } = pair;
         assert!(
-            a.len().is_multiple_of(r) && b.len().is_multiple_of(r),
+            a.len().is_multiple_of(*r) && b.len().is_multiple_of(*r),
             "{module}: {} and {} of rank {r}",
             a.len(),
             b.len()
         );
-        infos.push(TensorInfo::new(tensor_name(module, LoraFactor::A), dtype, [r, pair.inputs(r)]));
-        infos.push(TensorInfo::new(tensor_name(module, LoraFactor::B), dtype, [pair.outputs(r), r]));
+        let info = |factor, shape: Vec<usize>| TensorInfo::new(tensor_name(module, factor), dtype, shape);
+        tensors.push((info(LoraFactor::A, vec![*r, pair.inputs()]), a));
+        tensors.push((info(LoraFactor::B, vec![pair.outputs(), *r]), b));
+        tensors.extend(magnitude.iter().map(|m| (info(LoraFactor::Magnitude, vec![m.len()]), &m[..])));
+    }
+    let adapted: BTreeSet<&str> = pairs.iter().map(|p| p.module.as_str()).collect();
+    for tensor in whole {
+        let name = whole_name(&tensor.name, |module| adapted.contains(module));
+        tensors.push((TensorInfo::new(name, dtype, tensor.shape.clone()), &tensor.values));
     }
     fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-    write_file(&dir.join(ADAPTER_WEIGHTS_FILE), &infos, |info, sink| {
-        let (module, factor) = module_of(&info.name).expect("named above");
-        let pair = by_module[module];
-        sink.put(if factor == LoraFactor::A { &pair.a } else { &pair.b })
-    })?;
+    let infos: Vec<TensorInfo> = tensors.iter().map(|(info, _)| info.clone()).collect();
+    let by_name: BTreeMap<&str, &[f32]> = tensors.iter().map(|(info, values)| (info.name.as_str(), *values)).collect();
+    write_file(&dir.join(ADAPTER_WEIGHTS_FILE), &infos, |info, sink| sink.put(by_name[info.name.as_str()]))?;
     write_atomic(&dir.join(ADAPTER_CONFIG_FILE), &config.to_json())
 }
 
@@ -139,7 +200,7 @@ mod tests {
     }
 
     fn pair<'a>(module: &str, a: &'a [f32], b: &'a [f32]) -> LoraPair<'a> {
-        LoraPair { module: module.to_owned(), a: a.into(), b: b.into() }
+        LoraPair { module: module.to_owned(), rank: 2, scale: 1.0, a: a.into(), b: b.into(), magnitude: None }
     }
 
     #[test]
@@ -148,11 +209,11 @@ mod tests {
         let out = dir.join("new/adapter");
         let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0.5, -0.5]);
         let pairs = [pair("m.1.q_proj", &a, &b), pair("m.0.q_proj", &a[..4], &a[..4])];
-        save_adapter(&out, &config(), &pairs, DType::F32).unwrap();
+        save_adapter(&out, &config(), &pairs, &[], DType::F32).unwrap();
         let adapter = Adapter::load(&out).unwrap();
         assert_eq!(adapter.pairs, [pairs[1].clone(), pairs[0].clone()], "sorted by module");
         let q = adapter.get("m.1.q_proj").unwrap();
-        assert_eq!((q.inputs(2), q.outputs(2)), (3, 1));
+        assert_eq!((q.inputs(), q.outputs()), (3, 1));
         assert!(adapter.get("m.2.q_proj").is_none());
         let file = SafeTensors::open(&out.join(ADAPTER_WEIGHTS_FILE)).unwrap();
         assert_eq!(file.get("base_model.model.m.1.q_proj.lora_A.weight").unwrap().shape(), [2, 3]);
@@ -166,8 +227,8 @@ mod tests {
         // Its targets are a regular expression: the modules come from the tensors.
         assert!(matches!(adapter.config.target_modules, Some(Targets::Pattern(_))));
         assert_eq!(adapter.pairs.len(), 6);
-        assert_eq!(adapter.config.scale(), 3.0);
-        save_adapter(dir.path(), &adapter.config, &adapter.pairs, DType::F32).unwrap();
+        assert_eq!(adapter.pairs[0].scale, 3.0);
+        save_adapter(dir.path(), &adapter.config, &adapter.pairs, &adapter.whole, DType::F32).unwrap();
         for name in [ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE] {
             let (ours, theirs) = (fs::read(dir.join(name)).unwrap(), fs::read(fixture("adapter").join(name)).unwrap());
             if name == ADAPTER_CONFIG_FILE {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::adapter::{Adapter, LoraPair, save_adapter};
+use crate::adapter::{Adapter, LoraPair, WholeTensor, save_adapter};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::{DType, TensorInfo};
 use crate::error::Error;
@@ -112,7 +112,12 @@ fn adapters(folders: &[PathBuf], shares: &[f64], out: &Path) -> Result<Averaged,
         agree(folder, &first.config, &other.config)?;
         let modules = |adapter: &Adapter| adapter.pairs.iter().map(|pair| pair.module.clone()).collect::<Vec<_>>();
         let shapes = |adapter: &Adapter| adapter.pairs.iter().map(|p| (p.a.len(), p.b.len())).collect::<Vec<_>>();
-        if modules(first) != modules(other) || shapes(first) != shapes(other) {
+        let whole = |adapter: &Adapter| {
+            let tensors = adapter.whole.iter();
+            tensors.map(|t| (t.name.clone(), t.shape.clone())).collect::<Vec<_>>()
+        };
+        let alike = modules(first) == modules(other) && shapes(first) == shapes(other) && whole(first) == whole(other);
+        if !alike {
             let what = format!(
                 "its modules or their widths are not those of {}; average adapters of one shape",
                 folders[0].display()
@@ -133,18 +138,33 @@ fn adapters(folders: &[PathBuf], shares: &[f64], out: &Path) -> Result<Averaged,
     let pairs: Vec<LoraPair<'static>> = (0..first.pairs.len())
         .map(|n| LoraPair {
             module: first.pairs[n].module.clone(),
+            rank: first.pairs[n].rank,
+            scale: first.pairs[n].scale,
             a: mean(&|adapter| &adapter.pairs[n].a).into(),
             b: mean(&|adapter| &adapter.pairs[n].b).into(),
+            magnitude: first
+                .config
+                .use_dora
+                .then(|| mean(&|adapter| adapter.pairs[n].magnitude.as_deref().unwrap_or_default()).into()),
         })
         .collect();
+    let whole: Vec<WholeTensor<'static>> = (0..first.whole.len())
+        .map(|n| WholeTensor { values: mean(&|adapter| &adapter.whole[n].values).into(), ..first.whole[n].clone() })
+        .collect();
     copy_companions(&folders[0], out)?;
-    save_adapter(out, &first.config, &pairs, DType::F32)?;
-    Ok(Averaged { dir: out.to_owned(), tensors: 2 * pairs.len(), largest_move })
+    save_adapter(out, &first.config, &pairs, &whole, DType::F32)?;
+    let tensors = pairs.len() * if first.config.use_dora { 3 } else { 2 } + whole.len();
+    Ok(Averaged { dir: out.to_owned(), tensors, largest_move })
 }
 
 /// Whether two adapters scale what they add alike.
 fn agree(folder: &Path, first: &AdapterConfig, other: &AdapterConfig) -> Result<(), Error> {
     let of = |config: &AdapterConfig| (config.r, config.lora_alpha, config.use_rslora);
+    let patterns = |config: &AdapterConfig| (config.rank_pattern.clone(), config.alpha_pattern.clone());
+    if patterns(first) != patterns(other) || first.use_dora != other.use_dora {
+        let what = "rank_pattern, alpha_pattern or use_dora: expected what the first adapter has";
+        return Err(Error::adapter(&folder.join(crate::peft::ADAPTER_CONFIG_FILE), what));
+    }
     if of(first) == of(other) {
         return Ok(());
     }
@@ -197,10 +217,13 @@ mod tests {
             config.lora_alpha = alpha;
             let pair = LoraPair {
                 module: "layers.0.q".to_owned(),
+                rank: 1,
+                scale: alpha,
                 a: values[..2].to_vec().into(),
                 b: values[2..].to_vec().into(),
+                magnitude: None,
             };
-            save_adapter(&dir, &config, &[pair], DType::F32).unwrap();
+            save_adapter(&dir, &config, &[pair], &[], DType::F32).unwrap();
             dir
         };
         let (a, b) = (save("a", [1.0, 2.0, 3.0, 4.0], 2.0), save("b", [3.0, 2.0, 1.0, 0.0], 2.0));

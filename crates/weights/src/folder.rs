@@ -17,6 +17,7 @@ pub(crate) const CONFIG_FILE: &str = "config.json";
 const COMPANIONS: &[&str] = &[
     "generation_config.json",
     "tokenizer.json",
+    "qwen.tiktoken",
     "tokenizer_config.json",
     "chat_template.jinja",
     "special_tokens_map.json",

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
 use crate::adapter::{Adapter, LoraPair};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::{DType, TensorInfo};
@@ -80,12 +82,17 @@ pub fn merge(base: &Checkpoint, adapter: &Adapter, out: &Path, options: &MergeOp
         return Err(Error::SameFolder { path: out.to_owned() });
     }
 
-    let infos: Vec<TensorInfo> = base.logical_infos()?.iter().map(|info| stored_as(info, options.dtype)).collect();
+    let mut infos: Vec<TensorInfo> = base.logical_infos()?.iter().map(|info| stored_as(info, options.dtype)).collect();
+    let untied = untied_head(base, adapter, &config)?;
+    infos.extend(untied.iter().map(|info| stored_as(info, options.dtype)));
     let mut merged = Vec::with_capacity(adapter.pairs.len());
     let bytes = write_model(out, &infos, options.max_shard_bytes, |info, sink| {
-        let weight = base.values(&info.name)?;
+        if let Some(whole) = adapter.whole.iter().find(|t| t.name == info.name) {
+            return sink.put(&whole.values);
+        }
+        let weight = base.values(if untied.is_some() && info.name == HEAD { EMBEDDING } else { &info.name })?;
         match (info.name.strip_suffix(".weight").and_then(|module| adapter.get(module)), &weight) {
-            (Some(pair), _) => merged.push(merge_weight(&weight, pair, adapter, info, sink)?),
+            (Some(pair), _) => merged.push(merge_weight(&weight, pair, info, sink)?),
             (None, Values::Plain(plain)) if plain.dtype() == info.dtype => sink.put_bytes(plain.bytes())?,
             (None, _) => copy_converted(&weight, sink)?,
         }
@@ -94,12 +101,22 @@ pub fn merge(base: &Checkpoint, adapter: &Adapter, out: &Path, options: &MergeOp
     })?;
     merged.sort_by(|a, b| a.module.cmp(&b.module));
     let copied = copy_companions(base.dir(), out)?;
-    write_config(
-        base.dir(),
-        out,
-        &ConfigChanges { dtype: options.dtype, unquantized: quantised, ..ConfigChanges::default() },
-    )?;
+    let set = untied.iter().map(|_| ("tie_word_embeddings".to_owned(), false.into())).collect();
+    write_config(base.dir(), out, &ConfigChanges { dtype: options.dtype, unquantized: quantised, set })?;
     Ok(MergeReport { dir: out.to_owned(), bytes, modules: merged, copied })
+}
+
+const HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// The head that a model gets whose embedding was its head, and of which an adapter trained one of the two.
+fn untied_head(base: &Checkpoint, adapter: &Adapter, config: &Map<String, Value>) -> Result<Option<TensorInfo>, Error> {
+    let trained = adapter.whole.iter().any(|t| t.name == HEAD || t.name == EMBEDDING);
+    let tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(!base.contains(HEAD));
+    if !trained || !tied || base.contains(HEAD) {
+        return Ok(None);
+    }
+    Ok(Some(TensorInfo { name: HEAD.to_owned(), ..base.get(EMBEDDING)?.info().clone() }))
 }
 
 /// The tensor as it will be stored. The balancing bias of DeepSeek-V3's router stays what it is, as models keep it in f32.
@@ -110,7 +127,9 @@ fn stored_as(info: &TensorInfo, dtype: Option<DType>) -> TensorInfo {
 }
 
 fn check_modules(base: &Checkpoint, adapter: &Adapter) -> Result<(), Error> {
-    let r = adapter.config.r;
+    for whole in adapter.whole.iter().filter(|t| t.name != HEAD || base.contains(HEAD)) {
+        base.get_shaped(&whole.name, &whole.shape)?;
+    }
     for pair in &adapter.pairs {
         let name = format!("{}.weight", pair.module);
         if !base.contains(&name) {
@@ -118,7 +137,7 @@ fn check_modules(base: &Checkpoint, adapter: &Adapter) -> Result<(), Error> {
             let modules: BTreeSet<String> = leaves(&matrices.collect::<Vec<_>>()).into_iter().collect();
             return Err(Error::NoTarget { target: pair.module.clone(), modules: modules.into_iter().collect() });
         }
-        let shape = [pair.outputs(r), pair.inputs(r)];
+        let shape = [pair.outputs(), pair.inputs()];
         match base.values(&name)? {
             Values::Quantised(weight) if weight.shape != shape => {
                 let (path, expected) = (base.dir().to_owned(), shape.to_vec());
@@ -140,12 +159,11 @@ fn check_modules(base: &Checkpoint, adapter: &Adapter) -> Result<(), Error> {
 fn merge_weight(
     weight: &Values,
     pair: &LoraPair<'_>,
-    adapter: &Adapter,
     info: &TensorInfo,
     sink: &mut Sink<'_>,
 ) -> Result<MergedModule, Error> {
-    let (r, scale, stored) = (adapter.config.r, adapter.config.scale() as f32, info.dtype);
-    let (outputs, inputs) = (pair.outputs(r), pair.inputs(r));
+    let (r, scale, stored) = (pair.rank, pair.scale as f32, info.dtype);
+    let (outputs, inputs) = (pair.outputs(), pair.inputs());
     let mut report =
         MergedModule { module: pair.module.clone(), elements: outputs * inputs, changed: 0, largest_update: 0.0 };
     // From here up a value rounds to infinity in f16.
@@ -159,8 +177,12 @@ fn merge_weight(
         let (block, before) = (&mut block[..rows * inputs], &mut before[..rows * inputs]);
         weight.read_range(first * inputs, block)?;
         before.copy_from_slice(block);
-        for (row, b_r) in block.chunks_exact_mut(inputs.max(1)).zip(pair.b[first * r..].chunks_exact(r)) {
+        let factors = pair.b[first * r..].chunks_exact(r);
+        for (o, (row, b_r)) in (first..).zip(block.chunks_exact_mut(inputs.max(1)).zip(factors)) {
             add_row_update(row, b_r, &pair.a, scale, &mut update);
+            if let Some(magnitude) = &pair.magnitude {
+                bring_to_length(row, magnitude[o], &mut update);
+            }
             report.largest_update = update.iter().fold(report.largest_update, |m, u| m.max(u.abs()));
         }
         if !block.iter().all(|w| w.abs() < limit) {
@@ -183,6 +205,17 @@ fn add_row_update(row: &mut [f32], b_r: &[f32], a_ri: &[f32], scale: f32, update
     for (w, u) in row.iter_mut().zip(update) {
         *u *= scale;
         *w += *u;
+    }
+}
+
+/// Scales a row to a length; leaves what that and the update before it added in `update`.
+fn bring_to_length(row: &mut [f32], length: f32, update: &mut [f32]) {
+    let own = row.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>().sqrt() as f32;
+    let factor = length / own;
+    for (w, u) in row.iter_mut().zip(update) {
+        let scaled = *w * factor;
+        *u += scaled - *w;
+        *w = scaled;
     }
 }
 
@@ -214,6 +247,7 @@ fn copy_converted(weight: &Values, sink: &mut Sink<'_>) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::WholeTensor;
     use crate::peft::AdapterConfig;
     use crate::target::Targets;
     use crate::testdir::TestDir;
@@ -225,7 +259,9 @@ mod tests {
 
     fn adapter(module: &str, r: usize, a: Vec<f32>, b: Vec<f32>) -> Adapter {
         let config = AdapterConfig::new(r, Targets::Names(vec!["q_proj".to_owned()]));
-        Adapter { config, pairs: vec![LoraPair { module: module.to_owned(), a: a.into(), b: b.into() }] }
+        let pair =
+            LoraPair { module: module.to_owned(), rank: r, scale: 1.0, a: a.into(), b: b.into(), magnitude: None };
+        Adapter { config, pairs: vec![pair], whole: Vec::new() }
     }
 
     /// A folder with config.json and the matrix `q_proj.weight` of shape [2, 3], and `norm.weight`.
@@ -358,6 +394,32 @@ mod tests {
         let adapter = adapter("q_proj", 1, vec![0.0; 3], vec![0.0; 2]);
         let error = merge(&base, &adapter, &dir.path().join("."), &MergeOptions::default()).unwrap_err();
         assert!(matches!(error, Error::SameFolder { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_magnitude_is_the_length_that_rows_get() {
+        let (_dir, base) = base(DType::F32);
+        let out = TestDir::new();
+        let mut adapter = adapter("q_proj", 1, vec![1.0, 0.0, 0.0], vec![2.0, 0.0]);
+        adapter.pairs[0].magnitude = Some(vec![1.0, 2.0 * 77f32.sqrt()].into());
+        merge(&base, &adapter, out.path(), &MergeOptions::default()).unwrap();
+        let merged = Checkpoint::open(out.path()).unwrap().get("q_proj.weight").unwrap().to_f32().unwrap();
+        let norm = 22f32.sqrt();
+        let expected = [3.0 / norm, 2.0 / norm, 3.0 / norm, 8.0, 10.0, 12.0];
+        assert!(merged.iter().zip(expected).all(|(m, e)| (m - e).abs() < 2e-6), "{merged:?}");
+    }
+
+    #[test]
+    fn tensors_that_were_trained_beside_an_adapter_take_the_place_of_the_bases() {
+        let (_dir, base) = base(DType::F32);
+        let out = TestDir::new();
+        let mut adapter = adapter("q_proj", 1, vec![0.0; 3], vec![0.0; 2]);
+        let whole = |shape: Vec<usize>| WholeTensor { name: "norm.weight".into(), shape, values: vec![7.0].into() };
+        adapter.whole = vec![whole(vec![1])];
+        merge(&base, &adapter, out.path(), &MergeOptions::default()).unwrap();
+        assert_eq!(Checkpoint::open(out.path()).unwrap().get("norm.weight").unwrap().to_f32().unwrap(), [7.0]);
+        adapter.whole = vec![whole(vec![2])];
+        assert!(merge(&base, &adapter, &out.join("other"), &MergeOptions::default()).is_err());
     }
 
     #[test]

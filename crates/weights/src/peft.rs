@@ -24,18 +24,10 @@ const PREFIX: &str = "base_model.model.";
 /// Keys that change what the adapter computes in a way that is not done here; each must be absent, null, false, empty or
 /// "none".
 const REFUSED: &[(&str, &str)] = &[
-    ("use_dora", "the magnitudes of DoRA are not computed; retrain without them"),
-    ("modules_to_save", "fully trained modules beside an adapter are not read; merge the adapter with PEFT first"),
-    ("rank_pattern", "all modules must have one rank"),
-    ("alpha_pattern", "all modules must have one alpha"),
-    ("bias", "biases beside an adapter are not read; train with bias \"none\""),
     ("lora_bias", "a bias on lora_B is not computed"),
-    ("fan_in_fan_out", "transposed weights (Conv1D) are not read"),
-    ("layers_to_transform", "give target_modules as a regular expression that names the layers"),
-    ("layers_pattern", "give target_modules as a regular expression that names the layers"),
     ("layer_replication", "replicated layers are not built"),
-    ("target_parameters", "adapters on bare parameters are not computed; target linear layers"),
-    ("trainable_token_indices", "trained embedding rows are not read"),
+    ("target_parameters", "stacked experts are trained under the names of their layers; convert the adapter to those"),
+    ("trainable_token_indices", "trained embedding rows are not read; give modules_to_save: [embed_tokens]"),
     ("alora_invocation_tokens", "activated LoRA is not computed"),
     ("arrow_config", "Arrow routing is not computed"),
     ("kasa_config", "KaSA is not computed"),
@@ -43,6 +35,11 @@ const REFUSED: &[(&str, &str)] = &[
     ("velora_config", "VeLoRA is not computed"),
     ("use_qalora", "QALoRA pooling is not computed"),
     ("use_bdlora", "block-diagonal LoRA is not computed"),
+    (
+        "ensure_weight_tying",
+        "an embedding and a head that are trained as one are not kept so; train the embedding alone",
+    ),
+    ("target_modules_to_tie", "adapters on tied layers are not kept tied"),
 ];
 
 /// Initialisations that leave the base model's weights as they are; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA subtract from
@@ -64,6 +61,16 @@ pub struct AdapterConfig {
     pub target_modules: Option<Targets>,
     /// Where it does not go although a target says so.
     pub exclude_modules: Option<Targets>,
+    /// Ranks that differ: the end of a module path, as a regular expression, and the rank; the first that fits counts.
+    pub rank_pattern: Vec<(String, usize)>,
+    /// Numerators that differ, likewise.
+    pub alpha_pattern: Vec<(String, f64)>,
+    /// Whether rows of weight and update together are brought to a trained length (DoRA).
+    pub use_dora: bool,
+    /// Modules that are trained in full beside the adapter: ends of their paths.
+    pub modules_to_save: Vec<String>,
+    /// Biases that are trained beside it: "none", "all" or "lora_only".
+    pub bias: String,
     /// The base model, as its user named it.
     pub base_model_name_or_path: Option<String>,
     /// All other keys.
@@ -74,19 +81,14 @@ impl AdapterConfig {
     /// A new adapter of rank `r` on `target_modules`, alpha equal to the rank, no dropout; all else as PEFT has it.
     pub fn new(r: usize, target_modules: Targets) -> AdapterConfig {
         let other = json!({
-            "alpha_pattern": {},
-            "bias": "none",
             "fan_in_fan_out": false,
             "inference_mode": true,
             "init_lora_weights": true,
             "layers_pattern": null,
             "layers_to_transform": null,
-            "modules_to_save": null,
             "peft_type": "LORA",
-            "rank_pattern": {},
             "revision": null,
             "task_type": "CAUSAL_LM",
-            "use_dora": false,
         });
         let Value::Object(other) = other else { unreachable!("written as an object") };
         AdapterConfig {
@@ -96,6 +98,11 @@ impl AdapterConfig {
             use_rslora: false,
             target_modules: Some(target_modules),
             exclude_modules: None,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+            use_dora: false,
+            modules_to_save: Vec::new(),
+            bias: "none".to_owned(),
             base_model_name_or_path: None,
             other,
         }
@@ -116,11 +123,24 @@ impl AdapterConfig {
             use_rslora: take::<Option<bool>>(path, &mut keys, "use_rslora", "true or false")?.unwrap_or(false),
             target_modules: take(path, &mut keys, "target_modules", "a list of names or a regular expression")?,
             exclude_modules: take(path, &mut keys, "exclude_modules", "a list of names or a regular expression")?,
+            rank_pattern: pattern(path, &mut keys, "rank_pattern", "ranks of at least 1", |v| {
+                v.as_u64().filter(|r| *r > 0).map(|r| r as usize)
+            })?,
+            alpha_pattern: pattern(path, &mut keys, "alpha_pattern", "numbers", Value::as_f64)?,
+            use_dora: take::<Option<bool>>(path, &mut keys, "use_dora", "true or false")?.unwrap_or(false),
+            modules_to_save: take::<Option<Vec<String>>>(path, &mut keys, "modules_to_save", "a list of names")?
+                .unwrap_or_default(),
+            bias: take::<Option<String>>(path, &mut keys, "bias", "\"none\", \"all\" or \"lora_only\"")?
+                .unwrap_or_else(|| "none".to_owned()),
             base_model_name_or_path: take(path, &mut keys, "base_model_name_or_path", "a name or path")?,
             other: keys,
         };
         if config.r == 0 {
             return Err(Error::json(path, "r: expected a rank of at least 1, found 0"));
+        }
+        if !matches!(config.bias.as_str(), "none" | "all" | "lora_only") {
+            let found = &config.bias;
+            return Err(Error::json(path, format!("bias: expected none, all or lora_only, found {found:?}")));
         }
         if !config.lora_alpha.is_finite() {
             return Err(Error::json(path, "lora_alpha: expected a finite number"));
@@ -132,10 +152,38 @@ impl AdapterConfig {
         Ok(config)
     }
 
-    /// What B A x is multiplied by: alpha/r, or alpha/sqrt(r) for rank-stabilised LoRA (Kalajdzievski 2023).
-    pub fn scale(&self) -> f64 {
-        let r = self.r as f64;
-        self.lora_alpha / if self.use_rslora { r.sqrt() } else { r }
+    /// Limits the adapter to some layers, found behind one of `patterns`, or behind any name.
+    pub fn set_layers(&mut self, layers: &[usize], patterns: &[String]) {
+        self.other.insert("layers_to_transform".to_owned(), layers.into());
+        if !patterns.is_empty() {
+            self.other.insert("layers_pattern".to_owned(), patterns.into());
+        }
+    }
+
+    /// Rank of a module's factors.
+    ///
+    /// # Errors
+    /// A pattern that is no regular expression.
+    pub fn rank_of(&self, module: &str) -> Result<usize, Error> {
+        Ok(first_match(&self.rank_pattern, module)?.unwrap_or(self.r))
+    }
+
+    /// What B A x is multiplied by in a module: alpha/r, or alpha/sqrt(r) for rank-stabilised LoRA (Kalajdzievski 2023).
+    ///
+    /// # Errors
+    /// As [`AdapterConfig::rank_of`].
+    pub fn scale_of(&self, module: &str) -> Result<f64, Error> {
+        let r = self.rank_of(module)? as f64;
+        let alpha = first_match(&self.alpha_pattern, module)?.unwrap_or(self.lora_alpha);
+        Ok(alpha / if self.use_rslora { r.sqrt() } else { r })
+    }
+
+    /// Whether a tensor of the model, by its own name, is one that this adapter trained.
+    pub(crate) fn speaks_of(&self, name: &str) -> bool {
+        let module = name.rsplit_once('.').map_or(name, |(module, _)| module);
+        // PEFT compares ends of names here, whatever stands before them: `norm` means every norm.
+        self.modules_to_save.iter().any(|end| module.ends_with(end.as_str()))
+            || self.bias != "none" && name.contains("bias")
     }
 
     /// A key beside the typed ones, as it was read.
@@ -153,6 +201,14 @@ impl AdapterConfig {
         keys.insert("target_modules", sorted(self.target_modules.as_ref()));
         keys.insert("exclude_modules", sorted(self.exclude_modules.as_ref()));
         keys.insert("base_model_name_or_path", self.base_model_name_or_path.clone().into());
+        let ranks = self.rank_pattern.iter().map(|(k, r)| (k.clone(), Value::from(*r)));
+        keys.insert("rank_pattern", ranks.collect::<Map<_, _>>().into());
+        let alphas = self.alpha_pattern.iter().map(|(k, a)| (k.clone(), number(*a)));
+        keys.insert("alpha_pattern", alphas.collect::<Map<_, _>>().into());
+        keys.insert("use_dora", self.use_dora.into());
+        let saved = &self.modules_to_save;
+        keys.insert("modules_to_save", if saved.is_empty() { Value::Null } else { saved.clone().into() });
+        keys.insert("bias", self.bias.as_str().into());
         keys.insert("inference_mode", true.into());
         pretty_json(&keys)
     }
@@ -185,6 +241,34 @@ fn take<T: DeserializeOwned>(
     let value = keys.shift_remove(key).unwrap_or(Value::Null);
     let found = value.to_string();
     serde_json::from_value(value).map_err(|_| Error::json(path, format!("{key}: expected {expected}, found {found}")))
+}
+
+/// A mapping from patterns to values, in its order.
+fn pattern<T>(
+    path: &Path,
+    keys: &mut Map<String, Value>,
+    key: &str,
+    expected: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<(String, T)>, Error> {
+    let map = take::<Option<Map<String, Value>>>(path, keys, key, "a mapping")?.unwrap_or_default();
+    let of = |(name, value): (String, Value)| match read(&value) {
+        Some(read) => Ok((name, read)),
+        None => Err(Error::json(path, format!("{key}: {name}: expected {expected}, found {value}"))),
+    };
+    map.into_iter().map(of).collect()
+}
+
+/// The value of the first pattern that the end of a module's path matches, as PEFT's `get_pattern_key`.
+fn first_match<T: Copy>(patterns: &[(String, T)], module: &str) -> Result<Option<T>, Error> {
+    for (pattern, value) in patterns {
+        let fault = |e: fancy_regex::Error| Error::Pattern { pattern: pattern.clone(), why: e.to_string() };
+        let end = fancy_regex::Regex::new(&format!(r"\A(.*\.)?({pattern})\z")).map_err(fault)?;
+        if end.is_match(module).map_err(fault)? {
+            return Ok(Some(*value));
+        }
+    }
+    Ok(None)
 }
 
 fn check_supported(path: &Path, keys: &Map<String, Value>) -> Result<(), Error> {
@@ -224,13 +308,15 @@ fn is_unset(value: &Value) -> bool {
     }
 }
 
-/// The two factors of a LoRA update B A.
+/// The two factors of a LoRA update B A, and DoRA's lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoraFactor {
     /// `[r, in]`.
     A,
     /// `[out, r]`.
     B,
+    /// `[out]`.
+    Magnitude,
 }
 
 impl LoraFactor {
@@ -238,6 +324,7 @@ impl LoraFactor {
         match self {
             LoraFactor::A => ".lora_A.weight",
             LoraFactor::B => ".lora_B.weight",
+            LoraFactor::Magnitude => ".lora_magnitude_vector",
         }
     }
 }
@@ -251,7 +338,23 @@ pub fn tensor_name(module: &str, factor: LoraFactor) -> String {
 /// The inverse of [`tensor_name`]; `None` for any other tensor.
 pub fn module_of(tensor: &str) -> Option<(&str, LoraFactor)> {
     let path = tensor.strip_prefix(PREFIX)?;
-    [LoraFactor::A, LoraFactor::B].into_iter().find_map(|f| Some((path.strip_suffix(f.suffix())?, f)))
+    [LoraFactor::A, LoraFactor::B, LoraFactor::Magnitude]
+        .into_iter()
+        .find_map(|f| Some((path.strip_suffix(f.suffix())?, f)))
+}
+
+/// The tensor name of a model's own tensor that was trained beside an adapter. A bias of an adapted layer stands where PEFT
+/// moves it.
+pub(crate) fn whole_name(tensor: &str, adapted: impl Fn(&str) -> bool) -> String {
+    match tensor.rsplit_once('.') {
+        Some((module, leaf @ "bias")) if adapted(module) => format!("{PREFIX}{module}.base_layer.{leaf}"),
+        _ => format!("{PREFIX}{tensor}"),
+    }
+}
+
+/// The inverse of [`whole_name`].
+pub(crate) fn whole_of(tensor: &str) -> Option<String> {
+    Some(tensor.strip_prefix(PREFIX)?.replace(".base_layer.", "."))
 }
 
 #[cfg(test)]
@@ -273,8 +376,20 @@ mod tests {
 
     #[test]
     fn scale_is_alpha_over_r_or_its_root() {
-        assert_eq!(with("use_rslora", false.into()).unwrap().scale(), 2.0);
-        assert_eq!(with("use_rslora", true.into()).unwrap().scale(), 16.0 / 8f64.sqrt());
+        assert_eq!(with("use_rslora", false.into()).unwrap().scale_of("m.q_proj").unwrap(), 2.0);
+        assert_eq!(with("use_rslora", true.into()).unwrap().scale_of("m.q_proj").unwrap(), 16.0 / 8f64.sqrt());
+    }
+
+    #[test]
+    fn the_first_pattern_that_the_end_of_a_path_matches_gives_rank_and_alpha() {
+        let mut config = with("rank_pattern", json!({ "0.*.q_proj": 4, "q_proj": 2, "proj": 3 })).unwrap();
+        config.alpha_pattern = vec![("v_proj".to_owned(), 32.0)];
+        let rank = |module: &str| config.rank_of(module).unwrap();
+        assert_eq!((rank("layers.0.self_attn.q_proj"), rank("layers.1.q_proj"), rank("m.k_proj")), (4, 2, 8));
+        assert_eq!(config.scale_of("layers.1.q_proj").unwrap(), 8.0);
+        assert_eq!(config.scale_of("layers.1.v_proj").unwrap(), 4.0);
+        assert!(with("rank_pattern", json!({ "q_proj": 0 })).is_err());
+        assert!(with("bias", json!("some")).is_err());
     }
 
     #[test]
@@ -307,15 +422,7 @@ mod tests {
     fn what_changes_the_computation_is_refused_by_name() {
         let cases = [
             ("peft_type", json!("IA3")),
-            ("use_dora", json!(true)),
-            ("modules_to_save", json!(["lm_head"])),
-            ("rank_pattern", json!({ "q_proj": 4 })),
-            ("alpha_pattern", json!({ "q_proj": 4 })),
-            ("bias", json!("all")),
             ("lora_bias", json!(true)),
-            ("fan_in_fan_out", json!(true)),
-            ("layers_to_transform", json!([0])),
-            ("layers_to_transform", json!(0)),
             ("target_parameters", json!(["mlp.experts.gate_up_proj"])),
             ("trainable_token_indices", json!([1])),
             ("layer_replication", json!([[0, 1]])),

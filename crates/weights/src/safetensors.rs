@@ -199,7 +199,8 @@ impl Mapped {
         self.map.release(self.range.clone());
     }
 
-    pub(crate) fn wrong_type(&self, expected: &'static str) -> Error {
+    /// An error that names the tensor and its type.
+    pub fn wrong_type(&self, expected: &'static str) -> Error {
         Error::Type { path: self.path().to_owned(), name: self.info.name.clone(), expected, found: self.info.dtype }
     }
 }

@@ -24,6 +24,18 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
         "arrow" => vec![written("saved", &tables(40)), written("one", &tables(1))],
         "template" => named::ALL.iter().map(|template| template.source.as_bytes().to_vec()).collect(),
         "config" => configs(),
+        "safetensors" => vec![tensors(r#"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]},"__metadata__":{"format":"pt"}}"#, 32)],
+        "index" => vec![
+            br#"{"metadata": {"total_size": 24}, "weight_map": {"a.weight": "model-00001-of-00001.safetensors"}}"#.to_vec(),
+            br#"{"weight_map": {"a.weight": "../x.safetensors", "b": "model-00002-of-00002.safetensors"}}"#.to_vec(),
+        ],
+        "model" => models(),
+        "adapter" => vec![
+            br#"{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "rank_pattern": {"q_proj": 4},
+                "alpha_pattern": {".*v_proj": 2.5}, "use_dora": true, "modules_to_save": ["lm_head"], "bias": "all"}"#
+                .to_vec(),
+        ],
+        "tiktoken" => vec![(0..=255u8).map(vocabulary).collect::<String>().into_bytes()],
         "gguf" => crate::outside::gguf_seeds(),
         "latex" => crate::outside::latex_seeds(),
         "http" => crate::outside::http_seeds(),
@@ -35,6 +47,26 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
             br#"{"self": {"file_name": "dataset_info.json", "num_samples": 3, "formatting": "openai"}}"#.to_vec(),
         ],
     }
+}
+
+/// A header, its length before it, and zeros behind it.
+fn tensors(header: &str, bytes: usize) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; bytes]].concat()
+}
+
+/// The configurations of the reference models.
+fn models() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/models");
+    let mut paths: Vec<_> = std::fs::read_dir(folder).expect("models").flatten().map(|e| e.path()).collect();
+    paths.sort();
+    paths.into_iter().map(|path| std::fs::read(path.join("config.json")).expect("a configuration")).collect()
+}
+
+/// The line of a byte in a vocabulary.
+fn vocabulary(byte: u8) -> String {
+    let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let [high, low] = [byte >> 2, (byte & 3) << 4].map(|i| digits[usize::from(i)] as char);
+    format!("{high}{low}== {byte}\n")
 }
 
 /// One row of every shape.

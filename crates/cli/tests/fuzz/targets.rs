@@ -130,8 +130,66 @@ const YAML: &[&str] = &[
     ".inf",
 ];
 
+const HEADER: &[&str] = &[
+    "\"dtype\"",
+    "\"shape\"",
+    "\"data_offsets\"",
+    "\"__metadata__\"",
+    "\"weight_map\"",
+    "\"F32\"",
+    "\"BF16\"",
+    "\"F4\"",
+    "[0,0]",
+    "[18446744073709551615]",
+    "[4294967296,4294967296]",
+    "../a.safetensors",
+    "model.safetensors",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+];
+const MODEL: &[&str] = &[
+    "\"model_type\"",
+    "\"hidden_size\"",
+    "\"num_attention_heads\"",
+    "\"num_hidden_layers\"",
+    "\"n_routed_experts\"",
+    "\"rope_parameters\"",
+    "\"rope_scaling\"",
+    "\"yarn\"",
+    "\"factor\"",
+    "\"layer_types\"",
+    "\"sliding_window\"",
+    "1152921504606846976",
+    "268435456",
+    "-1",
+    "0",
+    "1e308",
+    "null",
+    "true",
+    "[]",
+    "{}",
+];
+const ADAPTER: &[&str] = &[
+    "\"rank_pattern\"",
+    "\"alpha_pattern\"",
+    "\"use_dora\"",
+    "\"modules_to_save\"",
+    "\"bias\"",
+    "\"target_modules\"",
+    "{\"(a*)*b\": 4}",
+    "0",
+    "-1",
+    "null",
+    "true",
+    "\"all\"",
+];
+
 /// Every target.
-pub(crate) const TARGETS: [Target; 11] = [
+pub(crate) const TARGETS: [Target; 16] = [
     Target { name: "gguf", file: "a.gguf", words: &["GGUF", "blk.0.", "general."], run: outside::gguf },
     Target { name: "latex", file: "a.tex", words: outside::LATEX, run: outside::latex },
     Target { name: "http", file: "a.http", words: outside::HTTP, run: outside::http },
@@ -148,6 +206,11 @@ pub(crate) const TARGETS: [Target; 11] = [
     Target { name: "template", file: "a.jinja", words: JINJA, run: template },
     Target { name: "config", file: "a.yaml", words: YAML, run: config },
     Target { name: "registry", file: "dataset_info.json", words: FIELDS, run: registry },
+    Target { name: "safetensors", file: "model.safetensors", words: HEADER, run: safetensors },
+    Target { name: "index", file: "model.safetensors.index.json", words: HEADER, run: index },
+    Target { name: "model", file: "config.json", words: MODEL, run: model_config },
+    Target { name: "adapter", file: "adapter_config.json", words: ADAPTER, run: adapter },
+    Target { name: "tiktoken", file: "qwen.tiktoken", words: &["IQ== ", "=", " ", "\n", "0", "257"], run: tiktoken },
 ];
 
 /// All that is done with rows: read as they are, looked at, read for every task, counted, written as a table.
@@ -217,5 +280,51 @@ fn registry(path: &Path, _input: &[u8]) {
             let _ = found.mapping.apply(row);
             let _: Vec<PathBuf> = found.files;
         }
+    }
+}
+
+/// A file of tensors: its header, and every tensor that it is said to have.
+fn safetensors(path: &Path, _input: &[u8]) {
+    let Ok(file) = weights::SafeTensors::open(path) else { return };
+    for info in file.infos() {
+        assert!(info.element_count() < 1 << 40, "{info:?}");
+        let tensor = file.get(&info.name).expect("a name of the header");
+        let _ = tensor.to_f32();
+        assert!(tensor.bytes().len() <= 1 << 24);
+    }
+}
+
+/// A shard index beside one good shard.
+fn index(path: &Path, _input: &[u8]) {
+    let dir = path.parent().expect("a file in a folder");
+    let shard = dir.join("model-00001-of-00001.safetensors");
+    let info = [weights::TensorInfo::new("a.weight", weights::DType::F32, [2, 3])];
+    weights::write_file(&shard, &info, |_, sink| sink.put(&[0.0f32; 6])).expect("a shard");
+    if let Ok(checkpoint) = weights::Checkpoint::open(dir) {
+        assert!(checkpoint.files().all(|file| file.parent() == Some(dir)), "a shard outside of the folder");
+        checkpoint.names().for_each(|name| drop(checkpoint.get(name)));
+    }
+}
+
+/// A model's configuration, and the sizes it comes to.
+fn model_config(_path: &Path, input: &[u8]) {
+    let Ok(Value::Object(keys)) = serde_json::from_slice(input) else { return };
+    match model::arch::blueprint(&keys) {
+        Err(e) => assert!(!e.to_string().is_empty()),
+        Ok(blueprint) => {
+            let _ = (blueprint.num_parameters(), blueprint.linear_modules().len(), blueprint.rope.tables(8));
+        }
+    }
+}
+
+fn adapter(path: &Path, _input: &[u8]) {
+    let dir = path.parent().expect("a file in a folder");
+    let Ok(config) = weights::AdapterConfig::read(dir) else { return };
+    let _ = (config.rank_of("model.layers.0.self_attn.q_proj"), config.scale_of("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"));
+}
+
+fn tiktoken(path: &Path, _input: &[u8]) {
+    if let Ok(tokenizer) = data::Tokenizer::load(path.parent().expect("a file in a folder"), Clock::at(0)) {
+        let _ = tokenizer.encode("a b \u{e9}<|im_end|>", true);
     }
 }

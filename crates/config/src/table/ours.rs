@@ -1,6 +1,6 @@
 //! Keys that are this project's own.
 
-use super::{Entry, Scope, Section, spelling, works};
+use super::{Entry, Scope, Section, mapping, spelling, works};
 use crate::value::{Choice, Kind, Range};
 
 use Choice::{Is, Means, Not};
@@ -13,6 +13,7 @@ const TRAINERS: &[Choice] = &[
     Not("grpo", "training from rewards of fresh samples is not offered"),
     Not("ppo", "training from rewards of fresh samples is not offered"),
 ];
+const SIZES: &[Choice] = &[Is("3b"), Is("7b"), Is("13b"), Is("20b")];
 const COMPAT: &[Choice] = &[Is("trl")];
 const TRUNCATION: &[Choice] = &[
     Is("keep_start"),
@@ -56,11 +57,40 @@ const EVAL: (Section, Scope) = (Section::Evaluation, Scope::Both);
 const ENGINE: (Section, Scope) = (Section::Engine, Scope::Both);
 const POSITIVE: Kind = Kind::Float(Range::POSITIVE);
 
+const ROPE: (Section, Scope) = (Section::Model, Scope::Both);
+const ROPES: &[Choice] = &[
+    Is("linear"),
+    Is("dynamic"),
+    Is("yarn"),
+    Is("llama3"),
+    Not("longrope", "its factors are found by a search for each model; take a checkpoint that has them"),
+];
+
+/// `rope_scaling`, with transformers' names; which scaling needs which is checked with the model.
+#[rustfmt::skip] // a table: one row, one line
+const ROPE_SCALING: &[Entry] = &[
+    works(ROPE, "rope_scaling.rope_type", Kind::Choice(ROPES), "", "linear, dynamic, yarn or llama3"),
+    spelling("rope_scaling.type", Kind::Choice(ROPES), "rope_scaling.rope_type", "older name of rope_type"),
+    works(ROPE, "rope_scaling.factor", POSITIVE, "", "how many times longer the context gets; at least 1"),
+    works(ROPE, "rope_scaling.original_max_position_embeddings", Int(1), "", "positions the model was trained for; max_position_embeddings when unset"),
+    works(ROPE, "rope_scaling.attention_factor", POSITIVE, "", "yarn: factor of cosines and sines; from the factor when unset"),
+    works(ROPE, "rope_scaling.beta_fast", POSITIVE, "", "yarn: turns above which a frequency is kept, 32 when unset"),
+    works(ROPE, "rope_scaling.beta_slow", POSITIVE, "", "yarn: turns below which a frequency is divided, 1 when unset"),
+    works(ROPE, "rope_scaling.mscale", POSITIVE, "", "yarn: DeepSeek's factor"),
+    works(ROPE, "rope_scaling.mscale_all_dim", POSITIVE, "", "yarn: DeepSeek's factor of attention scores"),
+    works(ROPE, "rope_scaling.truncate", Bool, "", "yarn: whether the ramp begins and ends at whole entries, true when unset"),
+    works(ROPE, "rope_scaling.low_freq_factor", POSITIVE, "", "llama3: required"),
+    works(ROPE, "rope_scaling.high_freq_factor", POSITIVE, "", "llama3: required"),
+];
+
 #[rustfmt::skip] // a table: one row, one line
 pub(super) const ENTRIES: &[Entry] = &[
     works(RUN, "trainer", Kind::Choice(TRAINERS), "kto", "the objective: kto, or sft"),
+    works(RUN, "preset", Kind::Choice(SIZES), "", "a configuration by name that gives way to every key that is written: `prospect preset ls`"),
+    spelling("model_size", Kind::Choice(SIZES), "preset", "the preset of a size: 3b, 7b, 13b or 20b"),
     works(RUN, "compat", Kind::Choice(COMPAT), "", "trl: TRL's pairing, order, z0 scope and normalisation, for comparison runs"),
     works((Section::Model, Scope::Both), "adapter_name_or_path", Text, "", "a PEFT adapter folder to go on training; its initial state is the KTO reference"),
+    mapping("rope_scaling", ROPE_SCALING, "extends the context: scales rotary positions, and goes to the exported config.json"),
     works(DATA, "eval_dataset_name", Texts, "", "files or folders with evaluation rows"),
     works(DATA, "val_size", Kind::Float(Range::ROWS), "", "evaluation rows split off the training rows by hash: a fraction, or a number of rows"),
     works(DATA, "dataset_dir", Text, "", "the folder of LLaMA-Factory's dataset_info.json, whose names dataset_name may use"),

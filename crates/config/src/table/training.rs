@@ -3,11 +3,10 @@
 use super::{Entry, Scope, Section, because, idle, mapping, ours, refused, spelling, works};
 use crate::value::{Choice, Kind, Range};
 
-use Choice::{Is, Not};
+use Choice::{Is, Means, Not};
 use Kind::{Anything, Bool, BoolOrText, Int, Text, Texts};
 use because::{FLOAT32, NO_LOADER, NO_TRACKER, NO_UPLOAD, RANKS, SECRET, TORCH_KERNELS};
 
-const MEMORY: &str = "only AdamW with float32 state is offered yet";
 const OTHER_OPTIMIZER: &str = "only AdamW is offered";
 const SCHEDULES: &[Choice] = &[
     Is("linear"),
@@ -25,13 +24,16 @@ const SCHEDULES: &[Choice] = &[
 ];
 const OPTIMIZERS: &[Choice] = &[
     Is("adamw_torch"),
-    Is("adamw_torch_fused"),
-    Not("adamw_8bit", MEMORY),
-    Not("adamw_bnb_8bit", MEMORY),
-    Not("adamw_torch_8bit", MEMORY),
-    Not("adamw_torch_4bit", MEMORY),
-    Not("paged_adamw_8bit", MEMORY),
-    Not("paged_adamw_32bit", MEMORY),
+    Is("adamw_8bit"),
+    Means("adamw_torch_fused", "adamw_torch"),
+    Means("adamw", "adamw_torch"),
+    Means("adamw_anyprecision", "adamw_torch"),
+    Means("paged_adamw", "adamw_torch"),
+    Means("paged_adamw_32bit", "adamw_torch"),
+    Means("adamw_bnb_8bit", "adamw_8bit"),
+    Means("paged_adamw_8bit", "adamw_8bit"),
+    Not("adamw_torch_8bit", "it is torchao's code of eight bits; adamw_8bit is bitsandbytes'"),
+    Not("adamw_torch_4bit", "moments of four bits are not offered; adamw_8bit is"),
     Not("adamw_hf", "transformers removed it; adamw_torch is its successor"),
     Not("adafactor", OTHER_OPTIMIZER),
     Not("sgd", OTHER_OPTIMIZER),
@@ -43,6 +45,7 @@ const OPTIMIZERS: &[Choice] = &[
     Not("apollo_adamw", OTHER_OPTIMIZER),
     Not("schedule_free_adamw", OTHER_OPTIMIZER),
 ];
+const MASTERS: &[Choice] = &[Is("f32"), Is("none"), Means("float32", "f32")];
 pub(super) const INTERVAL: &[Choice] = &[Is("no"), Is("steps"), Is("epoch")];
 const SAVE: &[Choice] = &[Is("no"), Is("steps"), Is("epoch"), Is("best")];
 const SAMPLING: &[Choice] = &[Is("random"), Is("sequential"), Is("group_by_length"), Is("batch_rebalance")];
@@ -105,7 +108,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     works(OPT, "lr_scheduler_type", Kind::Choice(SCHEDULES), "linear", "shape of the learning rate over the steps"),
     mapping("lr_scheduler_kwargs", SCHEDULE, "options of the schedule"),
     works(OPT, "warmup_steps", Kind::Float(Range::STEPS_OR_NONE), "0", "steps of warm-up, or below 1 their share of all steps"),
-    works(OPT, "optim", Kind::Choice(OPTIMIZERS), "adamw_torch_fused", "AdamW; both names are the same arithmetic here"),
+    works(OPT, "optim", Kind::Choice(OPTIMIZERS), "adamw_torch_fused", "AdamW with moments in float32 (adamw_torch), or in eight bits in blocks of 256 (adamw_8bit)"),
+    works(OPT, "optim_master", Kind::Choice(MASTERS), "f32", "weights trained in full with dtype: bfloat16: f32 holds and computes with exact ones, none holds bfloat16 only and rounds stochastically"),
     refused("optim_args", Text, &["null", "''"], "options of other optimisers", OTHER_OPTIMIZER),
     works(OPT, "weight_decay", RATE, "0.0", "decoupled weight decay; not on norms and biases"),
     works(OPT, "adam_beta1", Kind::Float(Range::BELOW_ONE), "0.9", "decay of the first moment"),

@@ -26,6 +26,20 @@ pub(super) const DTYPES: &[Choice] = &[
     Means("torch.bfloat16", "bfloat16"),
     Not("float16", "float16 weights overflow in training; float16 files are read and held as float32 or bfloat16"),
 ];
+const BIASES: &[Choice] = &[Is("none"), Is("all"), Is("lora_only")];
+const CHANGED: &str = "it changes the base model's weights, so that the adapter fits no other copy of it";
+const STARTS: &[Choice] = &[
+    Is("true"),
+    Is("false"),
+    Is("gaussian"),
+    Not("pissa", CHANGED),
+    Not("olora", CHANGED),
+    Not("corda", CHANGED),
+    Not("loftq", CHANGED),
+    Not("lora_ga", CHANGED),
+    Not("eva", "it is computed from the activations of a data set, which is not offered"),
+    Not("orthogonal", "it is not offered; true and gaussian are"),
+];
 const PACKING: &[Choice] = &[Is("bfd"), Is("bfd_split"), Is("wrapped"), Means("bfd-requeue", "bfd_split")];
 const TRUNCATION_MODE: &[Choice] =
     &[Is("keep_start"), Not("keep_end", "TRL deprecates it: it cuts the beginning of the prompt")];
@@ -73,10 +87,10 @@ pub(super) const ENTRIES: &[Entry] = &[
     works(LORA, "lora_dropout", Kind::Float(Range::BELOW_ONE), "0.05", "dropout before A; off in KTO unless disable_dropout is false"),
     works(LORA, "lora_target_modules", Texts, "", "names, all-linear, or one regular expression; PEFT's choice for the model when unset"),
     refused("lora_target_parameters", Texts, &["null", "[]"], "adapters on expert tensors", "adapters stand on linear layers only"),
-    refused("lora_modules_to_save", Texts, &["null", "[]"], "layers trained in full beside the adapter", "not offered yet"),
+    spelling("lora_modules_to_save", Texts, "modules_to_save", "TRL's name"),
     refused("lora_task_type", Text, &["CAUSAL_LM"], "PEFT task", "only causal language models are trained"),
     works(LORA, "use_rslora", Bool, "false", "scale alpha / sqrt(r)"),
-    refused("use_dora", Bool, &["false"], "weight-decomposed adapters", "DoRA is not offered"),
+    works(LORA, "use_dora", Bool, "false", "weight-decomposed: rows of weight and update together are brought to a trained length"),
     works(MODEL, "load_in_8bit", Bool, "false", "hold the frozen linear layers as bytes, one scale per row (LLM.int8)"),
     works(MODEL, "load_in_4bit", Bool, "false", "hold the frozen linear layers in four bits (QLoRA)"),
     works(MODEL, "bnb_4bit_quant_type", Kind::Choice(FOUR_BITS), "nf4", "what the codes of load_in_4bit mean: nf4 or fp4"),
@@ -127,17 +141,17 @@ pub(super) const ENTRIES: &[Entry] = &[
     // PEFT's own names
     spelling("r", Int(1), "lora_r", "PEFT's name"),
     spelling("target_modules", Texts, "lora_target_modules", "PEFT's name"),
-    refused("bias", Text, &["none"], "train biases beside the adapter", "not offered; vLLM and others reject it too"),
+    works(LORA, "bias", Kind::Choice(BIASES), "none", "biases trained beside the adapter: none, all, or lora_only"),
     refused("lora_bias", Bool, &["false"], "a bias in B", "not offered"),
-    refused("modules_to_save", Texts, &["null", "[]"], "layers trained in full beside the adapter", "not offered yet"),
-    refused("exclude_modules", Texts, &["null", "[]"], "layers without adapter", "name the wanted ones in lora_target_modules"),
+    works(LORA, "modules_to_save", Texts, "", "layers trained in full beside the adapter: embed_tokens, lm_head, norms, or any linear layer"),
+    works(LORA, "exclude_modules", Texts, "", "layers without adapter although lora_target_modules names them: names, or one regular expression"),
     refused("target_parameters", Texts, &["null", "[]"], "adapters on expert tensors", "adapters stand on linear layers only"),
-    refused("init_lora_weights", Anything, &["true"], "how A and B begin", "A is Kaiming-uniform and B zero, as PEFT's default"),
-    refused("layers_to_transform", Anything, &["null"], "only some layers", "write a regular expression as lora_target_modules"),
-    refused("layers_pattern", Anything, &["null"], "only some layers", "write a regular expression as lora_target_modules"),
-    refused("rank_pattern", Anything, &["null", "{}"], "ranks by layer", "one rank for all layers"),
-    refused("alpha_pattern", Anything, &["null", "{}"], "alphas by layer", "one alpha for all layers"),
-    refused("fan_in_fan_out", Bool, &["false"], "transposed weights", "no architecture here has them"),
+    works(LORA, "init_lora_weights", Kind::Choice(STARTS), "true", "true: A Kaiming-uniform, B zero; gaussian: A normal of deviation 1/r; false: both random"),
+    works(LORA, "layers_to_transform", Kind::Numbers(Range::INDEX), "", "only these blocks, counted from 0"),
+    works(LORA, "layers_pattern", Texts, "", "the name before a block's number, where there are several: layers"),
+    works(LORA, "rank_pattern", Kind::Pairs(Range::RANK), "", "ranks that differ, by the end of a layer's name (a regular expression)"),
+    works(LORA, "alpha_pattern", Kind::Pairs(Range::POSITIVE), "", "alphas that differ, by the end of a layer's name (a regular expression)"),
+    idle("fan_in_fan_out", Bool, "false", "transposed weights", "no architecture here has them; PEFT sets it back for linear layers, too"),
     idle("task_type", Text, "CAUSAL_LM", "PEFT task", "only causal language models are trained"),
     idle("peft_type", Text, "LORA", "kind of adapter", "LoRA is the kind that is trained"),
 ];

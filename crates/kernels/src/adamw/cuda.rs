@@ -8,22 +8,27 @@ pub(crate) const SOURCE: Source = Source { name: "adamw", text: include_str!("ke
 /// Entries that a block squares and sums, as in the kernel.
 const BLOCK: usize = 1 << 14;
 
+/// What an update needs of a step, in the kernels' order.
+pub(crate) fn numbers(s: &AdamwStep) -> [f32; 9] {
+    let all = [
+        s.beta1,
+        s.beta2,
+        1.0 - s.beta1,
+        1.0 - s.beta2,
+        1.0 - s.learning_rate * s.weight_decay,
+        s.learning_rate / (1.0 - s.beta1.powf(s.step as f64)),
+        s.epsilon,
+        s.grad_scale,
+        (1.0 - s.beta2.powf(s.step as f64)).sqrt(),
+    ];
+    all.map(|x| x as f32)
+}
+
 impl<A: Activation> Adamw for Cuda<A> {
     fn adamw(&self, s: &AdamwStep, p: Acc<Self, f32>, g: View<Self, f32>, m: Acc<Self, f32>, v: Acc<Self, f32>) {
         let n = g.cols;
         assert!(g.rows == 1 && p.shape() == (1, n) && m.shape() == (1, n) && v.shape() == (1, n));
-        let numbers = [
-            s.beta1,
-            s.beta2,
-            1.0 - s.beta1,
-            1.0 - s.beta2,
-            1.0 - s.learning_rate * s.weight_decay,
-            s.learning_rate / (1.0 - s.beta1.powf(s.step as f64)),
-            s.epsilon,
-            s.grad_scale,
-            (1.0 - s.beta2.powf(s.step as f64)).sqrt(),
-        ];
-        let numbers = self.given(&numbers.map(|x| x as f32));
+        let numbers = self.given(&numbers(s));
         let [p, m, v] = [&p, &m, &v].map(|x| Arg::from(&x.0));
         self.launch(&SOURCE, "adamw", line(n), &[p, g.into(), m, v, Arg::from(n as u64), (&numbers).into()]);
     }

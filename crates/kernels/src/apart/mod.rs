@@ -9,7 +9,7 @@ pub(crate) mod loops;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::cpu::CpuStored;
+use crate::cpu::Packed;
 use crate::gemm::Weight;
 use crate::{Cpu, Dst, Memory, Out, Real, StoredDtype, View};
 use std::marker::PhantomData;
@@ -62,7 +62,7 @@ impl<'a, E: Real> Held<'a, E> {
     }
 
     /// A weight, unless its storage has to be unpacked first.
-    fn weight(w: Weight<'a, Cpu<E>>) -> Result<Held<'a, E>, &'a CpuStored> {
+    fn weight(w: Weight<'a, Cpu<E>>) -> Result<Held<'a, E>, Packed<'a, E>> {
         let stored = match crate::gemm::cpu::direct(w) {
             Ok(view) => return Ok(Held::of(view)),
             Err(stored) => stored,
@@ -73,7 +73,7 @@ impl<'a, E: Real> Held<'a, E> {
             StoredDtype::F32 | StoredDtype::Mxfp4 | StoredDtype::Code4 | StoredDtype::Code8 => return Err(stored),
         };
         let (rows, cols) = (stored.rows, stored.cols);
-        Ok(Held { ptr: stored.bytes().as_ptr(), kind, rows, cols, ld: cols, tie: PhantomData })
+        Ok(Held { ptr: stored.address(), kind, rows, cols, ld: cols, tie: PhantomData })
     }
 
     /// Bytes of a value.
@@ -217,7 +217,7 @@ fn each_chunk<'a, E: Real>(
 /// Calls `work(offset, panel)` for panels of some rows of a weight, unpacked into scratch memory.
 fn unpacked<E: Real>(
     cpu: &Cpu<E>,
-    stored: &CpuStored,
+    stored: Packed<E>,
     rows: Range<usize>,
     mut work: impl FnMut(usize, View<Cpu<E>, E>),
 ) {

@@ -4,27 +4,32 @@ use crate::Elem;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Alignment and granularity of every buffer, bytes: a cache line, and a full AVX-512 register.
 const LINE: usize = 64;
 
-/// Free blocks by size, and how much is alive.
+/// Bytes of the first region that is asked of the system, and of the largest that is not for a single buffer.
+const REGION: Range<usize> = 64 << 20..1 << 30;
+
+/// Memory in a few large regions, cut into what is alive and what is free. A buffer goes to the lowest place that holds it, and
+/// what becomes free joins its neighbours: so the pages that are ever touched hardly exceed the most that was alive at one
+/// time, whatever sizes the packs of later steps have.
 #[derive(Default)]
 pub(crate) struct BufferPool(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    free: BTreeMap<usize, Vec<Block>>,
-    free_bytes: usize,
+    regions: Vec<Region>,
     live_bytes: usize,
     peak_bytes: usize,
 }
 
 impl BufferPool {
     fn state(&self) -> MutexGuard<'_, State> {
-        // The state is plain numbers and blocks, valid at every moment: a panic elsewhere does not spoil it.
+        // The state is plain numbers and regions, valid at every moment: a panic elsewhere does not spoil it.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -35,53 +40,34 @@ impl BufferPool {
         peak
     }
 
-    /// A block of at least `bytes`: a free one of the same size class, else a new one. Before a new one is made, free
-    /// blocks of other sizes are given back up to its size, so that live plus free never exceeds the live peak for long.
+    /// A block of at least `bytes`.
     fn take(&self, bytes: usize) -> Block {
-        let size = size_class(bytes);
+        let size = bytes.max(1).checked_next_multiple_of(LINE).expect("buffer size overflows");
         let mut state = self.state();
         state.live_bytes += size;
         state.peak_bytes = state.peak_bytes.max(state.live_bytes);
-        if let Some(block) = state.free.get_mut(&size).and_then(Vec::pop) {
-            state.free_bytes -= size;
+        if let Some(block) = state.regions.iter_mut().find_map(|region| region.take(size)) {
             return block;
         }
-        let mut released = 0;
-        while released < size {
-            let Some(mut entry) = state.free.last_entry() else { break };
-            let freed = *entry.key();
-            if entry.get_mut().pop().is_none() {
-                entry.remove();
-                continue;
-            }
-            released += freed;
-            state.free_bytes -= freed;
-        }
-        drop(state);
-        Block::new(size)
+        let held: usize = state.regions.iter().map(|region| region.size).sum();
+        let mut region = Region::new(size.max(held.clamp(REGION.start, REGION.end)));
+        let block = region.take(size).expect("a new region holds what it was made for");
+        state.regions.push(region);
+        block
     }
 
     fn give(&self, block: Block) {
         let mut state = self.state();
         state.live_bytes -= block.size;
-        state.free_bytes += block.size;
-        state.free.entry(block.size).or_default().push(block);
+        let region = state.regions.iter_mut().find(|region| region.holds(&block));
+        region.expect("a block comes from a region of its pool").give(block);
     }
 }
 
-/// Rounds up to three significant bits, at least a line: packs that differ a little use the same blocks.
-fn size_class(bytes: usize) -> usize {
-    let bytes = bytes.max(LINE);
-    let step = (bytes.next_power_of_two() / 8).max(LINE);
-    bytes.div_ceil(step) * step
-}
-
-/// Raw memory, zeroed when made.
+/// A piece of a region that is in use.
 struct Block {
-    /// The first line inside `memory`.
     ptr: NonNull<u8>,
-    memory: NonNull<u8>,
-    /// Bytes from `ptr`.
+    /// Bytes, whole lines.
     size: usize,
 }
 
@@ -89,30 +75,72 @@ struct Block {
 unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
-impl Block {
-    /// Zeroed memory from the system is not touched until it is used, so a generous block costs nothing. That holds for what
+/// Memory of the system, zeroed when made.
+struct Region {
+    memory: NonNull<u8>,
+    /// The first line inside `memory`.
+    first: NonNull<u8>,
+    /// Bytes from `first`.
+    size: usize,
+    /// Lengths of free pieces by their offset; no two touch.
+    free: BTreeMap<usize, usize>,
+}
+
+// SAFETY: a region is exclusively owned plain memory.
+unsafe impl Send for Region {}
+
+impl Region {
+    /// Zeroed memory from the system is not touched until it is used, so a generous region costs nothing. That holds for what
     /// is aligned as `malloc` aligns; asked for more, the standard library writes the zeros itself. So a line more is asked
-    /// for, and the block begins at the first whole one.
-    fn new(size: usize) -> Block {
-        let layout = Block::layout(size);
+    /// for, and the region begins at the first whole one.
+    fn new(size: usize) -> Region {
+        let layout = Region::layout(size);
         // SAFETY: the size is not zero.
         let memory = unsafe { alloc_zeroed(layout) };
         let memory = NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout));
         // SAFETY: at most LINE - 1 bytes on, and LINE more than `size` were asked for.
-        let ptr = unsafe { memory.add(memory.as_ptr().align_offset(LINE)) };
-        Block { ptr, memory, size }
+        let first = unsafe { memory.add(memory.as_ptr().align_offset(LINE)) };
+        Region { memory, first, size, free: BTreeMap::from([(0, size)]) }
     }
 
     fn layout(size: usize) -> Layout {
         let bytes = size.checked_add(LINE).expect("buffer size overflows");
         Layout::from_size_align(bytes, align_of::<u64>()).expect("buffer size overflows")
     }
+
+    /// The lowest free place of that size.
+    fn take(&mut self, size: usize) -> Option<Block> {
+        let (&at, &len) = self.free.iter().find(|(_, len)| **len >= size)?;
+        self.free.remove(&at);
+        if len > size {
+            self.free.insert(at + size, len - size);
+        }
+        // SAFETY: free pieces lie inside the region.
+        Some(Block { ptr: unsafe { self.first.add(at) }, size })
+    }
+
+    fn holds(&self, block: &Block) -> bool {
+        (self.first.as_ptr() as usize..self.first.as_ptr() as usize + self.size)
+            .contains(&(block.ptr.as_ptr() as usize))
+    }
+
+    /// Takes a block back and joins it with the free pieces beside it.
+    fn give(&mut self, block: Block) {
+        let mut at = block.ptr.as_ptr() as usize - self.first.as_ptr() as usize;
+        let mut len = block.size + self.free.remove(&(at + block.size)).unwrap_or(0);
+        if let Some((&before, &size)) = self.free.range(..at).next_back()
+            && before + size == at
+        {
+            (at, len) = (before, size + len);
+        }
+        self.free.insert(at, len);
+    }
 }
 
-impl Drop for Block {
+impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout, freed once.
-        unsafe { dealloc(self.memory.as_ptr(), Block::layout(self.size)) }
+        // SAFETY: allocated with this layout, freed once; every block holds its pool, so none is alive.
+        unsafe { dealloc(self.memory.as_ptr(), Region::layout(self.size)) }
     }
 }
 
@@ -158,21 +186,38 @@ mod tests {
         assert_eq!(b.as_ptr(), first);
         assert_eq!(first as usize % LINE, 0);
         let held = pool.take_peak();
-        assert!((4040..=4608).contains(&held), "{held}");
+        assert_eq!(held, 4096);
         let c = CpuBuf::<f64>::new(&pool, 0);
         assert!(!c.as_ptr().is_null());
     }
 
     #[test]
-    fn size_classes_waste_at_most_an_eighth_past_a_line() {
-        for bytes in (0..5000).chain([1 << 20, (1 << 20) + 1, 123_456_789]) {
-            let class = size_class(bytes);
-            assert!(
-                class >= bytes
-                    && class.is_multiple_of(LINE)
-                    && (class <= LINE || class - bytes <= (bytes / 4).max(LINE)),
-                "{bytes} {class}"
-            );
-        }
+    fn what_is_freed_joins_its_neighbours_and_the_lowest_place_is_taken() {
+        let pool = Arc::new(BufferPool::default());
+        let lines = |n: usize| CpuBuf::<u32>::new(&pool, n * LINE / 4);
+        let [a, b, c, d] = [1, 2, 3, 1].map(lines);
+        let first = a.as_ptr();
+        drop(b);
+        drop(a);
+        drop(c);
+        let whole = lines(6);
+        assert_eq!(whole.as_ptr(), first);
+        let next = lines(1);
+        assert_eq!(next.as_ptr() as usize, d.as_ptr() as usize + LINE);
+        drop((whole, next, d));
+        let state = pool.state();
+        assert_eq!(state.live_bytes, 0);
+        assert_eq!(state.regions[0].free, BTreeMap::from([(0, REGION.start)]));
+    }
+
+    #[test]
+    fn a_buffer_beyond_the_regions_gets_one_of_its_own() {
+        let pool = Arc::new(BufferPool::default());
+        let small = CpuBuf::<u32>::new(&pool, 1);
+        let large = CpuBuf::<u32>::new(&pool, REGION.start / 4 + 1);
+        let again = CpuBuf::<u32>::new(&pool, 1);
+        assert_eq!(again.as_ptr() as usize, small.as_ptr() as usize + LINE);
+        drop(large);
+        assert_eq!(pool.state().regions.iter().map(|r| r.size).collect::<Vec<_>>(), [64 << 20, (64 << 20) + LINE]);
     }
 }

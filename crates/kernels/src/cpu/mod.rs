@@ -6,13 +6,16 @@ mod stored;
 
 pub use buffer::CpuBuf;
 pub use stored::CpuStored;
+pub(crate) use stored::Packed;
 
 use crate::adamw::cpu::AdamwLoops;
+use crate::adamw8::cpu::Adamw8Loops;
 use crate::apart::Apart;
 use crate::attention::cpu::AttentionLoops;
 use crate::capped::cpu::CappedLoops;
 use crate::clamped::cpu::ClampedLoops;
 use crate::codes::{CodeLoops, Decode};
+use crate::dora::cpu::DoraLoops;
 use crate::geglu::cpu::GeGluLoops;
 use crate::gemm::cpu::GemmLoops;
 use crate::gemm::turn::Turn;
@@ -27,11 +30,12 @@ use buffer::BufferPool;
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use stored::UnpackLoops;
+pub(crate) use stored::UnpackLoops;
 
 /// The inner loops of all operators over slices of `E`.
 pub trait Loops<E>:
     AdamwLoops<E>
+    + Adamw8Loops<E>
     + Apart
     + AttentionLoops<E>
     + CappedLoops<E>
@@ -39,6 +43,7 @@ pub trait Loops<E>:
     + CodeLoops<E>
     + Decode
     + GeGluLoops<E>
+    + DoraLoops<E>
     + GemmLoops<E>
     + HeadLoops<E>
     + RmsNormLoops<E>

@@ -3,6 +3,7 @@
 use super::Cpu;
 use super::simd::loops;
 use crate::{HostTensor, Real, StoredDtype, View};
+use half::bf16;
 use std::any::TypeId;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -87,6 +88,67 @@ impl CpuStored {
     }
 }
 
+/// A weight whose rows have to be unpacked before they can be multiplied.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed<'a, E> {
+    source: Source<'a, E>,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Source<'a, E> {
+    Stored(&'a CpuStored),
+    Half(View<'a, Cpu<E>, bf16>),
+}
+
+impl<'a, E: Real> Packed<'a, E> {
+    pub(crate) fn stored(stored: &'a CpuStored) -> Packed<'a, E> {
+        Packed { source: Source::Stored(stored), rows: stored.rows, cols: stored.cols }
+    }
+
+    pub(crate) fn half(view: View<'a, Cpu<E>, bf16>) -> Packed<'a, E> {
+        Packed { source: Source::Half(view), rows: view.rows, cols: view.cols }
+    }
+
+    /// How it is stored.
+    pub(crate) fn dtype(&self) -> StoredDtype {
+        match self.source {
+            Source::Stored(stored) => stored.dtype(),
+            Source::Half(_) => StoredDtype::Bf16,
+        }
+    }
+
+    /// The address of the first byte; rows follow one another without gaps.
+    pub(crate) fn address(&self) -> *const u8 {
+        match self.source {
+            Source::Stored(stored) => stored.bytes().as_ptr(),
+            Source::Half(view) => {
+                assert!(view.ld == view.cols, "rows of a weight in bfloat16 lie together");
+                view.ptr.cast()
+            }
+        }
+    }
+
+    /// Rows `rows`, row-major, into the beginning of `dst`.
+    pub(crate) fn unpack(&self, rows: Range<usize>, dst: &mut [E]) {
+        match self.source {
+            Source::Stored(stored) => stored.unpack(rows, dst),
+            Source::Half(view) => {
+                dst.chunks_mut(self.cols.max(1)).zip(rows).for_each(|(dst, row)| E::unpack_halves(view.row(row), dst));
+            }
+        }
+    }
+
+    /// Columns `cols` of a row, into the beginning of `dst`.
+    pub(crate) fn unpack_part(&self, row: usize, cols: Range<usize>, dst: &mut [E]) {
+        match self.source {
+            Source::Stored(stored) => stored.unpack_part(row, cols, dst),
+            Source::Half(view) => E::unpack_halves(&view.row(row)[cols], dst),
+        }
+    }
+}
+
 /// The values of MXFP4's codes.
 const MXFP4: [f64; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
@@ -102,6 +164,11 @@ loops! {
             for (y, b) in dst.iter_mut().zip(bytes.chunks_exact(2)) {
                 let bits = u32::from(u16::from_le_bytes([b[0], b[1]])) << 16;
                 *y = E::of(f64::from(f32::from_bits(bits)));
+            }
+        }
+        fn unpack_halves(src: &[bf16], dst: &mut [E]) {
+            for (y, x) in dst.iter_mut().zip(src) {
+                *y = E::of(f64::from(f32::from_bits(u32::from(x.to_bits()) << 16)));
             }
         }
         /// Blocks of 17 bytes; the first `skip` values of the first block are left out.

@@ -143,12 +143,14 @@ pub(crate) struct Source {
 /// GPU.
 pub fn programs() -> Vec<Program> {
     use crate::{
-        adamw, attention, clamped, embed, geglu, grouped, head, latent, paged, rmsnorm, rope, route, rows, scale, sink,
-        swiglu,
+        adamw, adamw8, attention, clamped, dora, embed, geglu, grouped, head, latent, paged, rmsnorm, rope, route,
+        rows, scale, sink, swiglu,
     };
     let plain = [
         adamw::cuda::SOURCE,
+        adamw8::cuda::SOURCE,
         clamped::cuda::SOURCE,
+        dora::cuda::SOURCE,
         embed::cuda::SOURCE,
         geglu::cuda::SOURCE,
         grouped::cuda::SOURCE,
@@ -261,6 +263,11 @@ impl<A: Activation> Cuda<A> {
             failure: Mutex::new(None),
         };
         Cuda { gpu: Arc::new(gpu), act: PhantomData }
+    }
+
+    /// The same device with f32 activations.
+    pub(crate) fn single(&self) -> Cuda<f32> {
+        Cuda { gpu: self.gpu.clone(), act: PhantomData }
     }
 
     /// What the device says of itself.

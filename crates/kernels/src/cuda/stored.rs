@@ -133,7 +133,7 @@ impl CudaStored {
     /// All of it as f32.
     pub(super) fn to_host<A: Activation>(&self, cuda: &Cuda<A>, dst: &mut [f32]) {
         assert_eq!(dst.len(), self.rows * self.cols, "{} x {} weight", self.rows, self.cols);
-        let single = Cuda::<f32> { gpu: cuda.gpu.clone(), act: std::marker::PhantomData };
+        let single = cuda.single();
         let height = panel_rows(self.cols);
         for (piece, first) in dst.chunks_mut(height * self.cols.max(1)).zip((0..self.rows).step_by(height)) {
             let rows = height.min(self.rows - first);
@@ -160,6 +160,11 @@ pub(crate) struct Panel {
 }
 
 impl Panel {
+    /// As a matrix of f32, of a device with such activations.
+    pub(crate) fn view<'a>(&self, cols: usize) -> View<'a, Cuda<f32>, f32> {
+        let (ptr, tie) = (self.address as *const f32, std::marker::PhantomData);
+        View { ptr, rows: self.rows.len(), cols, ld: self.ld, tie }
+    }
     pub(crate) fn factor(&self) -> Factor {
         Factor { address: self.address, ld: self.ld, turned: false }
     }
@@ -169,6 +174,7 @@ impl Panel {
 pub(crate) fn shape<A: Activation>(w: Weight<'_, Cuda<A>>) -> (usize, usize) {
     match w {
         Weight::Param(w) => (w.rows, w.cols),
+        Weight::Half(w) => (w.rows, w.cols),
         Weight::Stored(s) => (s.rows, s.cols),
     }
 }
@@ -179,6 +185,7 @@ impl<A: Activation> Cuda<A> {
         let cols = shape(w).1;
         let (address, ld) = match w {
             Weight::Param(w) if TypeId::of::<A>() == TypeId::of::<f32>() => (w.ptr as u64, w.ld),
+            Weight::Half(w) if A::DTYPE == Dtype::Bf16 => (w.ptr as u64, w.ld),
             Weight::Stored(s) if s.in_place(A::DTYPE).is_some() => (s.data.address, s.cols),
             _ => {
                 if scratch.as_ref().is_none_or(|s| s.rows() < rows.len()) {
@@ -187,6 +194,7 @@ impl<A: Activation> Cuda<A> {
                 let out = scratch.as_mut().expect("made above").out().rows(0..rows.len());
                 match w {
                     Weight::Param(w) => self.round(w.rows(rows.clone()), NO_ROWS, &out),
+                    Weight::Half(w) => self.widen(w.rows(rows.clone()), NO_ROWS, &out),
                     Weight::Stored(s) => s.unpack(self, Rows::From(rows.start), &out),
                 }
                 return Panel { address: out.ptr as u64, ld: out.ld, rows };
@@ -201,6 +209,7 @@ impl<A: Activation> Cuda<A> {
         let mut scratch = None;
         let whole = match w {
             Weight::Param(_) => TypeId::of::<A>() == TypeId::of::<f32>(),
+            Weight::Half(_) => A::DTYPE == Dtype::Bf16,
             Weight::Stored(s) => s.in_place(A::DTYPE).is_some(),
         };
         let height = if whole { rows.max(1) } else { panel_rows(cols) };
@@ -214,8 +223,14 @@ impl<A: Activation> Cuda<A> {
         assert!(rows.cols == 1 && rows.rows == out.rows && out.cols == shape(w).1);
         match w {
             Weight::Param(w) => self.round(w, Arg::from(rows), out),
+            Weight::Half(w) => self.widen(w, Arg::from(rows), out),
             Weight::Stored(s) => s.unpack(self, Rows::Named(rows), out),
         }
+    }
+
+    /// bf16 as activations' elements, likewise.
+    fn widen(&self, x: View<'_, Self, half::bf16>, rows: Arg, y: &Out<'_, Self, A>) {
+        self.launch(&UNPACK, "widen_rows", entries(y.rows, y.cols), &[x.into(), rows, count(y.cols), y.into()]);
     }
 
     /// f32 as activations' elements: all rows, or those that are named.

@@ -99,3 +99,8 @@ extern "C" __global__ void round_rows(In<float> x, In<u32> rows, u32 cols, Out<a
     u64 r = this_row(), c = this_col();
     if (c < cols) y.set(r, c, x.at(rows.p ? rows.p[r * rows.ld] : r, c));
 }
+
+extern "C" __global__ void widen_rows(In<bf16> x, In<u32> rows, u32 cols, Out<act> y) {
+    u64 r = this_row(), c = this_col();
+    if (c < cols) y.set(r, c, x.at(rows.p ? rows.p[r * rows.ld] : r, c));
+}

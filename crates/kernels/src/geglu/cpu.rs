@@ -10,10 +10,13 @@ fn gelu<E: Real>(x: E) -> (E, E) {
     let (c, k) = (E::of((2.0 / std::f64::consts::PI).sqrt()), E::of(0.044_715));
     let (one, two) = (E::ONE, E::of(2.0));
     let square = x * x;
-    // (1 + tanh z) / 2 is the logistic function of 2 z.
-    let s = one / (one + (-(two * c * x * (one + k * square))).exp());
+    // (1 + tanh z / 2) / 2 is the logistic function of z. Of the amount of z, so that one minus it loses no digits.
+    let z = two * c * x * (one + k * square);
+    let e = (-z.max(-z)).exp();
+    let share = one / (one + e);
+    let s = if z < E::ZERO { e * share } else { share };
     let slope = two * c * (one + E::of(3.0) * k * square);
-    (x * s, s + x * s * (one - s) * slope)
+    (x * s, s + x * (e * share * share) * slope)
 }
 
 loops! {

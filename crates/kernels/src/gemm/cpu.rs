@@ -3,7 +3,7 @@
 
 use super::turn::TURNED;
 use super::{Gemm, Weight};
-use crate::cpu::CpuStored;
+use crate::cpu::Packed;
 use crate::cpu::simd::{lane_sum, loops};
 use crate::{Acc, Cpu, Dst, Mat, Memory, Out, Real, View};
 use gemm::Parallelism;
@@ -103,7 +103,7 @@ impl<E: Copy> Sent<E> {
 }
 
 /// Calls `work(first row, panel)` for panels of rows of a stored weight, unpacked into scratch memory.
-pub(crate) fn panels<E: Real>(cpu: &Cpu<E>, stored: &CpuStored, mut work: impl FnMut(usize, View<Cpu<E>, E>)) {
+pub(crate) fn panels<E: Real>(cpu: &Cpu<E>, stored: Packed<E>, mut work: impl FnMut(usize, View<Cpu<E>, E>)) {
     let rows = (PANEL_ELEMENTS / stored.cols.max(1)).clamp(16, stored.rows.max(16));
     let mut scratch = cpu.mat::<E>(rows.min(stored.rows), stored.cols);
     for first in (0..stored.rows).step_by(rows) {
@@ -285,14 +285,16 @@ loops! {
 pub(crate) fn shape<E: Real>(w: Weight<Cpu<E>>) -> (usize, usize) {
     match w {
         Weight::Param(w) => (w.rows, w.cols),
+        Weight::Half(w) => (w.rows, w.cols),
         Weight::Stored(s) => (s.rows, s.cols),
     }
 }
 
 /// The weight as a matrix of `E` where it lies, or the storage that has to be unpacked.
-pub(crate) fn direct<'a, E: Real>(w: Weight<'a, Cpu<E>>) -> Result<View<'a, Cpu<E>, E>, &'a CpuStored> {
+pub(crate) fn direct<'a, E: Real>(w: Weight<'a, Cpu<E>>) -> Result<View<'a, Cpu<E>, E>, Packed<'a, E>> {
     match w {
         Weight::Param(view) => Ok(view),
-        Weight::Stored(stored) => stored.in_place().ok_or(stored),
+        Weight::Half(half) => Err(Packed::half(half)),
+        Weight::Stored(stored) => stored.in_place().ok_or(Packed::stored(stored)),
     }
 }

@@ -10,6 +10,8 @@ use crate::{Acc, Dst, Memory, View};
 pub enum Weight<'a, B: Memory> {
     /// A range of the trainable arena.
     Param(View<'a, B, B::Real>),
+    /// A trainable parameter that is held in bfloat16, without gaps.
+    Half(View<'a, B, half::bf16>),
     /// A frozen weight.
     Stored(&'a B::Stored),
 }

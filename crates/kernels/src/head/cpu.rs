@@ -5,8 +5,8 @@
 //! strips whatever the number of threads, so the bits do not depend on it. A tile is `[entries, rows]`, the transpose of how one
 //! would write it: so all three products take their larger operand as it lies in memory, and a row's statistics are lanes.
 
-use super::{ForBackward, Head, HeadExtra, HeadSaved, HeadScores};
-use crate::cpu::CpuStored;
+use super::{ForBackward, HEAD_ROWS as ROWS, Head, HeadExtra, HeadSaved, HeadScores};
+use crate::cpu::Packed;
 use crate::cpu::simd::{LANES, loops};
 use crate::gemm::cpu::{Operand, direct, product, shape};
 use crate::gemm::{Gemm, Weight};
@@ -14,8 +14,6 @@ use crate::{Acc, Cpu, Dst, Mat, Memory, Out, Real, View};
 use gemm::Parallelism;
 use std::ops::Range;
 
-/// Scored rows of a tile.
-const ROWS: usize = 512;
 /// Vocabulary entries of a tile.
 const VOCAB: usize = 128;
 /// Pieces of the vocabulary.
@@ -257,7 +255,7 @@ impl<E: Real> Strip<E> {
 }
 
 /// Rows of a stored weight in scratch memory.
-fn unpacked<'p, E: Real>(stored: &CpuStored, rows: Range<usize>, panel: &'p mut Mat<Cpu<E>, E>) -> View<'p, Cpu<E>, E> {
+fn unpacked<'p, E: Real>(stored: Packed<E>, rows: Range<usize>, panel: &'p mut Mat<Cpu<E>, E>) -> View<'p, Cpu<E>, E> {
     let n = rows.len();
     stored.unpack(rows, panel.out().rows(0..n).lines());
     panel.view().rows(0..n)

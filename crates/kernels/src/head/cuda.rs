@@ -8,8 +8,8 @@ use std::any::TypeId;
 use std::ops::Range;
 
 pub(crate) const SOURCE: Source = Source { name: "head", text: include_str!("kernel.cu") };
-/// Scored rows of a tile.
-const ROWS: usize = 2048;
+/// Scored rows of a tile: products of one shape give the same bits to who cuts rows at multiples of it.
+const ROWS: usize = super::HEAD_ROWS;
 /// Vocabulary entries of a tile.
 const VOCAB: usize = 4096;
 /// Words of a row's state in the kernel.

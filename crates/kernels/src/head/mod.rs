@@ -41,6 +41,9 @@ pub enum ForBackward<'a, B: Memory> {
     Logits(Out<'a, B, B::Act>),
 }
 
+/// Scored rows that a head works on at one time. Who cuts rows at multiples of it changes no bit of a result.
+pub const HEAD_ROWS: usize = 256;
+
 /// Scoring rows streams over vocabulary tiles with a running maximum and sum, as flash attention does over keys
 /// (Dao et al. 2022; Wijmans et al. 2024, arXiv 2411.09009).
 pub trait Head: Memory {

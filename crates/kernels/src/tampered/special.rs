@@ -2,8 +2,9 @@
 
 use super::{Fault, Tampered, weight};
 use crate::{
-    Acc, AttentionShape, Backend, Balance, CappedHead, Clamp, ClampedGlu, GeGlu, Grouped, Groups, HeadSaved,
-    HeadScores, KeyValue, Latent, Memory, Out, Paged, PagedSpan, Route, RouteShape, Routed, Scale, Sink, View, Weight,
+    Acc, Adamw8, AdamwStep, AttentionShape, Backend, Balance, CappedHead, Clamp, ClampedGlu, Dora, GeGlu, Grouped,
+    Groups, HeadSaved, HeadScores, KeyValue, Latent, LowRank, Memory, Moments, Out, Paged, PagedSpan, Route,
+    RouteShape, Routed, Scale, Sink, Values, View, Weight,
 };
 use std::ops::Range;
 
@@ -196,5 +197,24 @@ impl<B: Backend + Memory<Act = f64, Real = f64>> CappedHead for Tampered<B> {
     }
     fn capped_logits(&self, cap: f64, h: View<Self, f64>, w: Weight<Self>) -> Vec<f64> {
         self.inner.capped_logits(cap, h.on(), weight(w))
+    }
+}
+
+impl<B: Backend + Memory<Act = f64, Real = f64>> Adamw8 for Tampered<B> {
+    fn adamw8(&self, s: &AdamwStep, p: Values<Self>, g: View<Self, f64>, moments: Moments<Self>) {
+        self.inner.adamw8(s, p.on(), g.on(), moments.on());
+    }
+}
+
+impl<B: Backend + Memory<Act = f64, Real = f64>> Dora for Tampered<B> {
+    fn row_norms(&self, w: Weight<Self>, update: Option<LowRank<Self>>, n: Out<Self, f64>) {
+        let update = update.map(|u| LowRank { a: u.a.on(), b: u.b.on(), scale: u.scale });
+        self.inner.row_norms(weight(w), update, n.on());
+    }
+    fn scale_columns(&self, m: View<Self, f64>, n: View<Self, f64>, y: Out<Self, f64>) {
+        self.inner.scale_columns(m.on(), n.on(), y.on());
+    }
+    fn magnitude_back(&self, dy: View<Self, f64>, z: View<Self, f64>, n: View<Self, f64>, dm: Acc<Self, f64>) {
+        self.inner.magnitude_back(dy.on(), z.on(), n.on(), dm.0.on().into_acc());
     }
 }

@@ -2,8 +2,9 @@
 
 use super::{Operator, Timed, weight};
 use crate::{
-    Acc, AttentionShape, Backend, Balance, CappedHead, Clamp, ClampedGlu, GeGlu, Grouped, Groups, HeadSaved,
-    HeadScores, KeyValue, Latent, Out, Paged, PagedSpan, Route, RouteShape, Routed, Scale, Sink, View, Weight,
+    Acc, Adamw8, AdamwStep, AttentionShape, Backend, Balance, CappedHead, Clamp, ClampedGlu, Dora, GeGlu, Grouped,
+    Groups, HeadSaved, HeadScores, KeyValue, Latent, LowRank, Moments, Out, Paged, PagedSpan, Route, RouteShape,
+    Routed, Scale, Sink, Values, View, Weight,
 };
 use std::ops::Range;
 
@@ -187,5 +188,30 @@ impl<B: Backend> CappedHead for Timed<B> {
     }
     fn capped_logits(&self, cap: f64, h: View<Self, B::Act>, w: Weight<Self>) -> Vec<B::Real> {
         self.time(Operator::Head, |b| b.capped_logits(cap, h.on(), weight(w)))
+    }
+}
+
+impl<B: Backend> Adamw8 for Timed<B> {
+    fn adamw8(&self, s: &AdamwStep, p: Values<Self>, g: View<Self, B::Real>, moments: Moments<Self>) {
+        self.time(Operator::Adamw, |b| b.adamw8(s, p.on(), g.on(), moments.on()));
+    }
+}
+
+impl<B: Backend> Dora for Timed<B> {
+    fn row_norms(&self, w: Weight<Self>, update: Option<LowRank<Self>>, n: Out<Self, B::Real>) {
+        let update = update.map(|u| LowRank { a: u.a.on(), b: u.b.on(), scale: u.scale });
+        self.time(Operator::Scale, |b| b.row_norms(weight(w), update, n.on()));
+    }
+    fn scale_columns(&self, m: View<Self, B::Real>, n: View<Self, B::Real>, y: Out<Self, B::Act>) {
+        self.time(Operator::Scale, |b| b.scale_columns(m.on(), n.on(), y.on()));
+    }
+    fn magnitude_back(
+        &self,
+        dy: View<Self, B::Act>,
+        z: View<Self, B::Act>,
+        n: View<Self, B::Real>,
+        dm: Acc<Self, B::Real>,
+    ) {
+        self.time(Operator::Scale, |b| b.magnitude_back(dy.on(), z.on(), n.on(), dm.unwrapped()));
     }
 }

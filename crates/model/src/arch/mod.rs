@@ -59,7 +59,33 @@ pub fn blueprint(config: &Map<String, Value>) -> Result<Blueprint, Error> {
         found => return Err(Error::UnknownArchitecture { found: found.to_owned() }),
     };
     reader.finish(blueprint.gate)?;
+    sane(&blueprint)?;
     Ok(blueprint)
+}
+
+/// Most weights of a model: forty times the largest there is. Products of sizes below it overflow nowhere.
+const MOST_WEIGHTS: f64 = (1u64 << 45) as f64;
+/// Most experts of all layers together.
+const MOST_EXPERTS: usize = 1 << 17;
+
+/// Refuses sizes that are each thinkable and together are not, before anything is made of them.
+fn sane(b: &Blueprint) -> Result<(), Error> {
+    let layers = b.layers.len();
+    if let Some(e) = &b.experts
+        && e.route.experts * layers > MOST_EXPERTS
+    {
+        let what = format!("{layers} layers of {} experts are more than there can be", e.route.experts);
+        return Err(Error::config("num_hidden_layers", what));
+    }
+    let size = |p: &crate::Projection| p.outputs as f64 * p.inputs as f64;
+    let expert = b.experts.as_ref().map_or(0.0, |e| 3.0 * e.route.experts as f64 * e.width as f64 * b.hidden as f64);
+    let widest = (0..layers).map(|i| b.projections(i).iter().map(size).sum::<f64>()).fold(0.0, f64::max);
+    let weights = (widest + expert) * layers as f64 + 2.0 * b.vocab as f64 * b.hidden as f64;
+    if weights > MOST_WEIGHTS {
+        let what = format!("with the other sizes it makes {weights:.1e} weights, which no model has");
+        return Err(Error::config("hidden_size", what));
+    }
+    Ok(())
 }
 
 /// What the file's own class takes where `config.json` says nothing.

@@ -89,7 +89,9 @@ impl<B: Backend> Builder<'_, B> {
             let lora = lora.map(|lora| Lora { first: run.start, ..lora });
             Linear { weight, bias: None, lora, inputs: p.inputs, outputs: run.len() }
         };
-        Ok(weights.into_iter().zip(&runs).map(part).collect())
+        let parts: Vec<Linear<B>> = weights.into_iter().zip(&runs).map(part).collect();
+        parts.iter().for_each(|part| self.note_lengths(part));
+        Ok(parts)
     }
 
     /// A gated feed-forward layer of two or three projections.
@@ -150,6 +152,7 @@ impl<B: Backend> Builder<'_, B> {
         });
         let mut next = || layers.next().expect("one layer per run");
         let whole = next();
+        self.note_lengths(&whole);
         Ok((whole, (0..b.heads).map(|_| [next(), next()]).collect()))
     }
 }

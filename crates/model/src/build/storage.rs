@@ -13,6 +13,8 @@ use weights::{DType, Mapped, Quantised, Scheme, is_quantisable};
 pub struct Storage {
     /// Rounded once to bf16 where that takes less room.
     pub bf16: bool,
+    /// Trained matrices in bfloat16, and nowhere else.
+    pub halves: bool,
     /// Linear layers of the blocks in codes; embedding, head and routers never.
     pub scheme: Option<Scheme>,
     /// Layers, or parts of the model, that are not held in codes.

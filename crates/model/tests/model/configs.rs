@@ -73,6 +73,17 @@ fn absurd_numbers_are_refused_before_anything_is_allocated() {
 }
 
 #[test]
+fn sizes_that_are_thinkable_alone_and_not_together_are_refused() {
+    let large = 1u64 << 28;
+    let message = refusal("qwen2", json!({"hidden_size": large, "intermediate_size": large}));
+    assert!(message.contains("hidden_size") && message.contains("which no model has"), "{message}");
+    let message = refusal("deepseek_v3", json!({"num_attention_heads": large, "kv_lora_rank": large}));
+    assert!(message.contains("which no model has"), "{message}");
+    let message = refusal("deepseek_v3", json!({"n_routed_experts": 65_536, "num_hidden_layers": 4096}));
+    assert!(message.contains("65536 experts"), "{message}");
+}
+
+#[test]
 fn an_expert_that_is_missing_is_named() {
     let dir = golden_dir().join("models/deepseek_v3");
     let checkpoint = weights::Checkpoint::open(&dir).unwrap();

@@ -110,7 +110,8 @@ fn adapted<B: Double>(backend: &B, arch: &str) -> Built<B> {
 fn adapted_on<B: Double>(storage: &Storage, backend: &B, arch: &str) -> Built<B> {
     let spec = adapters(&load(backend, arch, Tuning::Frozen).decoder.blueprint, 3);
     let mut built = load_held(storage, backend, arch, Tuning::Lora(&spec));
-    initialise_lora(backend, &built.table, &mut built.values, &LoraInit::Fresh { seed: 1 }).unwrap();
+    initialise_lora(backend, &built.table, &mut built.values, &LoraInit::Fresh { seed: 1, start: model::Start::Usual })
+        .unwrap();
     let values = backend.to_host::<f64>(built.values.view());
     let noisy: Vec<f64> = values.iter().zip(noise(built.table.len(), 9)).map(|(v, n)| v + 0.05 * n).collect();
     backend.upload(&noisy, built.values.out());

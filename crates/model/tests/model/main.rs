@@ -1,5 +1,6 @@
 //! Decoders against transformers' numbers, and their gradients against finite differences.
 
+mod adapters;
 mod configs;
 mod golden;
 #[cfg(feature = "cuda-tests")]
@@ -51,7 +52,7 @@ fn context<'a, B: Backend>(backend: &'a B, built: &'a Built<B>) -> Context<'a, B
 }
 
 fn context_at<'a, B: Backend>(backend: &'a B, built: &'a Built<B>, values: &'a Mat<B, B::Real>) -> Context<'a, B> {
-    Context { backend, params: Params { table: &built.table, values }, adapters: true, dropout: None }
+    Context { backend, params: Params { table: &built.table, values, halves: None }, adapters: true, dropout: None }
 }
 
 /// One whole sequence, every token after the first scored.
@@ -61,6 +62,6 @@ fn whole(tokens: &[u32]) -> Pack {
 }
 
 fn adapters(built: &model::Blueprint, rank: usize) -> Adapters {
-    let modules = built.linear_modules().into_iter().filter(|m| m != "lm_head").chain(built.expert_modules()).collect();
-    Adapters { rank, scale: 2.0, modules }
+    let modules = built.linear_modules().into_iter().filter(|m| m != "lm_head").chain(built.expert_modules());
+    Adapters::uniform(rank, 2.0, modules)
 }

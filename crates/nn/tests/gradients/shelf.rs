@@ -56,9 +56,14 @@ impl Shelf {
             Tensor::Frozen(backend.store(HostTensor::new(Arc::new(bytes), StoredDtype::F32), o, i))
         };
         let lora = match tuning {
-            Tuning::Adapter { rank } => {
-                Some(Lora { a: self.param(rank, i), b: self.param(o, rank), first: 0, scale: 0.7, site: 5 * self.made })
-            }
+            Tuning::Adapter { rank } => Some(Lora {
+                a: self.param(rank, i),
+                b: self.param(o, rank),
+                first: 0,
+                scale: 0.7,
+                magnitude: None,
+                site: 5 * self.made,
+            }),
             Tuning::Frozen | Tuning::Full { .. } => None,
         };
         let bias = bias.then(|| Vector::Trained(self.param(1, o)));

@@ -29,7 +29,7 @@ impl<B: Backend> Run<'_, B> {
             self.best.filter(|(_, step)| self.job.config.evaluation.load_best_at_end && *step != self.step)
         {
             let best = self.folder.path().join(format!("checkpoint-{step}"));
-            state::read_weights(self.backend, self.job, &self.policy.table, &mut self.policy.values, &best)?;
+            state::read_weights(self.backend, self.job, &mut self.policy, &best)?;
             observe(Event::Note(format!("final/ holds the best checkpoint, of step {step}")));
         }
         if self.ranks.world.leads() {
@@ -51,7 +51,7 @@ impl<B: Backend> Run<'_, B> {
     fn write_final(&self) -> Result<(), Error> {
         let staging = self.folder.begin_final(self.step)?;
         let dir = staging.path().to_owned();
-        state::write_weights(self.backend, self.job, &self.policy.table, &self.policy.values, &dir)?;
+        state::write_weights(self.backend, self.job, &self.policy, &dir)?;
         if self.job.adapter.is_some() {
             crate::companions::write(self.job, &dir)?;
         }

@@ -21,7 +21,8 @@ impl<B: Backend> Run<'_, B> {
         let positions = self.job.positions.min(self.job.blueprint.max_positions);
         let requests = requests(samples, &tokenizer, positions)?;
         let stop: Vec<u32> = tokenizer.eos_id().into_iter().collect();
-        let params = Params { table: &self.policy.table, values: &self.policy.values };
+        let params =
+            Params { table: &self.policy.table, values: &self.policy.values, halves: Some(&self.policy.halves) };
         let ctx = Context { backend: self.backend, params, adapters: true, dropout: None };
         let limits = Limits { positions, cache_rows: 4 * positions, step_rows: STEP_ROWS };
         let outputs = Generator::new(&ctx, &self.policy.decoder, limits).generate(&requests, &stop, &mut |_, _| {})?;

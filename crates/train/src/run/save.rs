@@ -50,8 +50,8 @@ impl<B: Backend> Run<'_, B> {
         if world.size() == 1 {
             let staging = self.folder.begin_checkpoint(self.step)?;
             let dir = staging.path().to_owned();
-            state::write_weights(self.backend, self.job, &policy.table, &policy.values, &dir)?;
-            state::write_optimizer(self.backend, self.job, &policy.table, &policy.values, &self.optimizer, &dir)?;
+            state::write_weights(self.backend, self.job, policy, &dir)?;
+            state::write_optimizer(self.backend, self.job, policy, &self.optimizer, &dir)?;
             self.working()?;
             return Ok(Some(staging.commit(meta)?));
         }
@@ -62,7 +62,7 @@ impl<B: Backend> Run<'_, B> {
         let range = Shards::new(policy.table.len(), world.size()).range(world.rank());
         state::write_shard(self.backend, self.job, &policy.values, &self.optimizer, range, &dir.join(&file))?;
         if world.leads() {
-            state::write_weights(self.backend, self.job, &policy.table, &policy.values, &dir)?;
+            state::write_weights(self.backend, self.job, policy, &dir)?;
         }
         self.working()?;
         let hash = rundir::checkpoint::durable(&dir, &file)?;
@@ -85,14 +85,7 @@ impl<B: Backend> Run<'_, B> {
             ),
         };
         let number = |key: &str| meta.get(key).and_then(Value::as_u64).ok_or_else(|| broken(key));
-        state::read(
-            self.backend,
-            self.job,
-            &self.policy.table,
-            &mut self.policy.values,
-            &mut self.optimizer,
-            &found.path,
-        )?;
+        state::read(self.backend, self.job, &mut self.policy, &mut self.optimizer, &found.path)?;
         self.step = found.step();
         self.tokens = number("tokens")?;
         self.optimizer.steps = number("updates")?;

@@ -3,10 +3,27 @@
 use super::{Ranks, Run};
 use crate::Error;
 use crate::gradient::Gradient;
-use dist::Shards;
+use crate::policy::Policy;
+use config::{Master, OptimizerName};
+use dist::{Shards, World};
 use kernels::{Backend, Mat, Real};
 use optim::adamw::clip;
 use std::ops::Range;
+
+/// Refuses what one process alone can update.
+pub(super) fn fits(world: &World, optimizer: &config::Optimizer) -> Result<(), Error> {
+    let key = match (optimizer.name, optimizer.master) {
+        _ if world.size() == 1 => return Ok(()),
+        (OptimizerName::Adamw8bit, _) => "optim: adamw_8bit",
+        (_, Master::None) => "optim_master: none",
+        _ => return Ok(()),
+    };
+    let what = format!(
+        "{key}: expected one process, found {} ranks; use `optim: adamw_torch` with `optim_master: f32`, whose state `zero_stage: 1` shards over them",
+        world.size()
+    );
+    Err(Error::Mismatch { what })
+}
 
 impl Ranks<'_> {
     /// Whether this rank alone computes the whole step as one process does.
@@ -49,7 +66,8 @@ impl<B: Backend> Run<'_, B> {
             let norm = self.backend.square_norm(grads.values.view()).sqrt();
             let scale = self.scale(norm, step)?;
             if !skip {
-                self.optimizer.update(self.backend, &mut self.policy.values, &grads.values, rate, scale);
+                let Policy { values, halves, .. } = &mut self.policy;
+                self.optimizer.update(self.backend, values, halves, &grads.values, rate, scale);
             }
             return Ok(norm);
         }
@@ -64,17 +82,19 @@ impl<B: Backend> Run<'_, B> {
             return Ok(norm);
         }
         let ranges = shards.ranges();
-        if self.ranks.zero == 0 {
+        if self.ranks.zero == 0 || world.size() == 1 {
             let mut all = vec![0.0; len];
             all[ranges[world.rank()].clone()].copy_from_slice(&own);
             world.all_gather(&mut all, &ranges)?;
             upload(self.backend, &all, &mut grads.values);
-            self.optimizer.update(self.backend, &mut self.policy.values, &grads.values, rate, scale);
+            let Policy { values, halves, .. } = &mut self.policy;
+            self.optimizer.update(self.backend, values, halves, &grads.values, rate, scale);
             return Ok(norm);
         }
         let mut own_grads = self.backend.mat(1, own.len());
         upload(self.backend, &own, &mut own_grads);
-        self.optimizer.update(self.backend, &mut self.policy.values, &own_grads, rate, scale);
+        let Policy { values, halves, .. } = &mut self.policy;
+        self.optimizer.update(self.backend, values, halves, &own_grads, rate, scale);
         let mut all: Vec<f32> =
             self.backend.to_host(self.policy.values.view()).iter().map(|x| x.f64() as f32).collect();
         world.all_gather(&mut all, &ranges)?;

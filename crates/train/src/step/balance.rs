@@ -9,18 +9,18 @@ use objective::metrics::Metric;
 use pack::Last;
 
 /// What a group's routers did, and what that costs.
-pub(super) struct Balanced {
+pub(crate) struct Balanced {
     /// The group's part of the step's loss.
-    pub(super) loss: f64,
+    pub(crate) loss: f64,
     /// For backward: the derivative by each expert's summed probability.
     push: Option<Vec<f64>>,
     /// Values for the log.
-    pub(super) values: Vec<(Metric, f64)>,
+    pub(crate) values: Vec<(Metric, f64)>,
 }
 
 impl Balanced {
     /// Of a group's load. Its loss is multiplied by the group's `share` of the step.
-    pub(super) fn new(coefficient: Option<f64>, load: &RouterLoad, share: f64) -> Balanced {
+    pub(crate) fn new(coefficient: Option<f64>, load: &RouterLoad, share: f64) -> Balanced {
         let Some(coefficient) = coefficient.filter(|_| load.rows > 0.0) else {
             return Balanced { loss: 0.0, push: None, values: Vec::new() };
         };
@@ -36,7 +36,7 @@ impl Balanced {
     }
 
     /// Gives a pack's backward what it needs.
-    pub(super) fn prepare<B: Backend>(&self, pass: &mut Pass<B>) {
+    pub(crate) fn prepare<B: Backend>(&self, pass: &mut Pass<B>) {
         if let Some(push) = &self.push {
             pass.0.set_push(push);
         }

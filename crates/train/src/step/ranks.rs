@@ -96,7 +96,7 @@ impl<'a, B: Backend> StepContext<'a, B> {
     }
 
     /// As [`StepContext::share`], of what routers did; returns the load of all packs.
-    pub(super) fn share_load(
+    pub(crate) fn share_load(
         &self,
         packs: &[Pack],
         sums: &mut [Sequence],

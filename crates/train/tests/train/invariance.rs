@@ -187,8 +187,7 @@ where
 {
     let cpu = Cpu::<R>::new(1);
     let blueprint = model::arch::blueprint(&weights::read_config(merged.dir()).unwrap()).unwrap();
-    let modules = adapter.pairs.iter().map(|p| p.module.clone()).collect();
-    let spec = model::Adapters { rank: adapter.config.r, scale: adapter.config.scale(), modules };
+    let spec = model::Adapters::of(adapter);
     let mut adapted = Built::new(&cpu, base, blueprint.clone(), Tuning::Lora(&spec), 64).unwrap();
     initialise_lora(&cpu, &adapted.table, &mut adapted.values, &LoraInit::From(adapter)).unwrap();
     let merged = Built::new(&cpu, merged, blueprint, Tuning::Frozen, 64).unwrap();
@@ -203,7 +202,7 @@ where
     let tokens: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 380).collect();
     let answer = Answer { tokens: &tokens, scored: None, sequence: 0, grad: true };
     let pack = plan_packs(&[Family { prompt: &[], answers: vec![answer] }], 1 << 20).remove(0);
-    let params = Params { table: &built.table, values: &built.values };
+    let params = Params { table: &built.table, values: &built.values, halves: None };
     let ctx = Context { backend: cpu, params, adapters, dropout: None };
     let forward = built.decoder.forward(&ctx, &pack, &Parts::new(cpu, &pack), Keep::Nothing);
     built.decoder.logits(&ctx, &forward).iter().map(|x| x.f64()).collect()

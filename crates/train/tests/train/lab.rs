@@ -70,7 +70,7 @@ impl<B: Backend<Real = R>, R: Real> Lab<B> {
         let config: Config = loaded.config;
         let job = Job::new(config, Clock::at(0), &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
         let built = Built::new(&backend, &job.checkpoint, job.blueprint.clone(), job.tuning(), job.positions);
-        let Built { decoder, table, mut values, .. } = built.unwrap_or_else(|e| panic!("{e}"));
+        let Built { decoder, table, mut values, halves, .. } = built.unwrap_or_else(|e| panic!("{e}"));
         if let Some(adapter) = &job.adapter {
             adapter.initialise(&backend, &table, &mut values, 1).unwrap();
         }
@@ -80,7 +80,7 @@ impl<B: Backend<Real = R>, R: Real> Lab<B> {
             (Some(a), _) if a.starts_at_zero() => Reference::AdaptersOff,
             (Some(_), _) => Reference::Initial(copy_of(&backend, &values)),
         };
-        let policy = Policy { decoder, table, values, reference };
+        let policy = Policy { decoder, table, values, halves, reference };
         let mut lab = Lab { backend, job, policy, cached: Vec::new(), dropout: None };
         if lab.job.kto().is_some() {
             let all: Vec<u32> = (0..lab.job.train.data.len() as u32).collect();

@@ -1,5 +1,6 @@
 //! Whole runs: against TRL's numbers, against themselves, against faults.
 
+mod adapters;
 mod faults;
 mod golden;
 #[cfg(feature = "cuda-tests")]

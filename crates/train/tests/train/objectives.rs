@@ -124,7 +124,7 @@ fn plant_another_start(run: &Path) {
     let optimizer = std::fs::read(from.join("optimizer.safetensors")).unwrap();
     let folder = RunFolder::open(run, Opening::Resume).unwrap();
     let staging = folder.begin_checkpoint(0).unwrap();
-    weights::save_adapter(staging.path(), &adapter.config, &adapter.pairs, weights::DType::F32).unwrap();
+    weights::save_adapter(staging.path(), &adapter.config, &adapter.pairs, &[], weights::DType::F32).unwrap();
     std::fs::write(staging.path().join("optimizer.safetensors"), optimizer).unwrap();
     staging.commit(manifest.meta).unwrap();
 }

@@ -34,6 +34,12 @@ fn rounded(output: &Path) -> Value {
     small("sft", output, json!({"dtype": "bfloat16", "eval_strategy": "epoch", "val_size": 40, "max_steps": 5}))
 }
 
+/// All weights in 16 bits and nowhere else, rounded at random; moments in eight bits.
+fn light(output: &Path) -> Value {
+    let keys = json!({"dtype": "bfloat16", "optim_master": "none", "optim": "paged_adamw_8bit", "max_steps": 4, "learning_rate": 1e-3});
+    small("kto", output, keys)
+}
+
 /// Packed text with an adapter whose dropout acts.
 fn packed(output: &Path) -> Value {
     let keys = json!({
@@ -71,6 +77,11 @@ fn assert_resumes_at_every_step(config: fn(&Path) -> Value, steps: u64) {
 #[test]
 fn a_busy_run_resumes_at_every_step() {
     assert_resumes_at_every_step(busy, 12);
+}
+
+#[test]
+fn a_run_in_little_memory_resumes_at_every_step() {
+    assert_resumes_at_every_step(light, 4);
 }
 
 #[test]

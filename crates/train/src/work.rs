@@ -6,27 +6,29 @@
 //! One multiplication and one addition are two operations. Divided by the machine's rate of products this is the
 //! shortest time that the step could take.
 
+use crate::Job;
+use crate::step::TextRow;
 use model::{Adapters, Blueprint, Projection};
-use pack::Pack;
+use pack::{Answer, Pack, families_of_rows, plan_packs};
 use serde::Serialize;
 use std::ops::AddAssign;
 
 /// Floating-point operations by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub(crate) struct Work {
+pub struct Work {
     /// Linear layers of the blocks.
-    pub(crate) linear: f64,
+    pub linear: f64,
     /// Low-rank additions to them.
-    pub(crate) adapters: f64,
+    pub adapters: f64,
     /// Scores and weighted sums over visible pairs.
-    pub(crate) attention: f64,
+    pub attention: f64,
     /// Language-model head.
-    pub(crate) head: f64,
+    pub head: f64,
 }
 
 impl Work {
     /// All of it.
-    pub(crate) fn total(&self) -> f64 {
+    pub fn total(&self) -> f64 {
         self.linear + self.adapters + self.attention + self.head
     }
 }
@@ -42,11 +44,11 @@ impl AddAssign for Work {
 
 /// What is trained, and by which objective.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Mode<'a> {
+pub struct Mode<'a> {
     /// The adapter; none: all weights are trained.
-    pub(crate) adapters: Option<&'a Adapters>,
+    pub adapters: Option<&'a Adapters>,
     /// Whether there is a reference (KTO). With an adapter it is computed in the step; without, before the first.
-    pub(crate) preference: bool,
+    pub preference: bool,
 }
 
 /// A step's work.
@@ -61,10 +63,51 @@ pub(crate) struct Mode<'a> {
 /// | graded, SFT | logits, unit gradient | logits, `dh`, `dw` (the derivative is known before) |
 /// | mismatched | logits | logits |
 /// | reference of either | logits | none |
-pub(crate) fn of_step(b: &Blueprint, packs: &[Pack], mode: Mode) -> Work {
+pub fn of_step(b: &Blueprint, packs: &[Pack], mode: Mode) -> Work {
     let mut work = Work::default();
     packs.iter().for_each(|pack| work += of_pack(b, pack, mode));
     work
+}
+
+/// Of packs that are scored once, without gradient.
+pub fn of_scoring(b: &Blueprint, packs: &[Pack]) -> Work {
+    let none = Adapters::default();
+    let score = |pack: &Pack| {
+        let ungraded = Pack { num_grad_targets: 0, ..pack.clone() };
+        of_pack(b, &ungraded, Mode { adapters: Some(&none), preference: false })
+    };
+    let mut work = Work::default();
+    packs.iter().for_each(|pack| work += score(pack));
+    work
+}
+
+/// The rows of step `step`.
+pub fn rows_of(job: &Job, step: usize) -> Vec<u32> {
+    let (epoch, step) = job.order.locate(step);
+    job.order.epoch(epoch).step(step).rows().to_vec()
+}
+
+/// A step's rows with every prompt shared, however many packs the plan cuts them into.
+pub fn packs_of(job: &Job, rows: &[u32]) -> Vec<Pack> {
+    if job.kto().is_none() {
+        let texts: Vec<TextRow> = rows.iter().flat_map(|&unit| job.train.texts(unit)).collect();
+        let answers = texts.iter().zip(0u32..).map(|(text, sequence)| {
+            (&text.prompt[..], Answer { tokens: &text.tokens, scored: Some(&text.scored), sequence, grad: true })
+        });
+        return plan_packs(&families_of_rows(answers, true), usize::MAX);
+    }
+    let (data, partners) = (&job.train.data, &job.train.partners);
+    let answer = |tokens, sequence, grad| Answer { tokens, scored: None, sequence, grad };
+    let count = rows.len() as u32;
+    let matched = rows.iter().zip(0u32..).map(|(&row, s)| {
+        let row = row as usize;
+        (data.prompt(row), answer(data.completion(row), s, true))
+    });
+    let mismatched = rows.iter().zip(count..).map(|(&row, s)| {
+        let (row, partner) = (row as usize, partners[row as usize] as usize);
+        (data.prompt(row), answer(data.mismatched_completion(row, partner), s, false))
+    });
+    plan_packs(&families_of_rows(matched.chain(mismatched), true), usize::MAX)
 }
 
 fn of_pack(b: &Blueprint, pack: &Pack, mode: Mode) -> Work {
@@ -125,22 +168,21 @@ fn count(needed: bool) -> f64 {
 
 /// `u = x Aᵀ` and `u Bᵀ` forward; `du`, `dB`, `dA` and, where it is needed, `du A` backward.
 fn adapter(p: &Projection, adapters: Option<&Adapters>, rows: f64, base: f64, dx: bool) -> f64 {
-    let Some(adapters) = adapters.filter(|a| a.modules.contains(&p.path)) else { return 0.0 };
-    let (a, b) = (2.0 * (adapters.rank * p.inputs) as f64, 2.0 * (adapters.rank * p.outputs) as f64);
+    let Some(on) = adapters.and_then(|a| a.modules.get(&p.path)) else { return 0.0 };
+    let (a, b) = (2.0 * (on.rank * p.inputs) as f64, 2.0 * (on.rank * p.outputs) as f64);
     rows * (a + b) + base * (2.0 * b + a * (1.0 + count(dx)))
 }
 
 /// The lowest block with something trained in it.
 fn lowest_trained(b: &Blueprint, adapters: Option<&Adapters>) -> usize {
     let Some(adapters) = adapters else { return 0 };
-    let on = |i: &usize| b.projections(*i).iter().any(|p| adapters.modules.contains(&p.path));
+    let on = |i: &usize| b.projections(*i).iter().any(|p| adapters.modules.contains_key(&p.path));
     (0..b.layers.len()).find(on).unwrap_or(b.layers.len())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pack::{Answer, families_of_rows, plan_packs};
 
     /// Two blocks: d 2, f 3, one query head of 2, one key/value head, vocabulary 5. q, k, v, o are 2 x 2, the others 3 x 2.
     fn tiny() -> Blueprint {
@@ -176,8 +218,8 @@ mod tests {
     #[test]
     fn an_adapter_costs_a_second_forward_pass_and_saves_gradients() {
         let b = tiny();
-        let modules = (0..2).flat_map(|i| b.projections(i)).map(|p| p.path).collect();
-        let adapters = Adapters { rank: 1, scale: 1.0, modules };
+        let modules = (0..2).flat_map(|i| b.projections(i)).map(|p| p.path);
+        let adapters = Adapters::uniform(1, 1.0, modules);
         let work = of_step(&b, &packs(), Mode { adapters: Some(&adapters), preference: true });
         // dx of all but q, k, v of block 0: 3 x 8 operations less a row.
         let linear = 2.0 * 68.0 * 2.0 * 5.0 + 4.0 * (2.0 * 68.0 - 24.0);
@@ -196,7 +238,7 @@ mod tests {
         let work = of_step(&tiny(), &packs, Mode { adapters: None, preference: false });
         // 3 rows, 6 pairs, 3 targets.
         assert_eq!((work.linear, work.attention, work.head), (2.0 * 68.0 * 9.0, 2.0 * 8.0 * 18.0, 20.0 * 9.0));
-        let none = Adapters { rank: 1, scale: 1.0, modules: Default::default() };
+        let none = Adapters::default();
         let frozen = of_step(&tiny(), &packs, Mode { adapters: Some(&none), preference: false });
         assert_eq!((frozen.linear, frozen.attention, frozen.head), (2.0 * 68.0 * 3.0, 2.0 * 8.0 * 6.0, 20.0 * 6.0));
     }

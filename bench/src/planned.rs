@@ -1,0 +1,89 @@
+//! Configurations of all kinds: what the plan expects of a run, and what the run takes.
+
+use crate::arithmetic::median;
+use crate::child;
+use crate::error::Error;
+use crate::runs::{Setup, number};
+use serde::Serialize;
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+
+/// A configuration, planned and run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Planned {
+    pub(crate) name: String,
+    /// Peak as planned, and as measured, bytes.
+    pub(crate) planned_bytes: f64,
+    pub(crate) peak_bytes: f64,
+    /// By part, as planned.
+    pub(crate) parts: Value,
+    /// A step after the first, as planned and the median of those measured, seconds.
+    pub(crate) planned_seconds: f64,
+    pub(crate) seconds: f64,
+}
+
+impl Planned {
+    /// By how much the planned peak is off, as a share of the measured one.
+    pub(crate) fn memory_error(&self) -> f64 {
+        self.planned_bytes / self.peak_bytes - 1.0
+    }
+
+    /// Likewise of a step's time.
+    pub(crate) fn time_error(&self) -> f64 {
+        self.planned_seconds / self.seconds - 1.0
+    }
+}
+
+/// Plans and runs a configuration as it is, but for its length and what it writes.
+pub(crate) fn measure(name: &str, file: &Path, setup: &Setup) -> Result<Planned, Error> {
+    let output = setup.scratch.join("run");
+    let settings = [
+        // A JSON string is a YAML string.
+        format!("output_dir={}", Value::from(output.display().to_string())),
+        format!("max_steps={}", setup.steps.0),
+        "overwrite_output_dir=true".to_owned(),
+        "save_strategy=no".to_owned(),
+        "logging_steps=1".to_owned(),
+    ];
+    let mut command = Command::new(setup.prospect);
+    command.args(["--quiet", "plan", "--json", "--device", "cpu"]).arg(file).args(&settings);
+    let plan = child::run(&mut command)?.json("prospect plan")?;
+    let mut command = Command::new(setup.prospect);
+    let finished = child::run(command.args(["--quiet", "train"]).arg(file).args(&settings))?;
+    let log = output.join("log.jsonl");
+    let text = std::fs::read_to_string(&log).map_err(Error::io("read", &log))?;
+    Ok(Planned {
+        name: name.to_owned(),
+        planned_bytes: number(&plan, "memory_total_bytes", "prospect plan")?,
+        peak_bytes: finished.peak,
+        parts: plan["memory_bytes"].clone(),
+        planned_seconds: number(&plan["pace"], "seconds_per_step", "prospect plan")?,
+        seconds: step_seconds(&text),
+    })
+}
+
+/// Median seconds of the steps after the first, from a log with a line for every step.
+fn step_seconds(log: &str) -> f64 {
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let steps: Vec<Value> = lines.filter(|line| line.get("tokens_per_second").is_some()).collect();
+    let at = |line: &Value, key: &str| line[key].as_f64().unwrap_or(f64::NAN);
+    let tokens = |pair: &[Value]| at(&pair[1], "num_tokens") - at(&pair[0], "num_tokens");
+    median(steps.windows(2).map(|pair| tokens(pair) / at(&pair[1], "tokens_per_second")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_step_does_not_count() {
+        let log = r#"{"num_tokens":100,"tokens_per_second":1}
+{"eval_loss":0.5}
+{"num_tokens":300,"tokens_per_second":100}
+{"num_tokens":500,"tokens_per_second":50}
+{"num_tokens":600,"tokens_per_second":50}
+"#;
+        assert_eq!(step_seconds(log), 2.0);
+    }
+}

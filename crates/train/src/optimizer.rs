@@ -1,0 +1,33 @@
+//! From the configuration to the optimiser: its settings, and where its state and the weights are.
+
+use crate::Job;
+use config::OptimizerName;
+use kernels::Rounding;
+use optim::adamw::{Layout, Member, Settings};
+use std::ops::Range;
+
+/// Whether trained matrices are held in bfloat16 and nowhere else.
+pub(crate) fn holds_halves(job: &Job) -> bool {
+    job.adapter.is_none() && job.config.optimizer.master == config::Master::None
+}
+
+/// The optimiser's settings, and where its state of a range of the arena is.
+pub fn optimizer_of(job: &Job, table: &nn::Table, range: Range<usize>) -> (Settings, Layout) {
+    let o = &job.config.optimizer;
+    let settings = Settings {
+        beta1: o.beta1,
+        beta2: o.beta2,
+        epsilon: o.epsilon,
+        weight_decay: o.weight_decay,
+        rounding: if job.config.compat_trl { Rounding::Grid } else { Rounding::Nearest },
+        seed: job.config.engine.seed,
+    };
+    let member = |p: &nn::Param| Member {
+        range: p.range(),
+        values: (p.values().start, matches!(p.home, nn::Home::Half(_))),
+        decay: p.decay,
+        // Transformers keeps moments of embeddings in full precision.
+        eight: o.name == OptimizerName::Adamw8bit && !p.name.contains("embed_tokens"),
+    };
+    (settings, Layout::of_range(range, table.params().iter().map(member)))
+}

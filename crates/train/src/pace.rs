@@ -1,0 +1,155 @@
+//! How long a run will take: its operations over the rates of this machine, measured for a second or two, or of a device's makers.
+
+use crate::work::{self, Work};
+use crate::{Job, Plan};
+use config::Objective;
+use kernels::{Backend, Cpu, Weight};
+use model::{Blueprint, Keep};
+use std::time::{Duration, Instant};
+
+/// What a device does in a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// Operations of products as the model's layers need them.
+    pub products: f64,
+    /// Bytes read and written, of memory that no cache holds.
+    pub bytes: f64,
+    /// Whether they were measured here.
+    pub measured: bool,
+}
+
+/// How fast a run is expected to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// Of an optimiser step.
+    pub seconds_per_step: f64,
+    /// Tokens of the rows (prompt and completion, each by itself) per second.
+    pub tokens_per_second: f64,
+    /// Of one pass over the rows.
+    pub hours_per_epoch: f64,
+    /// Before the first step, of all that is to be trained: the reference of a full run.
+    pub reference_seconds: f64,
+}
+
+/// Attention's operations, over time, as a share of the products' rate: scores are made tile by tile, and the exponentials between
+/// two products are no operations that anyone counts.
+const ATTENTION: f64 = 0.4;
+/// Steps whose work is counted: spread over the epoch.
+const COUNTED: usize = 24;
+/// Rows of the products that are measured.
+const ROWS: usize = 1024;
+/// Floats that are copied: far beyond any cache.
+const COPIED: usize = 16 << 20;
+
+impl Rates {
+    /// Of this machine's processor, on the shapes of a job's model and the threads that its run would have.
+    pub fn here(job: &Job) -> Rates {
+        let own = || std::thread::available_parallelism().map_or(1, usize::from);
+        Rates::measure(&Cpu::<f32>::new(job.config.engine.threads.unwrap_or_else(own)), &job.blueprint)
+    }
+
+    /// Measures a device on the shapes of a model, for about two seconds.
+    fn measure<B: Backend<Act = f32, Real = f32>>(backend: &B, b: &Blueprint) -> Rates {
+        let mut shapes: Vec<[usize; 2]> =
+            (0..b.layers.len().min(1)).flat_map(|i| b.projections(i)).map(|p| [p.outputs, p.inputs]).collect();
+        shapes.push([b.vocab.min(8192), b.hidden]);
+        shapes.sort_unstable();
+        shapes.dedup();
+        let room = Duration::from_secs_f64(1.5 / shapes.len() as f64);
+        let (mut operations, mut seconds) = (0.0, 0.0);
+        for &[o, i] in &shapes {
+            // As often as a layer of that size has its part in a pass.
+            let size = (o * i) as f64;
+            operations += size;
+            seconds += size / product_rate(backend, [ROWS, o, i], room);
+        }
+        Rates { products: operations / seconds, bytes: copy_rate(backend), measured: true }
+    }
+}
+
+/// The shortest of some calls within `room`, at least two.
+fn fastest(room: Duration, mut call: impl FnMut()) -> f64 {
+    let (begin, mut best, mut calls) = (Instant::now(), f64::INFINITY, 0);
+    while calls < 2 || begin.elapsed() < room {
+        let one = Instant::now();
+        call();
+        best = best.min(one.elapsed().as_secs_f64());
+        calls += 1;
+    }
+    best
+}
+
+/// Operations per second of `y = x Wᵀ` and of `dx = dy W`, as often one as the other.
+fn product_rate<B: Backend<Act = f32, Real = f32>>(backend: &B, [t, o, i]: [usize; 3], room: Duration) -> f64 {
+    let noise = |n: usize| (0..n).map(|k| (k * 7919 % 1013) as f32 / 1013.0 - 0.5).collect::<Vec<f32>>();
+    let (x, w) = (backend.from_host(t, i, &noise(t * i)), backend.from_host(o, i, &noise(o * i)));
+    let (mut y, mut dx) = (backend.from_host(t, o, &noise(t * o)), backend.from_host(t, i, &noise(t * i)));
+    let seconds = backend.within(|| {
+        fastest(room / 2, || backend.linear(1.0, x.view(), Weight::Param(w.view()), y.out()))
+            + fastest(room / 2, || backend.linear_dx(1.0, y.view(), Weight::Param(w.view()), dx.out()))
+    });
+    4.0 * (t * o * i) as f64 / seconds
+}
+
+/// Bytes per second of an addition in place: two numbers read, one written.
+fn copy_rate<B: Backend<Act = f32, Real = f32>>(backend: &B) -> f64 {
+    let (mut to, from) = (backend.zeros::<f32>(1, COPIED), backend.zeros::<f32>(1, COPIED));
+    let seconds = backend.within(|| fastest(Duration::from_millis(200), || backend.add(from.view(), to.acc())));
+    12.0 * COPIED as f64 / seconds
+}
+
+impl Pace {
+    /// Of a planned run on a device with those rates.
+    pub fn new(job: &Job, plan: &Plan, rates: &Rates) -> Pace {
+        let steps = job.total_steps.max(1);
+        let counted: Vec<usize> = (0..COUNTED.min(steps)).map(|i| i * steps / COUNTED.min(steps)).collect();
+        let (mut seconds, mut tokens, mut reference) = (0.0, 0usize, 0.0);
+        for &step in &counted {
+            let rows = work::rows_of(job, step);
+            let packs = work::packs_of(job, &rows);
+            seconds += step_seconds(job, plan, rates, &packs);
+            reference += forward(&work::of_scoring(&job.blueprint, &packs), rates);
+            tokens += rows.iter().map(|&unit| tokens_of(job, unit)).sum::<usize>();
+        }
+        let n = counted.len().max(1) as f64;
+        let (step, tokens) = (seconds / n, tokens as f64 / n);
+        let cached = job.kto().is_some() && job.adapter.is_none();
+        let per_epoch = job.order.epoch(0).len() as f64;
+        Pace {
+            seconds_per_step: step,
+            tokens_per_second: tokens / step,
+            hours_per_epoch: step * per_epoch / 3600.0,
+            reference_seconds: if cached { reference / n * per_epoch.min(steps as f64) } else { 0.0 },
+        }
+    }
+}
+
+fn tokens_of(job: &Job, unit: u32) -> usize {
+    match job.config.objective {
+        Objective::Sft(_) => job.train.texts(unit).iter().map(|t| t.prompt.len() + t.tokens.len()).sum(),
+        Objective::Kto(_) => job.train.data.tokens(unit as usize).len(),
+    }
+}
+
+fn forward(work: &Work, rates: &Rates) -> f64 {
+    (work.linear + work.adapters + work.head + work.attention / ATTENTION) / rates.products
+}
+
+fn step_seconds(job: &Job, plan: &Plan, rates: &Rates, packs: &[pack::Pack]) -> f64 {
+    let b = &job.blueprint;
+    let mode = work::Mode { adapters: job.adapter.as_ref().map(|a| &a.adapters), preference: job.kto().is_some() };
+    let mut seconds = forward(&work::of_step(b, packs, mode), rates);
+    let rows: usize = packs.iter().map(pack::Pack::num_rows).sum();
+    let base: usize = packs.iter().map(|p| p.base.len()).sum();
+    // What is computed again is the base rows' way through the blocks, once for each reason.
+    let again = usize::from(plan.execution.keep == Keep::Inputs) + usize::from(plan.execution.z0_first);
+    let bases: Vec<pack::Pack> = packs.iter().map(pack::Pack::base_only).collect();
+    let blocks = Work { head: 0.0, ..work::of_scoring(b, &bases) };
+    seconds += again as f64 * forward(&blocks, rates);
+    // Norms, activations, residual sums: every row of every block goes through memory a number of times, forward and back.
+    let width = 12 * b.hidden + 8 * b.heads * b.head_width + 8 * crate::plan::feed_forward_rows(b);
+    let passes = if mode.preference && mode.adapters.is_some() { 2 * rows + 2 * base } else { rows + 2 * base };
+    seconds += (4 * width * b.layers.len() * (passes + again * base)) as f64 / rates.bytes;
+    // Values, gradient and moments are read, and all but the gradient written; the gradient was cleared and its norm taken.
+    seconds + (4 * 10 * plan.trainable) as f64 / rates.bytes
+}

@@ -1,0 +1,108 @@
+//! Adapters with PEFT's options: trained, stopped and resumed, continued, refused.
+
+use crate::{Bits, Scratch, finish, log_of, over, resume, small, stop_after, train};
+use serde_json::{Value, json};
+use std::path::Path;
+use train::Control;
+use weights::Adapter;
+
+/// Lengths, ranks and alphas by layer, biases, and the embedding of a model whose head it is.
+fn everything(output: &Path) -> Value {
+    let keys = json!({
+        "use_peft": true,
+        "lora_r": 4,
+        "lora_alpha": 8,
+        "lora_dropout": 0.0,
+        "lora_target_modules": ["q_proj", "v_proj", "down_proj"],
+        "exclude_modules": ["model.layers.0.mlp.down_proj"],
+        "use_rslora": true,
+        "use_dora": true,
+        "rank_pattern": {"v_proj": 2},
+        "alpha_pattern": {"down_proj": 3.5},
+        "layers_to_transform": [0, 2],
+        "bias": "all",
+        "modules_to_save": ["embed_tokens"],
+        "init_lora_weights": "gaussian",
+        "max_steps": 3,
+    });
+    small("kto", output, keys)
+}
+
+#[test]
+fn an_adapter_with_every_option_trains_resumes_and_is_continued() {
+    let scratch = Scratch::new("adapters");
+    let whole = scratch.join("whole");
+    assert_eq!(finish(&everything(&whole)).step, 3);
+    let bits = Bits::of(&whole, 3);
+    let stopped = scratch.join("stopped");
+    stop_after(&everything(&stopped), 2);
+    resume(&everything(&stopped));
+    Bits::of(&stopped, 3).assert_same(&bits, "stopped after step 2");
+
+    let adapter = Adapter::load(&whole.join("final")).unwrap();
+    let of = |module: &str| adapter.get(module).map(|p| (p.rank, p.scale));
+    assert_eq!(of("model.layers.0.self_attn.q_proj"), Some((4, 4.0)));
+    assert_eq!(of("model.layers.2.self_attn.v_proj"), Some((2, 8.0 / 2f64.sqrt())));
+    assert_eq!(of("model.layers.2.mlp.down_proj"), Some((4, 1.75)));
+    assert_eq!((of("model.layers.0.mlp.down_proj"), of("model.layers.1.self_attn.q_proj")), (None, None));
+    assert!(adapter.pairs.iter().all(|p| p.magnitude.is_some()));
+    let whole_names: Vec<&str> = adapter.whole.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(whole_names.len(), 1 + 9, "{whole_names:?}");
+    assert!(whole_names.contains(&"model.embed_tokens.weight"));
+
+    let keys = json!({"adapter_name_or_path": whole.join("final"), "max_steps": 1});
+    let on = scratch.join("on");
+    assert_eq!(finish(&small("kto", &on, keys)).step, 1);
+    let continued = Adapter::load(&on.join("final")).unwrap();
+    assert_eq!((continued.pairs.len(), continued.whole.len()), (adapter.pairs.len(), 10));
+    assert!(continued.whole != adapter.whole, "what was trained beside the factors goes on being trained");
+}
+
+#[test]
+fn what_is_not_done_is_refused_by_name() {
+    let scratch = Scratch::new("refused");
+    let cases = [
+        (json!({"init_lora_weights": "pissa"}), "pissa"),
+        (json!({"init_lora_weights": "loftq"}), "loftq"),
+        (json!({"target_parameters": ["mlp.experts.gate_up_proj"]}), "target_parameters"),
+        (json!({"bias": "some"}), "bias"),
+        (json!({"rank_pattern": {"q_proj": 0}}), "rank_pattern"),
+    ];
+    for (keys, name) in cases {
+        let config = small("kto", &scratch.join("run"), over(&crate::lora(), keys));
+        let problems = config::load("test.yaml", &config.to_string(), &[]).unwrap_err().to_string();
+        assert!(problems.contains(name), "{problems}");
+    }
+    for (keys, name) in [
+        (json!({"modules_to_save": ["pooler"]}), "modules_to_save: \"pooler\""),
+        (json!({"layers_to_transform": [9], "lora_target_modules": ["q_proj"]}), "layers_to_transform"),
+        (json!({"rank_pattern": {"(": 2}}), "("),
+    ] {
+        let config = small("kto", &scratch.join("run"), over(&crate::lora(), keys));
+        let error = train(&config, &Control::default(), &mut Vec::new()).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+    }
+}
+
+/// With next to no noise a step with noise is a step without, its load-balancing loss included.
+#[test]
+fn noise_leaves_the_load_balancing_loss_in() {
+    let scratch = Scratch::new("noise");
+    let run = |name: &str, keys: Value| {
+        let base =
+            json!({"model_name_or_path": crate::model("qwen2_moe"), "router_aux_loss_coef": 0.5, "max_steps": 2});
+        let output = scratch.join(name);
+        finish(&small("sft", &output, over(&base, keys)));
+        log_of(&output).into_iter().filter(|line| line.get("loss").is_some()).collect::<Vec<_>>()
+    };
+    let (plain, noisy) = (run("plain", json!({})), run("noisy", json!({"neftune_noise_alpha": 1e-6})));
+    for (a, b) in plain.iter().zip(&noisy) {
+        for key in ["loss", "aux_loss", "grad_norm"] {
+            let [a, b] = [a, b].map(|line| line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line}")));
+            assert!((a - b).abs() < 1e-4 * a.abs(), "{key}: {a} and {b}");
+        }
+    }
+    let dft = run("dft", json!({"loss_type": "dft"}));
+    assert!(dft[0]["aux_loss"].as_f64().is_some_and(|aux| aux > 0.0), "{}", dft[0]);
+}
