@@ -161,11 +161,7 @@ fn fill(
             + arguments.configs.len(),
     );
     keep(output, results)?;
-    for (name, file) in &arguments.configs {
-        progress.next(&format!("plan and run: {name}"));
-        results.planned.push(planned::measure(name, file, setup)?);
-        keep(output, results)?;
-    }
+    plans(arguments, setup, output, results, &mut progress)?;
     if parts.startup {
         progress.next("prospect --help");
         results.startup.push(startup::help(setup.prospect)?);
@@ -208,6 +204,22 @@ fn fill(
             results.plain = plain::compare(tunings, setup, &mut progress)?;
             keep(output, results)?;
         }
+    }
+    Ok(())
+}
+
+/// The configurations that are given as files.
+fn plans(
+    arguments: &Arguments,
+    setup: &Setup,
+    output: &Path,
+    results: &mut Results,
+    progress: &mut Progress,
+) -> Result<(), Error> {
+    for (name, file) in &arguments.configs {
+        progress.next(&format!("plan and run: {name}"));
+        results.planned.push(planned::measure(name, file, setup)?);
+        keep(output, results)?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ const TESTS: [[&str; 3]; 4] = [
 ];
 
 /// Runs the tests of the CUDA backend; `arguments` are `--gpu N`, or nothing.
-pub fn check(root: &Path, arguments: &[String]) -> ExitCode {
+pub(crate) fn check(root: &Path, arguments: &[String]) -> ExitCode {
     let gpu = match arguments {
         [] => None,
         [flag, number] if flag == "--gpu" => Some(number),

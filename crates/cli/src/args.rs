@@ -82,7 +82,7 @@ pub(crate) enum Command {
     Merge(MergeArgs),
     /// The mean of several models of one shape, or of several adapters.
     Average(crate::average::AverageArgs),
-    /// Write a model in other programs' formats.
+    /// Write a model or an adapter in other programs' formats.
     Export(crate::export::ExportArgs),
     /// Write a model with its linear layers in four or eight bits, in bitsandbytes' layout.
     Quantize(crate::quantize::QuantizeArgs),
@@ -92,6 +92,15 @@ pub(crate) enum Command {
     Data(DataArgs),
     /// Fetch a model or a data set from the Hugging Face Hub or a mirror of it.
     Pull(PullArgs),
+    /// Upload a result (adapter, merged model, GGUF files) with a model card, in one commit.
+    Push(crate::push::PushArgs),
+    /// What this machine has for training, what is in the way, and what to do about it.
+    Doctor(crate::doctor::DoctorArgs),
+    /// A shell's completions, on stdout.
+    Completions(crate::completions::CompletionsArgs),
+    /// Writes pages for `man`.
+    #[command(hide = true, name = "__man")]
+    Man(crate::completions::ManArgs),
     /// Renders chat templates for a parent that does not trust them.
     #[command(hide = true, name = "__render")]
     Render,
@@ -418,5 +427,43 @@ mod tests {
     fn commands_and_flags_fit_together() {
         use clap::CommandFactory;
         CommandLine::command().debug_assert();
+    }
+
+    /// The words of a line, as a shell takes them: quotes hold words together.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+        for c in line.chars() {
+            match (quote, c) {
+                (Some(q), c) if c == q => quote = None,
+                (None, '"' | '\'') => (quote, word) = (Some(c), Some(word.unwrap_or_default())),
+                (None, c) if c.is_whitespace() => words.extend(word.take()),
+                (_, c) => word.get_or_insert_default().push(c),
+            }
+        }
+        words.extend(word);
+        words
+    }
+
+    #[test]
+    fn every_command_of_the_founding_documents_has_one_of_ours() {
+        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/");
+        let text = std::fs::read_to_string(format!("{docs}founding.md")).unwrap();
+        let trouble = std::fs::read_to_string(format!("{docs}trouble.md")).unwrap();
+        let ours: Vec<&str> = text.split('`').skip(1).step_by(2).filter(|code| code.starts_with("prospect ")).collect();
+        assert!(ours.len() > 40, "{}", ours.len());
+        for command in ours {
+            let parsed = CommandLine::try_parse_from(words(command));
+            assert!(parsed.is_ok(), "{command}: {}", parsed.err().unwrap());
+        }
+        let pages: Vec<&str> = text.split("(trouble.md#").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+        assert!(pages.len() >= 15, "{}", pages.len());
+        let headings: Vec<String> = trouble
+            .lines()
+            .filter_map(|line| line.strip_prefix("## "))
+            .map(|title| title.to_lowercase().replace(' ', "-").replace([',', '.', ':', '(', ')', '`'], ""))
+            .collect();
+        for page in pages {
+            assert!(headings.iter().any(|heading| heading == page), "{page} is none of {headings:?}");
+        }
     }
 }

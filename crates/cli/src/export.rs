@@ -1,14 +1,18 @@
-//! `export`: a model in other programs' formats.
+//! `export`: a model or an adapter in other programs' formats.
+
+mod adapter;
 
 use crate::failure::Failure;
 use crate::output;
 use crate::progress::Bar;
 use crate::score::threads;
 use crate::screen::Screen;
+use adapter::AdapterArgs;
 use clap::{Args, Subcommand};
-use gguf::{Event, Mix};
+use gguf::{Event, Exported, Mix};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use weights::AdapterForm;
 
 /// `prospect export`
 #[derive(Args)]
@@ -22,6 +26,12 @@ pub(crate) struct ExportArgs {
 enum Format {
     /// GGUF files for llama.cpp and Ollama, and a Modelfile.
     Gguf(GgufArgs),
+    /// An adapter as npz archives of MLX trainers: lora_adapters.npz, and of a run its checkpoints too.
+    Npz(AdapterArgs),
+    /// An adapter as a folder of mlx-lm's.
+    MlxLm(AdapterArgs),
+    /// An adapter as a folder of PEFT's, made from any of the others.
+    Peft(AdapterArgs),
 }
 
 /// `prospect export gguf`
@@ -48,26 +58,22 @@ struct GgufArgs {
     json: bool,
 }
 
-fn mix(name: &str) -> Result<Mix, String> {
+pub(crate) fn mix(name: &str) -> Result<Mix, String> {
     Mix::from_name(name).map_err(|e| e.to_string())
 }
 
 /// `prospect export`
 pub(crate) fn export(args: &ExportArgs, screen: &Screen) -> Result<u8, Failure> {
-    let Format::Gguf(args) = &args.format;
-    let mut bar: Option<(&str, Bar)> = None;
-    let exported = gguf::export(&args.model, &args.types, &args.output, threads(), &mut |event| match event {
-        Event::Note(text) => screen.note(text),
-        Event::Progress { mix, done, total } => {
-            if bar.as_ref().is_none_or(|(of, _)| *of != mix) {
-                bar = Some((mix, Bar::new(screen, mix)));
-            }
-            if let Some((_, bar)) = &mut bar {
-                bar.set(done, total);
-            }
-        }
-    })?;
-    drop(bar);
+    match &args.format {
+        Format::Gguf(args) => gguf(args, screen),
+        Format::Npz(args) => adapter::export(args, AdapterForm::Npz, screen),
+        Format::MlxLm(args) => adapter::export(args, AdapterForm::MlxLm, screen),
+        Format::Peft(args) => adapter::export(args, AdapterForm::Peft, screen),
+    }
+}
+
+fn gguf(args: &GgufArgs, screen: &Screen) -> Result<u8, Failure> {
+    let exported = write_gguf(&args.model, None, &args.types, &args.output, screen)?;
     for file in &exported {
         let agreement = &file.agreement;
         if args.json {
@@ -93,4 +99,26 @@ pub(crate) fn export(args: &ExportArgs, screen: &Screen) -> Result<u8, Failure> 
         }
     }
     Ok(0)
+}
+
+/// Writes the files, showing how far it is.
+pub(crate) fn write_gguf(
+    model: &Path,
+    name: Option<&str>,
+    types: &[Mix],
+    output: &Path,
+    screen: &Screen,
+) -> Result<Vec<Exported>, Failure> {
+    let mut bar: Option<(&str, Bar)> = None;
+    Ok(gguf::export(model, name, types, output, threads(), &mut |event| match event {
+        Event::Note(text) => screen.note(text),
+        Event::Progress { mix, done, total } => {
+            if bar.as_ref().is_none_or(|(of, _)| *of != mix) {
+                bar = Some((mix, Bar::new(screen, mix)));
+            }
+            if let Some((_, bar)) = &mut bar {
+                bar.set(done, total);
+            }
+        }
+    })?)
 }

@@ -9,7 +9,7 @@ use hub::RepoKind;
 use std::path::{Path, PathBuf};
 
 /// What a model folder is read from.
-const MODEL_FILES: [&str; 5] = ["*.json", "*.safetensors", "*.jinja", "LICENSE*", "README.md"];
+pub(crate) const MODEL_FILES: [&str; 5] = ["*.json", "*.safetensors", "*.jinja", "LICENSE*", "README.md"];
 
 /// Fetches what is named `org/name` and is no path here, and says where tokens are kept where the configuration does not.
 pub(crate) fn prepare(loaded: &mut Loaded, token: Option<&str>, screen: &Screen) -> Result<(), Failure> {

@@ -5,9 +5,11 @@ mod args;
 mod asking;
 mod average;
 mod chat;
+mod completions;
 mod confined;
 mod data;
 mod demo;
+mod doctor;
 mod eval;
 mod export;
 mod failure;
@@ -25,6 +27,7 @@ mod plan;
 mod preset;
 mod progress;
 mod pull;
+mod push;
 mod quantize;
 mod ranks;
 mod runs;
@@ -77,6 +80,10 @@ fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {
         Command::Demo(args) => demo::demo(&args, screen),
         Command::Data(args) => data::data(&args, screen),
         Command::Pull(args) => pull::pull(&args, screen),
+        Command::Push(args) => push::push(&args, screen),
+        Command::Doctor(args) => doctor::doctor(&args, screen),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => completions::man(&args),
         Command::Render => confined::serve(),
     }
 }

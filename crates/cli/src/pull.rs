@@ -121,8 +121,17 @@ pub(crate) fn fetch_with(
         None => settings.find_token(None)?,
     }
     let client = Client::new(settings)?;
-    let meter = Meter::new(screen, "fetching", Unit::Bytes)?;
-    Ok(hub::pull(&client, request, lock, &Ear(Mutex::new(Heard { meter, total: 0, done: BTreeMap::new() })))?)
+    Ok(hub::pull(&client, request, lock, &Ear::new(screen, "fetching")?)?)
+}
+
+/// Shows how far a transfer is, and has it stopped.
+pub(crate) struct Ear(Mutex<Heard>);
+
+impl Ear {
+    pub(crate) fn new(screen: &Screen, what: &'static str) -> Result<Ear, Failure> {
+        let meter = Meter::new(screen, what, Unit::Bytes)?;
+        Ok(Ear(Mutex::new(Heard { meter, total: 0, done: BTreeMap::new() })))
+    }
 }
 
 struct Heard {
@@ -131,8 +140,6 @@ struct Heard {
     /// Bytes that are there, by file.
     done: BTreeMap<String, u64>,
 }
-
-struct Ear(Mutex<Heard>);
 
 impl Watch for Ear {
     fn event(&self, event: Event<'_>) {

@@ -17,6 +17,7 @@ mod schema;
 mod settings;
 mod stages;
 mod table;
+mod tuning;
 mod value;
 mod yaml;
 

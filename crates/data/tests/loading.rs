@@ -377,7 +377,7 @@ fn a_tokenizer_folder_explains_what_is_wrong_with_it() {
     let folder = Folder::new("tokenizer");
     folder.file("qwen.tiktoken", "");
     let error = Tokenizer::load(&folder.0, Clock::at(0)).unwrap_err();
-    assert!(error.to_string().contains("expected tokenizer.json, found only qwen.tiktoken"), "{error}");
+    assert!(error.to_string().contains("qwen.tiktoken: expected tokens, found none"), "{error}");
     assert_eq!(error.exit_code(), 6);
     std::fs::copy(fixtures().join("tokenizer/tokenizer.json"), folder.0.join("tokenizer.json")).unwrap();
     folder.file("tokenizer_config.json", r#"{"eos_token": {"content": "<|nope|>"}}"#);

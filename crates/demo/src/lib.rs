@@ -12,8 +12,10 @@ pub mod report;
 mod scratch;
 mod story;
 pub mod tokenizer;
+mod trial;
 
 pub use error::Error;
 pub use recipe::{Recipe, Training};
 pub use report::Report;
 pub use story::{Event, Settings, run};
+pub use trial::{Trial, trial};

@@ -3,11 +3,12 @@
 use crate::check::{Agreement, check};
 use crate::mix::Shape;
 use crate::quant::Kind;
-use crate::tensors::{rope_divisors, sources};
+use crate::tensors::{divisors, sources};
 use crate::value::{Metadata, Value};
 use crate::write::{Planned, Writer};
 use crate::{Error, Mix, metadata, modelfile, vocab};
 use infer::ModelFolder;
+use model::RopeScaling;
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
 
@@ -55,18 +56,20 @@ pub(crate) struct Source {
     name: String,
 }
 
-/// Exports the model folder to `output`, one file `NAME-TYPE.gguf` for each type, and a Modelfile for the last of them.
+/// Exports the model folder to `output`, one file `NAME-TYPE.gguf` for each type, and a Modelfile for the last of them. `name` is
+/// the folder's where none is given.
 ///
 /// # Errors
 /// A model or tokenizer that GGUF cannot hold, files, and a file that does not agree with its model (it is removed).
 pub fn export(
     model: &Path,
+    name: Option<&str>,
     mixes: &[Mix],
     output: &Path,
     threads: usize,
     observe: &mut dyn FnMut(Event),
 ) -> Result<Vec<Exported>, Error> {
-    let source = Source::open(model, threads)?;
+    let source = Source::open(model, name, threads)?;
     let blueprint = &source.folder.blueprint;
     let mut vocab = vocab::read(model, &source.folder.tokenizer, blueprint.vocab, &source.stop)?;
     vocab.notes.drain(..).for_each(|note| observe(Event::Note(note)));
@@ -81,6 +84,11 @@ pub fn export(
         vocab.metadata.push(("tokenizer.chat_template".into(), Value::Text(template.clone())));
     }
     std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
+    if rounds_yarn(&source) {
+        let note = "llama.cpp rounds the bounds between which YaRN divides frequencies, and this model says truncate: false; \
+                    its answers there are not quite the model's";
+        observe(Event::Note(note.to_owned()));
+    }
     let mut exported = Vec::new();
     for &mix in mixes {
         let name = format!("{}-{}.gguf", source.name, mix.name().to_uppercase());
@@ -97,12 +105,20 @@ pub fn export(
     Ok(exported)
 }
 
+/// Whether llama.cpp's YaRN is another than the model's.
+fn rounds_yarn(source: &Source) -> bool {
+    let yarn = matches!(source.folder.blueprint.rope.scaling, RopeScaling::Yarn { .. });
+    let whole = |key: &str| source.config.get(key).is_some_and(|rope| rope["truncate"] == Json::Bool(false));
+    yarn && (whole("rope_parameters") || whole("rope_scaling"))
+}
+
 impl Source {
-    fn open(path: &Path, threads: usize) -> Result<Self, Error> {
+    fn open(path: &Path, name: Option<&str>, threads: usize) -> Result<Self, Error> {
         let folder = ModelFolder::open(path, None)?;
         crate::tensors::check(&folder.blueprint)?;
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let name = absolute.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
+        let own = || absolute.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
+        let name = name.map_or_else(own, str::to_owned);
         let logits = train::probe_logits(&folder, threads)?;
         let defaults = json_or_null(&path.join("generation_config.json"))?;
         let mut stop: Vec<u32> = folder.tokenizer.eos_id().into_iter().collect();
@@ -128,7 +144,7 @@ impl Source {
             has_output: !blueprint.tied,
             is_8x: blueprint.experts.as_ref().is_some_and(|spec| spec.route.experts == 8),
         };
-        let divisors = rope_divisors(blueprint);
+        let divisors = divisors(blueprint);
         let mut planned: Vec<Planned> = sources
             .iter()
             .map(|source| {
@@ -136,8 +152,8 @@ impl Source {
                 Planned { name: source.name.clone(), shape: source.shape.clone(), kind }
             })
             .collect();
-        if let Some(divisors) = &divisors {
-            planned.push(Planned { name: ROPE.into(), shape: vec![divisors.len()], kind: Kind::F32 });
+        for (name, values) in &divisors {
+            planned.push(Planned { name: (*name).into(), shape: vec![values.len()], kind: Kind::F32 });
         }
         let mut all = metadata::of_model(blueprint, &self.config, &self.name, mix)?;
         all.extend(vocab.iter().cloned());
@@ -158,9 +174,9 @@ impl Source {
             })?;
             tensors.iter().for_each(weights::Values::release);
         }
-        if let Some(divisors) = &divisors {
-            writer.tensor(ROPE, |_, out| {
-                let _: () = out.copy_from_slice(divisors);
+        for (name, values) in &divisors {
+            writer.tensor(name, |_, out| {
+                let _: () = out.copy_from_slice(values);
                 Ok(())
             })?;
         }
@@ -175,9 +191,6 @@ impl Source {
         Ok(kinds)
     }
 }
-
-/// Llama 3.1's frequencies.
-const ROPE: &str = "rope_freqs.weight";
 
 fn json_or_null(path: &Path) -> Result<Json, Error> {
     match std::fs::read(path) {
@@ -211,6 +224,28 @@ fn template(folder: &Path) -> Result<Option<String>, Error> {
 mod tests {
     use super::*;
 
+    /// A tokenizer of two letters, for reference models that have none.
+    const LETTERS: &str = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+        "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": {"a": 0, "b": 1}, "merges": []}}"#;
+
+    /// The model's folder, with a tokenizer in `to` where it has none.
+    fn with_tokenizer(folder: PathBuf, to: &Path) -> PathBuf {
+        if folder.join("tokenizer.json").is_file() {
+            return folder;
+        }
+        std::fs::create_dir_all(to).unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            std::fs::copy(folder.join(name), to.join(name)).unwrap();
+        }
+        std::fs::write(to.join("tokenizer.json"), LETTERS).unwrap();
+        std::fs::write(to.join("tokenizer_config.json"), "{}").unwrap();
+        to.to_owned()
+    }
+
     /// With `PROSPECT_GOLDEN` the reference models of that folder, and the files are kept for other readers.
     #[test]
     fn experts_latents_and_norms_around_zero_come_back_as_they_were() {
@@ -221,11 +256,15 @@ mod tests {
             None => format!("prospect-gguf-{}", std::process::id()),
         });
         let mut models = vec!["qwen2_moe", "deepseek_v3", "gpt_oss", "gemma2"];
+        if given.is_none() {
+            models.extend(["oss_mxfp4", "phi3_long_partial"]);
+        }
         models.extend(given.iter().flat_map(|_| ["mixtral", "deepseek_v3_qlora"]));
         for model in models {
-            let folder = given.as_ref().unwrap_or(&own).join("models").join(model);
             let to = out.join(model);
-            let exported = export(&folder, &[Mix::F32, Mix::Q8_0], &to, 1, &mut |_| {});
+            let folder = with_tokenizer(given.as_ref().unwrap_or(&own).join("models").join(model), &to.join("source"));
+            let coarse = if model == "oss_mxfp4" { Mix::Mxfp4Moe } else { Mix::Q8_0 };
+            let exported = export(&folder, Some(model), &[Mix::F32, coarse], &to, 1, &mut |_| {});
             let exported = exported.unwrap_or_else(|e| panic!("{model}: {e}"));
             let [exact, coarse] = &exported[..] else { panic!("two files") };
             assert!(exact.agreement.relative < 1e-5, "{model}: {:?}", exact.agreement);

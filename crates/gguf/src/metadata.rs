@@ -62,6 +62,11 @@ pub(crate) fn of_model(
     if let RopeScaling::Yarn { factor, mscale_all_dim, .. } = blueprint.rope.scaling {
         yarn(config, factor, mscale_all_dim, &mut add);
     }
+    if let RopeScaling::Long { original, .. } = blueprint.rope.scaling {
+        add("rope.scaling.original_context_length", Value::U32(original as u32));
+        // What LongRoPE multiplies queries and keys by.
+        add("rope.scaling.attn_factor", Value::F32(blueprint.rope.attention_factor as f32));
+    }
     windows_and_caps(blueprint, &mut add);
     experts(blueprint, &mut add);
     Ok(out)

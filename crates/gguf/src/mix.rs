@@ -20,6 +20,8 @@ pub enum Mix {
     Q5_1,
     Q4_0,
     Q4_1,
+    /// Experts in blocks of four bits with powers of two as scales, all else in eight.
+    Mxfp4Moe,
 }
 
 /// What the choice for a tensor depends on.
@@ -37,7 +39,7 @@ pub(crate) struct Shape {
 
 impl Mix {
     /// All of them, most bits first.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -51,6 +53,7 @@ impl Mix {
         Self::Q4KS,
         Self::Q4_1,
         Self::Q4_0,
+        Self::Mxfp4Moe,
     ];
 
     /// Its name on the command line.
@@ -69,6 +72,7 @@ impl Mix {
             Self::Q5_1 => "q5_1",
             Self::Q4_0 => "q4_0",
             Self::Q4_1 => "q4_1",
+            Self::Mxfp4Moe => "mxfp4_moe",
         }
     }
 
@@ -102,6 +106,7 @@ impl Mix {
             Self::Q5KM => 17,
             Self::Q6K => 18,
             Self::BF16 => 32,
+            Self::Mxfp4Moe => 38,
         }
     }
 
@@ -111,7 +116,7 @@ impl Mix {
             Self::F32 => Kind::F32,
             Self::F16 => Kind::F16,
             Self::BF16 => Kind::BF16,
-            Self::Q8_0 => Kind::Q8_0,
+            Self::Q8_0 | Self::Mxfp4Moe => Kind::Q8_0,
             Self::Q6K => Kind::Q6K,
             Self::Q5KM | Self::Q5KS => Kind::Q5K,
             Self::Q4KM | Self::Q4KS => Kind::Q4K,
@@ -134,6 +139,9 @@ impl Mix {
             return default;
         }
         let width = shape[shape.len() - 1];
+        if self == Self::Mxfp4Moe && name.ends_with("_exps.weight") {
+            return fitting(Kind::Mxfp4, width);
+        }
         fitting(self.wanted(name, default, width, model), width)
     }
 
@@ -150,6 +158,8 @@ impl Mix {
         let layers = model.layers;
         let part = if part.starts_with("ffn_down") { "ffn_down.weight" } else { part };
         match (self, part) {
+            (Self::Q4KM, "attn_qkv.weight") => Kind::Q5K,
+            (Self::Q5KM, "attn_qkv.weight") => Kind::Q6K,
             (_, "attn_v.weight" | "attn_k.weight") if model.is_8x => Kind::Q8_0,
             (Self::Q4KM | Self::Q4KS, "attn_output.weight") if model.is_8x => Kind::Q5K,
             (Self::Q4KM | Self::Q5KM, "attn_v.weight" | "ffn_down.weight") if more_bits(layer, layers) => Kind::Q6K,
@@ -206,6 +216,14 @@ mod tests {
         assert_eq!(kind("blk.3.attn_q_norm.weight", &[128]), Kind::F32);
         let tied = Shape { has_output: false, ..MODEL };
         assert_eq!(Mix::Q4KM.kind_of("token_embd.weight", &[1000, 1024], &tied), Kind::Q6K);
+    }
+
+    #[test]
+    fn experts_are_in_mxfp4_and_fused_projections_get_a_bit_more() {
+        let of = |mix: Mix, name: &str| mix.kind_of(name, &[8, 64, 256], &MODEL);
+        assert_eq!(of(Mix::Mxfp4Moe, "blk.0.ffn_up_exps.weight"), Kind::Mxfp4);
+        assert_eq!(of(Mix::Mxfp4Moe, "blk.0.attn_q.weight"), Kind::Q8_0);
+        assert_eq!([Mix::Q4KM, Mix::Q5KM].map(|mix| of(mix, "blk.4.attn_qkv.weight")), [Kind::Q5K, Kind::Q6K]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A checkpoint's tensors as llama.cpp has them: names, the order of rows, experts stacked, the llama3 frequencies.
 
 use crate::Error;
+use crate::quant::BLOCK;
 use kernels::Gating;
 use model::{Blueprint, ExpertLayout, ExpertSpec, LatentSpec, RopeScaling};
 use std::f64::consts::PI;
@@ -33,6 +34,8 @@ enum Layout {
     Stacked { first: usize, of: usize },
     /// `[e, d, of]`: row `r` of an expert is column `first + r * step`.
     Columns { first: usize, step: usize, of: usize },
+    /// The same in MXFP4: blocks `[e, of, d / 32, 16]` and scales `[e, of, d / 32]`, of which row `r` is `first + r * step`.
+    Packed { first: usize, step: usize, of: usize },
     /// `[e, of]`: entry `r` of an expert is `first + r * step`.
     Entries { first: usize, step: usize, of: usize },
     /// `[n * (p + w), l]`, of each head the first `p` rows, as columns: `[n, l, p]`.
@@ -61,9 +64,10 @@ pub(crate) fn architecture(blueprint: &Blueprint) -> Result<&'static str, Error>
         "deepseek_v3" => Ok("deepseek2"),
         "gemma2" => Ok("gemma2"),
         "gemma3_text" => Ok("gemma3"),
+        "phi3" => Ok("phi3"),
         other => Err(unsupported(format!(
-            "model_type `{other}` is not exported to GGUF; llama, mistral, mixtral, qwen2, qwen3, qwen2_moe, qwen3_moe, gpt_oss, \
-             deepseek_v3, gemma2 and gemma3_text are"
+            "model_type `{other}` is not exported to GGUF; llama, mistral, mixtral, phi3, qwen2, qwen3, qwen2_moe, qwen3_moe, \
+             gpt_oss, deepseek_v3, gemma2 and gemma3_text are"
         ))),
     }
 }
@@ -84,6 +88,11 @@ pub(crate) fn check(b: &Blueprint) -> Result<(), Error> {
     }
     if b.latent.as_ref().is_some_and(|l| l.bias) {
         return refuse("biases on the narrow layers");
+    }
+    if let (Some(_), RopeScaling::Yarn { mscale_all_dim, .. }) = (&b.latent, &b.rope.scaling)
+        && (mscale_all_dim.is_none() || (b.rope.attention_factor - 1.0).abs() > 1e-6)
+    {
+        return refuse("a YaRN whose mscale is not its mscale_all_dim");
     }
     if arch == "gemma2" && !b.tied {
         return refuse("a head that is not the embedding");
@@ -106,12 +115,26 @@ pub(crate) fn check(b: &Blueprint) -> Result<(), Error> {
 
 /// All tensors of the file, in its order.
 pub(crate) fn sources(b: &Blueprint, checkpoint: &Checkpoint) -> Result<Vec<Source>, Error> {
+    list(b, checkpoint, true)
+}
+
+/// The same, for a checkpoint that is made of the file: it holds no codes.
+pub(crate) fn restored(b: &Blueprint, checkpoint: &Checkpoint) -> Result<Vec<Source>, Error> {
+    list(b, checkpoint, false)
+}
+
+fn list(b: &Blueprint, checkpoint: &Checkpoint, packed: bool) -> Result<Vec<Source>, Error> {
     check(b)?;
-    let mut all = List { sources: Vec::new(), plus: if b.norm_one_plus { 1.0 } else { 0.0 }, checkpoint };
+    let plus = if b.norm_one_plus { 1.0 } else { 0.0 };
+    let mut all = List { sources: Vec::new(), plus, checkpoint, packed };
     let d = b.hidden;
     all.matrix("token_embd.weight", "model.embed_tokens.weight", [b.vocab, d]);
     for i in 0..b.layers.len() {
         all.norms(b, i);
+        if b.fused {
+            all.fused(b, i);
+            continue;
+        }
         match &b.latent {
             Some(latent) => all.latent(b, latent, i),
             None => all.attention(b, i)?,
@@ -133,6 +156,8 @@ struct List<'a> {
     sources: Vec<Source>,
     plus: f32,
     checkpoint: &'a Checkpoint,
+    /// Whether codes are read where the checkpoint has them.
+    packed: bool,
 }
 
 impl List<'_> {
@@ -174,6 +199,19 @@ impl List<'_> {
         if b.qk_norm {
             self.norm(&own("attn_q_norm"), &of("self_attn.q_norm"), b.head_width);
             self.norm(&own("attn_k_norm"), &of("self_attn.k_norm"), b.head_width);
+        }
+    }
+
+    /// A block whose projections lie in one tensor each, here as there.
+    fn fused(&mut self, b: &Blueprint, i: usize) {
+        let (d, f, heads) = (b.hidden, b.feed_forward, b.heads * b.head_width);
+        for (name, from, shape) in [
+            ("attn_qkv", "self_attn.qkv_proj", [heads + 2 * b.kv_heads * b.head_width, d]),
+            ("attn_output", "self_attn.o_proj", [d, heads]),
+            ("ffn_up", "mlp.gate_up_proj", [2 * f, d]),
+            ("ffn_down", "mlp.down_proj", [d, f]),
+        ] {
+            self.matrix(&format!("blk.{i}.{name}.weight"), &format!("model.layers.{i}.{from}.weight"), shape);
         }
     }
 
@@ -291,11 +329,7 @@ impl List<'_> {
     fn turned(&mut self, b: &Blueprint, spec: &ExpertSpec, i: usize) -> Result<(), Error> {
         let (e, d, f) = (spec.route.experts, b.hidden, spec.width);
         let at = format!("model.layers.{i}.mlp.experts");
-        if !self.checkpoint.contains(&format!("{at}.gate_up_proj")) {
-            return Err(unsupported(
-                "experts in mxfp4 are not exported; merge or convert the model to bfloat16 first".to_owned(),
-            ));
-        }
+        let packed = self.packed && self.checkpoint.contains(&format!("{at}.gate_up_proj_blocks"));
         let router = format!("model.layers.{i}.mlp.router.bias");
         self.one(format!("blk.{i}.ffn_gate_inp.bias"), router, vec![e], Layout::Plain);
         let parts = [
@@ -305,8 +339,17 @@ impl List<'_> {
         ];
         for (name, first, step, from, of) in parts {
             let (outputs, inputs) = if name == "down" { (d, f) } else { (f, d) };
-            let weight = vec![(format!("{at}.{from}"), vec![e, inputs, of])];
-            let layout = Layout::Columns { first, step, of };
+            let weight = match packed {
+                false => vec![(format!("{at}.{from}"), vec![e, inputs, of])],
+                true => vec![
+                    (format!("{at}.{from}_blocks"), vec![e, of, inputs / BLOCK, BLOCK / 2]),
+                    (format!("{at}.{from}_scales"), vec![e, of, inputs / BLOCK]),
+                ],
+            };
+            let layout = match packed {
+                false => Layout::Columns { first, step, of },
+                true => Layout::Packed { first, step, of },
+            };
             self.add(format!("blk.{i}.ffn_{name}_exps.weight"), weight, vec![e, outputs, inputs], layout);
             let bias = vec![(format!("{at}.{from}_bias"), vec![e, of])];
             let layout = Layout::Entries { first, step, of };
@@ -351,6 +394,7 @@ impl Source {
             Layout::Columns { first, step, of } => {
                 Place { tensor: 0, first: outer * width * of + first + r * step, step: of }
             }
+            Layout::Packed { first, step, of } => plain(0, outer * of + first + r * step),
             Layout::Entries { first, step, of } => Place { tensor: 0, first: outer * of + first + r * step, step: 1 },
             Layout::Keys { head } => Place { tensor: 0, first: outer * head * each + r, step: each },
             Layout::Values { first, head } => plain(0, outer * head + first + r),
@@ -373,7 +417,9 @@ impl Source {
     /// Reads a row of the file out of the checkpoint's tensors.
     pub(crate) fn read(&self, tensors: &[Values], row: usize, out: &mut [f32]) -> Result<(), Error> {
         let Place { tensor, first, step } = self.place(row);
-        if step == 1 {
+        if let (Layout::Packed { .. }, [Values::Plain(blocks), Values::Plain(scales)]) = (self.layout, tensors) {
+            unpack(blocks.bytes(), scales.bytes(), first, out);
+        } else if step == 1 {
             tensors[tensor].read_range(first, out)?;
         } else {
             for (i, out) in out.iter_mut().enumerate() {
@@ -385,8 +431,30 @@ impl Source {
     }
 }
 
+/// Values of a row of MXFP4 as checkpoints have it: neighbours share a byte. Source: the OCP's Microscaling formats 1.0.
+fn unpack(blocks: &[u8], scales: &[u8], first: usize, out: &mut [f32]) {
+    let halves = |code: u8| {
+        [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0][usize::from(code & 7)] * if code & 8 == 0 { 1.0 } else { -1.0 }
+    };
+    for (i, out) in out.iter_mut().enumerate() {
+        let at = first + i;
+        let byte = blocks[at / 2];
+        let code = if at.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
+        *out = halves(code) * 2f32.powi(i32::from(scales[at / BLOCK]) - 127);
+    }
+}
+
+/// Frequencies that are divided one by one: the tensors' names, and what each frequency is divided by.
+pub(crate) fn divisors(blueprint: &Blueprint) -> Vec<(&'static str, Vec<f32>)> {
+    if let RopeScaling::Long { short, long, .. } = &blueprint.rope.scaling {
+        let narrow = |values: &[f64]| values.iter().map(|x| *x as f32).collect();
+        return vec![("rope_factors_long.weight", narrow(long)), ("rope_factors_short.weight", narrow(short))];
+    }
+    rope_divisors(blueprint).into_iter().map(|divisors| ("rope_freqs.weight", divisors)).collect()
+}
+
 /// Llama 3.1's stretched context: what each frequency is divided by, as the tensor `rope_freqs.weight`.
-pub(crate) fn rope_divisors(blueprint: &Blueprint) -> Option<Vec<f32>> {
+fn rope_divisors(blueprint: &Blueprint) -> Option<Vec<f32>> {
     let RopeScaling::Llama3 { factor, low, high, original } = blueprint.rope.scaling else { return None };
     let width = blueprint.rope.width;
     let divisor = |i: usize| {

@@ -21,6 +21,7 @@ mod offline;
 mod path;
 mod pull;
 mod push;
+mod reach;
 mod repo;
 mod secret;
 mod settings;

@@ -112,6 +112,26 @@ fn small_tensors_and_those_that_may_not_keep_moments_of_full_precision() {
     assert_eq!(layout.bytes(4), 2 * (8192 * 4 + 4096 + 16 * 4));
 }
 
+#[test]
+fn ranges_updated_apart_are_the_whole_updated_at_once() {
+    let cpu = Cpu::<f64>::new(2);
+    let members = || [Member::plain(0..5, true), Member::plain(5..9, false), Member::plain(9..20, true)];
+    let (p, g): (Vec<f64>, Vec<f64>) = (0..20).map(|i| (f64::from(i).sin(), f64::from(i).cos())).unzip();
+    let updated = |ranges: &[std::ops::Range<usize>]| {
+        let mut values = cpu.from_host(1, 20, &p);
+        for range in ranges {
+            let mut optimiser = AdamW::new(&cpu, DEFAULTS, Layout::of_range(range.clone(), members()));
+            assert_eq!((optimiser.range(), optimiser.m.cols()), (range.clone(), range.len()));
+            let own = cpu.from_host(1, range.len(), &g[range.clone()]);
+            optimiser.update(&cpu, &mut values, &mut cpu.zeros(1, 0), &own, 1e-3, 1.0);
+        }
+        cpu.to_host::<f64>(values.view())
+    };
+    let whole = updated(&[0..20, 20..20]);
+    assert!(whole != p);
+    assert_eq!(updated(&[0..7, 7..7, 7..12, 12..20]), whole);
+}
+
 /// bitsandbytes 0.50 on the CPU.
 #[test]
 fn updates_in_eight_bits_equal_those_of_bitsandbytes_to_the_bit() {

@@ -85,7 +85,7 @@ impl Card {
     }
 }
 
-fn table(text: &mut String, title: &str, head: [&str; 2], rows: &[(String, String)]) {
+pub(crate) fn table(text: &mut String, title: &str, head: [&str; 2], rows: &[(String, String)]) {
     if rows.is_empty() {
         return;
     }
@@ -101,11 +101,11 @@ fn cell(text: &str) -> String {
 }
 
 /// A JSON string is a YAML and a Python one too.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-fn shell_word(text: &str) -> String {
+pub(crate) fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()
@@ -115,7 +115,7 @@ fn shell_word(text: &str) -> String {
 }
 
 /// Four significant digits, without an exponent where that stays short.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
         return value.to_string();
     }

@@ -36,7 +36,8 @@ const STAGE: &str = "stage-";
 /// How a run folder is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
-    /// A new run: the folder must be absent or empty.
+    /// A new run: the folder must be absent or empty, or that of a run that ended before it had begun, so has neither
+    /// `lock.json` nor a checkpoint.
     Create,
     /// A new run in place of an earlier one, whose files are removed; files that no run wrote stay.
     Overwrite,
@@ -61,6 +62,11 @@ pub struct Input {
     pub file: FileHash,
     /// Name of the verbatim copy under `inputs/`; absent above [`LARGEST_INPUT_COPIED`].
     pub copy: Option<String>,
+}
+
+/// Whether a run got as far as its first step.
+fn has_begun(root: &Path) -> Result<bool, Error> {
+    Ok(root.join(crate::lock::FILE).exists() || names(root)?.iter().any(|name| name.starts_with("checkpoint-")))
 }
 
 impl RunFolder {
@@ -89,11 +95,12 @@ impl RunFolder {
         let lock = acquire(root)?;
         let folder = RunFolder { root: root.to_path_buf(), disk, lock, follows: false };
         // Looked at again under the lock: another process may have been quicker.
-        if opening == Opening::Create && root.join(status::FILE).exists() {
+        let held = root.join(status::FILE).exists();
+        if opening == Opening::Create && held && has_begun(root)? {
             return Err(Error::NotEmpty(root.to_path_buf()));
         }
         folder.sweep()?;
-        if opening == Opening::Overwrite {
+        if opening == Opening::Overwrite || opening == Opening::Create && held {
             folder.clear()?;
         }
         folder.begin_status(opening)?;
@@ -330,6 +337,21 @@ mod tests {
         drop(held);
         assert!(!is_held(&run));
         RunFolder::open(&run, Opening::Resume).unwrap();
+    }
+
+    #[test]
+    fn a_run_that_never_began_does_not_stand_in_the_way() {
+        let scratch = Scratch::new();
+        let run = scratch.join("run");
+        let folder = RunFolder::open(&run, Opening::Create).unwrap();
+        folder.write("config.yaml", b"trainer: kto\n").unwrap();
+        folder.end(3, 0, Some("row 7 has no label")).unwrap();
+        drop(folder);
+        let folder = RunFolder::open(&run, Opening::Create).unwrap();
+        assert!(!run.join("config.yaml").exists());
+        folder.write(crate::lock::FILE, b"{}").unwrap();
+        drop(folder);
+        assert_eq!(RunFolder::open(&run, Opening::Create).err().expect("refused").exit_code(), 2);
     }
 
     #[test]

@@ -29,6 +29,11 @@ pub fn hash_file(path: &Path) -> Result<FileHash, Error> {
     Ok(FileHash { path: path.to_string_lossy().into_owned(), bytes, blake3 })
 }
 
+/// BLAKE3 of bytes, 64 hexadecimal digits.
+pub fn of_bytes(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
 pub(crate) fn hash_content(path: &Path) -> Result<(u64, String), Error> {
     let mut file = File::open(path).at("read", path)?;
     let mut buffer = vec![0; CHUNK];

@@ -29,6 +29,7 @@ pub mod hash;
 pub mod lock;
 pub mod log;
 pub mod plot;
+pub mod published;
 pub mod runs;
 pub mod status;
 pub mod tensorboard;

@@ -16,12 +16,13 @@ use crate::status::{self, Status};
 const DEPTH: usize = 3;
 
 /// How a run stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// A process holds the folder.
     Running,
     /// It ended with exit code 0.
+    #[default]
     Finished,
     /// It saved on a signal and waits to be resumed (exit code 75).
     Stopped,
@@ -32,7 +33,7 @@ pub enum State {
 }
 
 /// One run in a list.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Summary {
     /// The run folder.
     pub path: PathBuf,
@@ -50,7 +51,7 @@ pub struct Summary {
 }
 
 /// One run in full.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Details {
     /// What the list says.
     #[serde(flatten)]

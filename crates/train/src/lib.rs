@@ -2,6 +2,12 @@
 //!
 //! A run is a function: [`run`] takes a configuration and returns how it ended; what happens on the way is told to an observer
 //! as [`Event`]s. A step is a function: [`step::preference_step`] and [`step::text_step`] take rows and return a report.
+//!
+//! From a program, as in `examples/train_from_preset.rs`:
+//!
+//! ```text
+#![doc = include_str!("../../../examples/train_from_preset.rs")]
+//! ```
 #![forbid(unsafe_code)]
 
 mod companions;

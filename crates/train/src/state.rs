@@ -6,6 +6,7 @@ use kernels::{Backend, Mat, Real, bf16};
 use nn::{Home, Param, Table};
 use optim::adamw::{AdamW, Layout, Place};
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 use weights::{ConfigChanges, DType, LoraFactor, LoraPair, SafeTensors, Sink, TensorInfo, WholeTensor, module_of};
@@ -181,10 +182,9 @@ pub(crate) fn write_optimizer<B: Backend>(
 ) -> Result<(), Error> {
     let saved = parts(&policy.table, &optimizer.layout, rounds(job));
     let infos: Vec<TensorInfo> = saved.iter().map(Saved::info).collect();
-    let mut next = saved.iter();
+    let by_name: HashMap<String, &Saved> = saved.iter().map(|part| (part.name(), part)).collect();
     weights::write_file(&dir.join(OPTIMIZER_FILE), &infos, |info, sink: &mut Sink| -> Result<(), Error> {
-        let part = next.next().expect("asked for in order");
-        debug_assert_eq!(part.name(), info.name);
+        let part = by_name[&info.name];
         match (part.part, part.place) {
             (Part::Values, _) => put(backend, &policy.values, part.param.values(), sink),
             (Part::Moment(i), Place::Plain(range)) => {

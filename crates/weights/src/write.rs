@@ -88,6 +88,17 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     pending.commit()
 }
 
+/// Writes a file whole or not at all, in as many pieces as `fill` puts.
+pub(crate) fn write_pieces(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut pending = Pending::create(path)?;
+    fill(&mut |bytes| pending.write(bytes))?;
+    pending.finish()?;
+    pending.commit()
+}
+
 /// Copies a file as [`write_atomic`] writes one.
 pub(crate) fn copy_atomic(from: &Path, to: &Path) -> Result<(), Error> {
     let mut source = File::open(from).map_err(Error::io("open", from))?;

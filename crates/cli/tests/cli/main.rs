@@ -9,6 +9,7 @@ mod examining;
 mod fake_hub;
 mod first_use;
 mod importing;
+mod publishing;
 mod pulling;
 mod running;
 #[allow(dead_code)]

@@ -21,7 +21,7 @@ fn hub() -> (FakeHub, HostileServer) {
     (hub, HostileServer::start(move |request| serving.answer(request)))
 }
 
-fn command(scratch: &Scratch, server: &HostileServer, args: &[&str]) -> Command {
+pub(crate) fn command(scratch: &Scratch, server: &HostileServer, args: &[&str]) -> Command {
     let mut command = scratch.command(args);
     command.env("HF_ENDPOINT", server.url()).env("HF_HOME", scratch.join("home")).env("HF_TOKEN", CANARY);
     for name in [

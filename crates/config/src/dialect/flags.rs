@@ -36,10 +36,9 @@ fn line(key: &str, value: &str, remark: &'static str) -> Outcome {
     Outcome::Works { key: key.into(), value: value.into(), remark }
 }
 
-const MERGED: &str = "`prospect merge MODEL --adapter DIR --output DIR` writes the merged 16-bit folder";
-const UPLOADS: &str = "uploading is not offered yet: final/ is a folder that the Hub's own program uploads";
-const GGUF: &str = "`prospect export gguf MODEL --type q4_k_m` writes it";
-const SECRET: &str = "a secret, left out: give it with HF_TOKEN, HF_TOKEN_PATH or a login";
+const UPLOADS: &str =
+    "`prospect push RUN org/name` uploads a run's result; --what merged, and --gguf TYPES, as in that tool";
+const SECRET: &str = "a secret, left out: give it with HF_TOKEN, HF_TOKEN_PATH, --token-file or a login";
 
 #[rustfmt::skip] // a table: one row, one line
 const TRAIN: &[Row] = &[
@@ -69,11 +68,11 @@ const INFERENCE: &[Row] =
 
 #[rustfmt::skip] // a table: one row, one line
 const UPLOAD: &[Row] = &[
-    ("", Unless(&[], UPLOADS)),
+    ("", NoEffect(UPLOADS)),
     ("--token", Secret),
-    ("--save-method", NoEffect(MERGED)),
-    ("--create-gguf", NoEffect(GGUF)),
-    ("--gguf-quantizations", NoEffect(GGUF)),
+    ("--save-method", NoEffect(UPLOADS)),
+    ("--create-gguf", NoEffect(UPLOADS)),
+    ("--gguf-quantizations", NoEffect(UPLOADS)),
 ];
 
 /// A word and its 1-based column.

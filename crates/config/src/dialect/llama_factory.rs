@@ -99,6 +99,7 @@ pub(super) const ROWS: &[Row] = &[
     ("double_quantization", Key("use_bnb_nested_quant")),
     ("resize_vocab", Unless(&["false"], "the vocabulary stays as it is")),
     ("add_tokens", Unless(&[], "the vocabulary stays as it is")),
+    ("new_special_tokens", Unless(&[], "the vocabulary stays as it is")),
     ("cache_dir", NoEffect("what is pulled lies in the Hub's own cache: HF_HOME")),
     ("use_fast_tokenizer", NoEffect("tokenizer.json is the tokenizer")),
     ("print_param_status", NoEffect("`prospect plan` shows what is trained")),

@@ -194,7 +194,7 @@ pub(super) mod because {
     pub(in crate::table) const NO_LOADER: &str =
         "rows are tokenised once before training and read from memory: there are no loader workers";
     pub(in crate::table) const NO_UPLOAD: &str =
-        "training uploads nothing; the run folder is complete and can be uploaded afterwards";
+        "training uploads nothing; `prospect push RUN org/name` does it afterwards";
     pub(in crate::table) const NO_TRACKER: &str =
         "nothing is sent to trackers yet; log.jsonl and TensorBoard files hold the same numbers";
     pub(in crate::table) const SECRET: &str =

@@ -28,11 +28,12 @@ pub enum Kind {
     Q4K,
     Q5K,
     Q6K,
+    Mxfp4,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -44,6 +45,7 @@ impl Kind {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::Mxfp4,
     ];
 
     /// Its number in files.
@@ -60,6 +62,7 @@ impl Kind {
             Self::Q5K => 13,
             Self::Q6K => 14,
             Self::BF16 => 30,
+            Self::Mxfp4 => 39,
         }
     }
 
@@ -82,6 +85,7 @@ impl Kind {
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+            Self::Mxfp4 => "MXFP4",
         }
     }
 
@@ -98,6 +102,7 @@ impl Kind {
             Self::Q4K => (SUPER, 144),
             Self::Q5K => (SUPER, 176),
             Self::Q6K => (SUPER, 210),
+            Self::Mxfp4 => (BLOCK, 17),
         }
     }
 
@@ -125,6 +130,7 @@ impl Kind {
                 Self::Q4K => k::q4(x, out),
                 Self::Q5K => k::q5(x, out),
                 Self::Q6K => k::q6(x, out),
+                Self::Mxfp4 => simple::mxfp4(x, out),
             }
         }
     }
@@ -146,6 +152,7 @@ impl Kind {
                 Self::Q4K => k::from_q4(bytes, out),
                 Self::Q5K => k::from_q5(bytes, out),
                 Self::Q6K => k::from_q6(bytes, out),
+                Self::Mxfp4 => simple::from_mxfp4(bytes, out),
             }
         }
     }
@@ -230,6 +237,14 @@ mod tests {
                     assert!(back.iter().all(|x| (x + 3.0).abs() < 0.05), "{}: {back:?}", kind.name());
                 }
             }
+        }
+    }
+
+    #[test]
+    fn values_of_mxfp4_come_back_as_they_were_whatever_scale_they_had() {
+        for largest in 1..8 {
+            let x: Vec<f32> = (0..32).map(|i| simple::MXFP4[(i % (largest + 1)) + 8 * (i % 2)] * 0.125).collect();
+            assert_eq!(error(Kind::Mxfp4, &x), 0.0, "{x:?}");
         }
     }
 

@@ -28,6 +28,38 @@ fn put_fifth_bits(q: &[u8; BLOCK], out: &mut [u8]) {
     out.copy_from_slice(&bits.to_le_bytes());
 }
 
+/// What the codes of MXFP4 stand for, doubled: bit 3 is the sign.
+pub(super) const MXFP4: [f32; 16] =
+    [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, -0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
+
+/// Half of two to the power of `e - 127`.
+fn half_of_power(e: u8) -> f32 {
+    f32::from_bits(if e < 2 { 0x0020_0000 << e } else { u32::from(e - 1) << 23 })
+}
+
+pub(super) fn mxfp4(x: &[f32], out: &mut [u8]) {
+    let amount = x.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    let e = if amount > 0.0 { (amount.log2().floor() - 2.0 + 127.0) as u8 } else { 0 };
+    let d = half_of_power(e);
+    out[0] = e;
+    // The first of the nearest.
+    let code = |x: f32| {
+        let nearer =
+            |best: usize, i: usize| if (MXFP4[i] * d - x).abs() < (MXFP4[best] * d - x).abs() { i } else { best };
+        (1..MXFP4.len()).fold(0, nearer) as u8
+    };
+    let q: [u8; BLOCK] = std::array::from_fn(|j| code(x[j]));
+    put_nibbles(&q, &mut out[1..]);
+}
+
+pub(super) fn from_mxfp4(bytes: &[u8], out: &mut [f32]) {
+    let d = half_of_power(bytes[0]);
+    for (j, byte) in bytes[1..].iter().enumerate() {
+        out[j] = MXFP4[usize::from(byte & 15)] * d;
+        out[j + BLOCK / 2] = MXFP4[usize::from(byte >> 4)] * d;
+    }
+}
+
 pub(super) fn q8_0(x: &[f32], out: &mut [u8]) {
     let d = x.iter().fold(0.0f32, |m, x| m.max(x.abs())) / 127.0;
     let id = inverse(d);
