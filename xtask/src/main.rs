@@ -1,6 +1,7 @@
 //! Chores of the repository: `cargo run -p xtask -- tidy`, `... fuzz`, `... dist`, `... bench`.
 #![forbid(unsafe_code)]
 
+mod cuda;
 mod dist;
 mod tidy;
 
@@ -10,6 +11,7 @@ use std::process::{Command, ExitCode};
 const USAGE: &str = "\
 usage: cargo run -p xtask -- tidy                           check the rules of CONTRIBUTING.md that a compiler cannot
        cargo run -p xtask -- fuzz TARGET --seconds N        broken inputs for a parser, for N seconds (--seed S: others)
+       cargo run -p xtask -- cuda-check [--gpu N]           kernels through NVIDIA's compiler, and on the CPU (and on GPU N)
        cargo run -p xtask -- dist [TARGET ..]               the binary, checksums, completions and manual pages, in dist/
        cargo run --release -p xtask -- bench [ARGS]         measure; bench --help says what
 targets: jsonl, csv, packed, parquet, arrow, template, config, registry, safetensors, index, model, adapter, tiktoken, gguf, latex, http";
@@ -20,6 +22,7 @@ fn main() -> ExitCode {
     match arguments.first().map(String::as_str) {
         Some("tidy") if arguments.len() == 1 => tidy(root),
         Some("fuzz") if arguments.len() > 1 => fuzz(root, &arguments[1..]),
+        Some("cuda-check") => cuda::check(root, &arguments[1..]),
         Some("dist") => match dist::run(root, &arguments[1..]) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -16,6 +16,7 @@ mod failure;
 mod first_use;
 mod flags;
 mod generate;
+mod gpu;
 mod grade;
 mod hub_name;
 mod import;

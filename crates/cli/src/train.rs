@@ -118,7 +118,7 @@ fn heard(world: &World, screen: &Screen) -> Screen {
 }
 
 fn run(world: &World, loaded: &Loaded, inputs: &[&Path], json: bool, screen: &Screen) -> Result<u8, Failure> {
-    let control = Arc::new(Control::default());
+    let control = Arc::new(Control { gpu: crate::gpu::options(), ..Control::default() });
     signals::watch(&control, screen)?;
     let folder = &loaded.config.saving.output_dir;
     screen.line(format_args!("run folder     {}", folder.display()));

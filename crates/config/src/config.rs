@@ -501,10 +501,23 @@ pub struct Engine {
     pub dist_timeout: std::time::Duration,
     /// Recompute activations.
     pub recompute: Recompute,
+    /// Where training computes.
+    pub device: Device,
     /// CPU threads, >= 1; `None`: all physical cores.
     pub threads: Option<usize>,
     /// Bytes the memory plan may use; `None`: what is free.
     pub max_memory: Option<u64>,
+}
+
+/// Where training computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The CPU, until the GPU kernels have been seen on GPUs.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of a number.
+    Cuda(usize),
 }
 
 /// Recomputation of activations.

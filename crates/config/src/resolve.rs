@@ -496,6 +496,11 @@ impl Resolved {
                 Some(false) => Recompute::Never,
                 None => Recompute::Auto,
             },
+            device: match self.word("device") {
+                "auto" => Device::Auto,
+                "cpu" => Device::Cpu,
+                gpu => Device::Cuda(gpu.strip_prefix("cuda:").map_or(0, |n| n.parse().expect(CHECKED))),
+            },
             threads: self.count("threads"),
             max_memory: self.count("max_memory").map(|b| b as u64),
         }

@@ -15,6 +15,7 @@ pub mod capped;
 pub mod clamped;
 pub mod codes;
 pub mod cpu;
+pub mod cuda;
 pub mod dora;
 pub mod embed;
 pub mod geglu;

@@ -33,6 +33,11 @@ pub trait Memory: Sized + Send + Sync + 'static {
     /// Copies a whole stored weight out as `Real` (parameters that are trained start so).
     fn stored_to_host(&self, stored: &Self::Stored, dst: &mut [Self::Real]);
 
+    /// Waits for what is queued, and says what went wrong first since the device was opened; after that nothing is right.
+    fn trouble(&self) -> Option<crate::cuda::Error> {
+        None
+    }
+
     /// Runs `work` where its operators start soonest.
     fn within<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         work()

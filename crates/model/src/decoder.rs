@@ -78,6 +78,16 @@ pub struct HeadPlan {
     pub kept_logits: usize,
 }
 
+/// Gives log-probabilities of tokens their coefficients in the loss.
+pub type Coefficients<'a, R> = dyn FnMut(&[R]) -> Vec<R> + 'a;
+
+/// Rows that a head has scored: its inputs, `[s, d]`, tokens and log-sum-exps.
+struct ScoredRows<'a, B: Backend> {
+    h_sd: View<'a, B, B::Act>,
+    tokens: &'a [u32],
+    lse: &'a [B::Real],
+}
+
 /// What backward needs of a forward pass.
 pub struct Trace<B: Backend> {
     kept: Vec<Kept<B>>,
@@ -263,7 +273,7 @@ impl<B: Backend> Decoder<B> {
         pack: &Pack,
         forward: &Forward<B>,
         plan: HeadPlan,
-        coefficient: &mut dyn FnMut(&[B::Real]) -> Vec<B::Real>,
+        coefficient: &mut Coefficients<'_, B::Real>,
     ) -> Scores<B> {
         assert!(pack.num_grad_targets == pack.targets.len(), "a target without gradient");
         let h_sd = forward.graded.h_sd.view();
@@ -276,7 +286,14 @@ impl<B: Backend> Decoder<B> {
             let found = self.head_scores(ctx, h_sd, tokens, plan.extra, kept.receive());
             let coefficient = coefficient(&found.logp);
             let HeadKept::Gradient(dh_sd) = &mut scores.kept else { unreachable!("made above") };
-            self.head_backward(ctx, grads, kept, (h_sd, tokens, &found.lse), &coefficient, dh_sd.out().rows(rows));
+            self.head_backward(
+                ctx,
+                grads,
+                kept,
+                ScoredRows { h_sd, tokens, lse: &found.lse },
+                &coefficient,
+                dh_sd.out().rows(rows),
+            );
             scores.append(found);
         }
         scores
@@ -336,7 +353,8 @@ impl<B: Backend> Decoder<B> {
             kept => {
                 assert!(coefficient.len() == rows.len(), "{} coefficients, {} targets", coefficient.len(), rows.len());
                 let mut dh_sd = k.mat(h_sd.rows(), h_sd.cols());
-                self.head_backward(ctx, grads, kept, (h_sd.view(), &tokens, &scores.lse), coefficient, dh_sd.out());
+                let scored = ScoredRows { h_sd: h_sd.view(), tokens: &tokens, lse: &scores.lse };
+                self.head_backward(ctx, grads, kept, scored, coefficient, dh_sd.out());
                 dh_sd
             }
         };
@@ -367,7 +385,7 @@ impl<B: Backend> Decoder<B> {
         ctx: &Context<B>,
         grads: &mut Grads<B>,
         kept: HeadKept<B>,
-        (h_sd, tokens, lse): (View<B, B::Act>, &[u32], &[B::Real]),
+        ScoredRows { h_sd, tokens, lse }: ScoredRows<B>,
         coefficient: &[B::Real],
         mut dh_sd: Out<B, B::Act>,
     ) {

@@ -14,6 +14,6 @@ mod rope;
 
 pub use blueprint::{Blueprint, ExpertLayout, ExpertSpec, LatentSpec, LayerSpec, Projection, SharedSpec};
 pub use build::{Adapters, Biases, Built, Factors, LoraInit, Start, Storage, Tuning, initialise_lora};
-pub use decoder::{Cache, Decoder, Forward, HeadPlan, Keep, Parts, Scores, Trace};
+pub use decoder::{Cache, Coefficients, Decoder, Forward, HeadPlan, Keep, Parts, Scores, Trace};
 pub use error::Error;
 pub use rope::{RopeScaling, RopeSpec};

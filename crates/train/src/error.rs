@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub enum Error {
     /// The data.
     Data(data::Error),
+    /// The GPU.
+    Device(kernels::cuda::Error),
     /// The model.
     Model(model::Error),
     /// A model that is asked.
@@ -82,6 +84,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Data(e) => e.exit_code(),
+            Error::Device(e) => e.exit_code(),
             Error::Model(e) => e.exit_code(),
             Error::Infer(e) => e.exit_code(),
             Error::Weights(e) => e.exit_code(),
@@ -101,6 +104,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Data(e) => e.fmt(f),
+            Error::Device(e) => e.fmt(f),
             Error::Model(e) => e.fmt(f),
             Error::Infer(e) => e.fmt(f),
             Error::Weights(e) => e.fmt(f),
@@ -149,4 +153,4 @@ macro_rules! from {
     )*};
 }
 
-from!(Data <- data::Error, Dist <- dist::Error, Model <- model::Error, Infer <- infer::Error, Weights <- weights::Error, RunDir <- rundir::Error, Objective <- objective::Error, Schedule <- optim::schedule::Error);
+from!(Data <- data::Error, Device <- kernels::cuda::Error, Dist <- dist::Error, Model <- model::Error, Infer <- infer::Error, Weights <- weights::Error, RunDir <- rundir::Error, Objective <- objective::Error, Schedule <- optim::schedule::Error);

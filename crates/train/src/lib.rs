@@ -36,6 +36,7 @@ mod validate;
 pub mod work;
 
 pub use error::Error;
+pub use kernels::cuda::Options as GpuOptions;
 pub use merge::{Merged, merge, probe_logits};
 pub use optimizer::optimizer_of;
 pub use pace::{Pace, Rates};

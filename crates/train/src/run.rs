@@ -1,6 +1,7 @@
 //! A run: steps, logging, evaluation, checkpoints, and every way it can end.
 
 pub(crate) mod agree;
+mod device;
 mod end;
 mod record;
 mod reference;
@@ -21,7 +22,7 @@ use crate::{Error, Job, Plan, Rows, report};
 use config::{Config, HomogeneousBatch, Loaded, Normalisation, Resume, Z0Scope};
 use data::Clock;
 use dist::World;
-use kernels::{Backend, Cpu};
+use kernels::Backend;
 use model::Built;
 use nn::Dropout;
 use objective::metrics::{Metric, Window};
@@ -81,6 +82,8 @@ pub struct Control {
     pub stop: AtomicBool,
     /// Save and go on.
     pub save: AtomicBool,
+    /// Where a GPU's libraries lie and its kernels are kept.
+    pub gpu: kernels::cuda::Options,
 }
 
 /// How a run ended.
@@ -213,14 +216,9 @@ fn in_folder(
     }
     let (found, passed_over) = agree::checkpoint(world, &job, folder, kept.resume)?;
     passed_over.into_iter().for_each(|p| observe(Event::Note(p)));
-    let backend = Cpu::<f32>::new(kept.threads);
     let ranks = Ranks { world, elastic: kept.elastic, zero: job.config.engine.zero_stage };
-    let mut run = Run::new(&backend, ranks, &job, &plan, folder, found.as_ref(), observe)?;
-    let begun = run.begin(found.as_ref(), kept.resume, control, observe);
-    *step = run.step;
-    let ended = if begun? { run.train(control, observe) } else { Ok(run.ended(true)) };
-    *step = run.step;
-    ended
+    let planned = device::Planned { ranks, job: &job, plan: &plan, folder, found: found.as_ref(), resume: kept.resume };
+    planned.run(kept.threads, control, step, observe)
 }
 
 /// All ranks, and how the work is spread over them.
@@ -458,9 +456,11 @@ impl<'a, B: Backend> Run<'a, B> {
             Ok(report) => report,
             Err(Interrupted) => return self.ranks.world.failure().map_or(Ok(None), |e| Err(e.into())),
         };
+        self.working()?;
         self.check(&report, step)?;
         let rate = self.job.config.optimizer.learning_rate * self.schedule.factor(self.step);
         let norm = self.update(step, grads, rate, skip)?;
+        self.working()?;
         self.step += 1;
         self.tokens += report.tokens;
         let seconds = begin.elapsed().as_secs_f64();

@@ -17,7 +17,7 @@ use balance::balanced_text;
 use data::Dataset;
 use dist::World;
 use kernels::{Backend, Real};
-use model::{Forward, HeadPlan, Keep, Parts, Scores};
+use model::{Coefficients, Forward, HeadPlan, Keep, Parts, Scores};
 use nn::{Context, Dropout, Grads, Params, RouterLoad};
 use objective::metrics::{Group, Metric, TokenSums, preference_values, sft_values};
 use objective::{Kl, Loss, Outcome, RowLoss, Settings};
@@ -254,7 +254,7 @@ impl<'a, B: Backend> StepContext<'a, B> {
         i: usize,
         pack: &Pack,
         parts: &Parts<B>,
-        coefficient: &mut dyn FnMut(&[B::Real]) -> Vec<B::Real>,
+        coefficient: &mut Coefficients<'_, B::Real>,
         grads: &mut Gradient<B>,
         sums: &mut [Sequence],
     ) {

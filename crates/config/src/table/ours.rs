@@ -21,6 +21,21 @@ const TRUNCATION: &[Choice] = &[
     Not("keep_end", "it would cut the beginning of the prompt and move every position"),
 ];
 const Z0_SCOPE: &[Choice] = &[Is("step"), Is("micro_batch"), Means("micro", "micro_batch")];
+const DEVICE: &[Choice] = &[
+    Is("auto"),
+    Is("cpu"),
+    Is("cuda"),
+    Means("cuda:0", "cuda"),
+    Is("cuda:1"),
+    Is("cuda:2"),
+    Is("cuda:3"),
+    Is("cuda:4"),
+    Is("cuda:5"),
+    Is("cuda:6"),
+    Is("cuda:7"),
+    Not("mps", "there are kernels for the CPU and for NVIDIA GPUs"),
+    Not("xpu", "there are kernels for the CPU and for NVIDIA GPUs"),
+];
 const PAIRING: &[Choice] = &[Is("group"), Is("trl")];
 const HOMOGENEOUS: &[Choice] = &[
     Is("exact"),
@@ -110,6 +125,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     works(ENGINE, "elastic", Bool, "", "sum gradients in an order that does not depend on the number of ranks; on with several ranks unless `deterministic: false`"),
     works(ENGINE, "dist_timeout", POSITIVE, "60", "seconds that ranks wait for one another before the job ends"),
     works((Section::Optimisation, Scope::Both), "train_batch_size", Int(1), "", "rows of a step over all ranks; when unset, micro-batches per step are multiplied by the number of ranks"),
+    works(ENGINE, "device", Kind::Choice(DEVICE), "auto", "where training computes: cpu, cuda, or cuda:N for the GPU of that number; auto is the CPU"),
     works(ENGINE, "threads", Int(1), "", "CPU threads; all physical cores when unset"),
     works(ENGINE, "max_memory", Bytes, "", "what the memory plan may use; what is free when unset"),
     works((Section::Logging, Scope::Both), "extra_metrics", Bool, "true", "logits/* and entropy, which cost a pass over the head"),

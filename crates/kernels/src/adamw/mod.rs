@@ -1,6 +1,7 @@
 //! AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) and the squared norm that clipping needs, over ranges of an arena.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Acc, Memory, View};
 

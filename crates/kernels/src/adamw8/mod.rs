@@ -4,6 +4,7 @@
 
 pub(crate) mod code;
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Acc, AdamwStep, Memory, View};
 use half::bf16;

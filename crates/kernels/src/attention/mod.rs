@@ -1,6 +1,7 @@
 //! Causal attention over packed segments with shared prefixes, grouped heads and a sliding window; never a `T x T` matrix.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Memory, Out, View};
 use std::ops::Range;

@@ -1,6 +1,7 @@
 //! The gated activation of GPT-OSS' experts: gate and up interleaved, clamped, and one added to up.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Memory, Out, View};
 

@@ -2,6 +2,7 @@
 //! a learned length, and the gradient of that length. The length of the weight itself is a constant, as in the paper's 4.3.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Acc, Memory, Out, View, Weight};
 

@@ -1,6 +1,7 @@
 //! Token embedding: rows of a table, and their gradient.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Acc, Memory, Out, View, Weight};
 

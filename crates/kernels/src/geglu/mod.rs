@@ -1,6 +1,7 @@
 //! The gated activation of Gemma's feed-forward layers (Shazeer 2020, arXiv 2002.05202).
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Memory, Out, View};
 

@@ -1,6 +1,7 @@
 //! Matrix products of a linear layer `y = x Wᵀ`, `W` as `[o, i]`, and of its backward.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 pub(crate) mod turn;
 
 use crate::{Acc, Dst, Memory, View};

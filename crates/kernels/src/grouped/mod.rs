@@ -1,6 +1,7 @@
 //! Products of mixture-of-experts layers: rows sorted by expert, each run of rows times a weight of its own.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Acc, Gemm, Out, View, Weight};
 use std::ops::Range;

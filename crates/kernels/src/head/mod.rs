@@ -1,6 +1,7 @@
 //! The language-model head: log-probabilities of given tokens without ever holding a `[tokens, vocabulary]` matrix.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Acc, Memory, Out, View, Weight};
 

@@ -7,7 +7,7 @@ use crate::{Cpu, Out, Real, View};
 const ROWS: usize = 32;
 
 /// Widths of a head's own key columns, of the shared ones, and of a value.
-fn widths(heads: usize, k: usize, v: usize, shared: usize, up: usize) -> [usize; 3] {
+pub(super) fn widths(heads: usize, k: usize, v: usize, shared: usize, up: usize) -> [usize; 3] {
     assert!(heads > 0 && k.is_multiple_of(heads) && v.is_multiple_of(heads) && k / heads >= shared);
     let [own, w] = [k / heads - shared, v / heads];
     assert!(up == heads * (own + w), "{heads} heads of {own} + {w} in {up} columns");

@@ -1,6 +1,7 @@
 //! Keys and values of multi-head latent attention, laid out for the attention kernel (DeepSeek-AI 2024, arXiv 2405.04434).
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Memory, Out, View};
 

@@ -1,6 +1,7 @@
 //! Causal attention of new rows to keys and values in pages: what generation reads.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{AttentionShape, KeyValue, Memory, Out, View};
 use std::ops::Range;

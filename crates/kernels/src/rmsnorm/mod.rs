@@ -1,6 +1,7 @@
 //! Root-mean-square normalisation (Zhang and Sennrich 2019, arXiv 1910.07467), over whole rows or over each head.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Acc, Dst, Memory, Out, View};
 

@@ -1,6 +1,7 @@
 //! Rotary position embedding (Su et al. 2021, arXiv 2104.09864).
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Memory, Out, View};
 

@@ -1,6 +1,7 @@
 //! The router of a mixture-of-experts layer: from logits over all experts to a few experts and their weights, per row.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Memory, Out, View};
 

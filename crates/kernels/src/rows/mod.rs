@@ -1,6 +1,7 @@
 //! Movement and addition of rows: residuals, biases, gather and scatter, dropout.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Acc, Memory, Out, View};
 

@@ -1,6 +1,7 @@
 //! Rows times a number each, and the gradients of those numbers.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Memory, Out, View};
 

@@ -2,6 +2,7 @@
 //! (Xiao et al. 2024, arXiv 2309.17453, as GPT-OSS has them).
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Acc, Memory, Out, View};
 

@@ -53,6 +53,10 @@ fn cases() -> Vec<Case> {
         case(2, 1, (2, 2), Some(17), &long),
         case(4, 2, (7, 35), None, &single),
         case(4, 4, (7, 3), Some(2), &single),
+        // Widths that tensor cores take.
+        case(4, 2, (16, 32), None, &shared),
+        case(2, 1, (32, 16), Some(17), &long),
+        capped(case(2, 2, (16, 16), None, &long)),
         capped(case(4, 2, (3, 5), None, &shared)),
         capped(case(2, 1, (2, 2), Some(17), &long)),
         capped(case(4, 2, (7, 35), None, &single)),

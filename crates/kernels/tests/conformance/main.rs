@@ -7,6 +7,8 @@ mod capped;
 mod embed;
 mod gates;
 mod gemm;
+#[cfg(feature = "cuda-tests")]
+mod gpu;
 mod grouped;
 mod head;
 mod latent;

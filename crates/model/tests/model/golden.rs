@@ -1,7 +1,7 @@
 //! Logits, log-probabilities, gradients and greedy tokens of transformers 5.23 (float32, eager attention).
 
 use crate::{architectures, context, golden_dir, load, trainable, whole};
-use kernels::{Cpu, Memory, PAGE, PagedSpan};
+use kernels::{Backend, Cpu, PAGE, PagedSpan};
 use model::{Keep, Parts, Tuning};
 use nn::{Context, Grads, Part, Step};
 use serde_json::Value;
@@ -23,15 +23,18 @@ fn largest_gap(got: &[f32], want: &[f32]) -> f32 {
 
 #[test]
 fn logits_and_log_probabilities_equal_transformers() {
-    let cpu = Cpu::<f32>::new(2);
+    logits_equal(&Cpu::<f32>::new(2));
+}
+
+pub(crate) fn logits_equal<B: Backend<Act = f32, Real = f32>>(cpu: &B) {
     for arch in architectures() {
-        let built = load(&cpu, &arch, Tuning::Frozen);
-        let ctx = context(&cpu, &built);
+        let built = load(cpu, &arch, Tuning::Frozen);
+        let ctx = context(cpu, &built);
         let expected =
             SafeTensors::open(&golden_dir().join("forward").join(&arch).join("expected.safetensors")).unwrap();
         for (i, sequence) in sequences(&arch).iter().enumerate() {
             let pack = whole(&ids(&sequence["input_ids"]));
-            let forward = built.decoder.forward(&ctx, &pack, &Parts::new(&cpu, &pack), Keep::Nothing);
+            let forward = built.decoder.forward(&ctx, &pack, &Parts::new(cpu, &pack), Keep::Nothing);
             let logits = built.decoder.logits(&ctx, &forward);
             let want = expected.get(&format!("logits.{i}")).unwrap().to_f32().unwrap();
             // The last row predicts past the end; we do not compute it.
@@ -46,12 +49,15 @@ fn logits_and_log_probabilities_equal_transformers() {
 
 #[test]
 fn gradients_of_the_mean_nll_equal_transformers() {
-    let cpu = Cpu::<f32>::new(2);
+    gradients_equal(&Cpu::<f32>::new(2));
+}
+
+pub(crate) fn gradients_equal<B: Backend<Act = f32, Real = f32>>(cpu: &B) {
     for arch in architectures().into_iter().filter(trainable) {
-        let built = load(&cpu, &arch, Tuning::Full);
-        let ctx = context(&cpu, &built);
+        let built = load(cpu, &arch, Tuning::Full);
+        let ctx = context(cpu, &built);
         let pack = whole(&ids(&sequences(&arch)[0]["input_ids"]));
-        let parts = Parts::new(&cpu, &pack);
+        let parts = Parts::new(cpu, &pack);
         let forward = built.decoder.forward(&ctx, &pack, &parts, Keep::All);
         let scores = built.decoder.score(&ctx, &pack, &forward, false, Some(0));
         let n = pack.targets.len();
@@ -84,22 +90,25 @@ fn gradients_of_the_mean_nll_equal_transformers() {
 
 #[test]
 fn greedy_tokens_through_the_cache_equal_transformers() {
-    let cpu = Cpu::<f32>::new(2);
+    tokens_equal(&Cpu::<f32>::new(2));
+}
+
+pub(crate) fn tokens_equal<B: Backend<Act = f32, Real = f32>>(cpu: &B) {
     for arch in architectures() {
-        let built = load(&cpu, &arch, Tuning::Frozen);
-        let ctx = context(&cpu, &built);
+        let built = load(cpu, &arch, Tuning::Frozen);
+        let ctx = context(cpu, &built);
         for sequence in sequences(&arch) {
             let (prompt, want) = (ids(&sequence["prompt_ids"]), ids(&sequence["greedy_24"]));
-            let got = greedy(&cpu, &ctx, &built.decoder, &prompt, want.len());
+            let got = greedy(cpu, &ctx, &built.decoder, &prompt, want.len());
             assert_eq!(got, want, "{arch}");
         }
     }
 }
 
-fn greedy(
-    cpu: &Cpu<f32>,
-    ctx: &Context<Cpu<f32>>,
-    decoder: &model::Decoder<Cpu<f32>>,
+fn greedy<B: Backend<Act = f32, Real = f32>>(
+    cpu: &B,
+    ctx: &Context<B>,
+    decoder: &model::Decoder<B>,
     prompt: &[u32],
     n: usize,
 ) -> Vec<u32> {

@@ -3,6 +3,8 @@
 mod adapters;
 mod configs;
 mod golden;
+#[cfg(feature = "cuda-tests")]
+mod gpu;
 mod gradients;
 mod quantised;
 

@@ -55,6 +55,7 @@ impl<B: Backend> Run<'_, B> {
         if self.job.adapter.is_some() {
             crate::companions::write(self.job, &dir)?;
         }
+        self.working()?;
         staging.commit(json!({"step": self.step}))?;
         Ok(())
     }

@@ -52,6 +52,7 @@ impl<B: Backend> Run<'_, B> {
             let dir = staging.path().to_owned();
             state::write_weights(self.backend, self.job, policy, &dir)?;
             state::write_optimizer(self.backend, self.job, policy, &self.optimizer, &dir)?;
+            self.working()?;
             return Ok(Some(staging.commit(meta)?));
         }
         let staging = if world.leads() { Some(self.folder.begin_checkpoint(self.step)?) } else { None };
@@ -63,6 +64,7 @@ impl<B: Backend> Run<'_, B> {
         if world.leads() {
             state::write_weights(self.backend, self.job, policy, &dir)?;
         }
+        self.working()?;
         let hash = rundir::checkpoint::durable(&dir, &file)?;
         let hashes = world.gather(&serde_json::to_vec(&hash).expect("strings and numbers"))?;
         let Some(mut staging) = staging else { return Ok(None) };

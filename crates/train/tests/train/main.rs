@@ -3,6 +3,8 @@
 mod adapters;
 mod faults;
 mod golden;
+#[cfg(feature = "cuda-tests")]
+mod gpu;
 mod gradients;
 mod invariance;
 mod killed;

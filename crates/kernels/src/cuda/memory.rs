@@ -1,0 +1,167 @@
+//! Device memory: blocks that are used again, copies, frozen weights as they are stored.
+
+use super::{Activation, Cuda, CudaStored, Error, Gpu, Plane, locked};
+use crate::{Elem, HostTensor, Memory, Out, View};
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex};
+
+/// Free blocks by size, and how much is alive.
+#[derive(Default)]
+pub(crate) struct Pool(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    free: BTreeMap<usize, Vec<u64>>,
+    live_bytes: usize,
+    peak_bytes: usize,
+}
+
+/// Rounds up to three significant bits, at least 512 bytes: packs that differ a little use the same blocks.
+fn size_class(bytes: usize) -> usize {
+    let bytes = bytes.max(512);
+    let step = (bytes.next_power_of_two() / 8).max(512);
+    bytes.div_ceil(step) * step
+}
+
+/// Device memory that goes back to its pool.
+pub(crate) struct Block {
+    pub(crate) address: u64,
+    size: usize,
+    gpu: Arc<Gpu>,
+}
+
+impl Block {
+    pub(crate) fn new(gpu: &Arc<Gpu>, bytes: usize) -> Block {
+        let size = size_class(bytes);
+        let mut state = locked(&gpu.pool.0);
+        state.live_bytes += size;
+        state.peak_bytes = state.peak_bytes.max(state.live_bytes);
+        let known = state.free.get_mut(&size).and_then(Vec::pop);
+        let address = known.or_else(|| gpu.attempt(|| fresh(gpu, &mut state, size)));
+        // Without memory the address is never used: nothing is queued after a failure.
+        Block { address: address.unwrap_or(0), size, gpu: gpu.clone() }
+    }
+}
+
+/// New memory; where there is none, after all that lies free was given back.
+fn fresh(gpu: &Gpu, state: &mut State, size: usize) -> Result<u64, Error> {
+    gpu.driver.alloc(size).or_else(|_| {
+        gpu.driver.wait()?;
+        for address in std::mem::take(&mut state.free).into_values().flatten() {
+            gpu.driver.free(address);
+        }
+        gpu.driver.alloc(size)
+    })
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let mut state = locked(&self.gpu.pool.0);
+        state.live_bytes -= self.size;
+        if self.address != 0 {
+            state.free.entry(self.size).or_default().push(self.address);
+        }
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        let free = std::mem::take(&mut locked(&self.pool.0).free);
+        free.into_values().flatten().for_each(|address| self.driver.free(address));
+    }
+}
+
+/// An owned buffer of elements on the device.
+pub struct CudaBuf<T> {
+    block: Block,
+    element: PhantomData<fn() -> T>,
+}
+
+fn bytes_of<T: Elem>(values: &[T]) -> &[u8] {
+    // SAFETY: elements are plain numbers without padding.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+fn bytes_of_mut<T: Elem>(values: &mut [T]) -> &mut [u8] {
+    // SAFETY: as above, and any bits are a number.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
+}
+
+/// The bytes of `rows` rows of `cols` elements that are `ld` apart.
+fn plane<T>(address: u64, rows: usize, cols: usize, ld: usize) -> Plane {
+    let size = size_of::<T>();
+    Plane { address, rows, width: cols * size, pitch: ld.max(cols) * size }
+}
+
+impl<A: Activation> Cuda<A> {
+    /// Most bytes of device matrices that were alive at one time since the last call.
+    pub fn take_peak_bytes(&self) -> usize {
+        let mut state = locked(&self.gpu.pool.0);
+        let live = state.live_bytes;
+        std::mem::replace(&mut state.peak_bytes, live)
+    }
+
+    /// Bytes as they are, on the device.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Block {
+        let block = Block::new(&self.gpu, bytes.len());
+        if !bytes.is_empty() {
+            let to = Plane { address: block.address, rows: 1, width: bytes.len(), pitch: bytes.len() };
+            self.gpu.attempt(|| self.gpu.driver.copy_in(bytes, to));
+        }
+        block
+    }
+
+    /// Numbers as they are, on the device.
+    pub(crate) fn numbers<T: Elem>(&self, values: &[T]) -> Block {
+        self.bytes(bytes_of(values))
+    }
+}
+
+impl<A: Activation> Memory for Cuda<A> {
+    type Act = A;
+    type Real = f32;
+    type Buf<T: Elem> = CudaBuf<T>;
+    type Stored = CudaStored;
+
+    fn alloc<T: Elem>(&self, len: usize) -> CudaBuf<T> {
+        let bytes = len.checked_mul(size_of::<T>()).expect("buffer size overflows");
+        CudaBuf { block: Block::new(&self.gpu, bytes), element: PhantomData }
+    }
+    fn address<T: Elem>(buf: &CudaBuf<T>) -> *const T {
+        buf.block.address as *const T
+    }
+    fn address_mut<T: Elem>(buf: &mut CudaBuf<T>) -> *mut T {
+        buf.block.address as *mut T
+    }
+    fn upload<T: Elem>(&self, src: &[T], dst: Out<'_, Self, T>) {
+        assert_eq!(src.len(), dst.rows * dst.cols, "upload of {} elements into {} x {}", src.len(), dst.rows, dst.cols);
+        if !src.is_empty() {
+            let to = plane::<T>(dst.ptr as u64, dst.rows, dst.cols, dst.ld);
+            self.gpu.attempt(|| self.gpu.driver.copy_in(bytes_of(src), to));
+        }
+    }
+    fn download<T: Elem>(&self, src: View<'_, Self, T>, dst: &mut [T]) {
+        assert_eq!(dst.len(), src.rows * src.cols, "download of {} x {} into {}", src.rows, src.cols, dst.len());
+        if !dst.is_empty() {
+            let from = plane::<T>(src.ptr as u64, src.rows, src.cols, src.ld);
+            self.gpu.attempt(|| self.gpu.driver.copy_out(from, bytes_of_mut(dst)));
+        }
+    }
+    fn fill_zero<T: Elem>(&self, dst: Out<'_, Self, T>) {
+        if dst.rows > 0 && dst.cols > 0 {
+            let at = plane::<T>(dst.ptr as u64, dst.rows, dst.cols, dst.ld);
+            self.gpu.attempt(|| self.gpu.driver.zero(at));
+        }
+    }
+    fn trouble(&self) -> Option<Error> {
+        self.gpu.attempt(|| self.gpu.driver.wait());
+        locked(&self.gpu.failure).clone()
+    }
+    fn store(&self, tensor: HostTensor, rows: usize, cols: usize) -> CudaStored {
+        CudaStored::new(self, &tensor, rows, cols)
+    }
+    fn stored_to_host(&self, stored: &CudaStored, dst: &mut [f32]) {
+        stored.to_host(self, dst);
+    }
+}

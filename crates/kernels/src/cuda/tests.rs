@@ -1,0 +1,153 @@
+//! Host code against a driver that only writes down what it is asked for, and fails where it is told to.
+
+use super::{About, Arg, Cuda, Driver, Error, Grid, Kernel, Plane, Product, Program};
+use crate::{Attention, AttentionShape, Gemm, KeyValue, Memory, RowOps, Span, Weight};
+use half::bf16;
+use std::sync::{Arc, Mutex};
+
+/// What was asked for, in order, and how many allocations are granted.
+#[derive(Clone)]
+struct Recorded {
+    calls: Arc<Mutex<Vec<String>>>,
+    granted: usize,
+}
+
+impl Recorded {
+    fn new(granted: usize) -> Recorded {
+        Recorded { calls: Arc::default(), granted }
+    }
+    fn note(&self, call: String) -> usize {
+        let mut calls = self.calls.lock().unwrap();
+        calls.push(call);
+        calls.len()
+    }
+    /// Calls of a kind since the last time, and all others forgotten.
+    fn take(&self, kind: &str) -> Vec<String> {
+        let calls = std::mem::take(&mut *self.calls.lock().unwrap());
+        calls.into_iter().filter(|call| call.starts_with(kind)).collect()
+    }
+}
+
+impl Driver for Recorded {
+    fn about(&self) -> About {
+        About::default()
+    }
+    fn alloc(&self, bytes: usize) -> Result<u64, Error> {
+        let made = self.calls.lock().unwrap().iter().filter(|call| call.starts_with("alloc")).count();
+        if made >= self.granted {
+            self.note("refused".into());
+            return Err(Error::Memory { bytes, free: 7 << 20 });
+        }
+        Ok(4096 * self.note(format!("alloc {bytes}")) as u64)
+    }
+    fn free(&self, address: u64) {
+        self.note(format!("free {address}"));
+    }
+    fn copy_in(&self, from: &[u8], _: Plane) -> Result<(), Error> {
+        self.note(format!("in {}", from.len()));
+        Ok(())
+    }
+    fn copy_out(&self, _: Plane, to: &mut [u8]) -> Result<(), Error> {
+        self.note(format!("out {}", to.len()));
+        Ok(())
+    }
+    fn zero(&self, at: Plane) -> Result<(), Error> {
+        self.note(format!("zero {} x {}", at.rows, at.width));
+        Ok(())
+    }
+    fn kernel(&self, program: &Program, name: &str) -> Result<Kernel, Error> {
+        assert!(program.kernels().contains(&name), "{name} of {}", program.name);
+        Ok(Kernel(self.note(format!("kernel {name}"))))
+    }
+    unsafe fn launch(&self, _: Kernel, grid: Grid, args: &[Arg]) -> Result<(), Error> {
+        self.note(format!(
+            "launch {:?} x {}, {} shared, {} parameters",
+            grid.blocks,
+            grid.threads,
+            grid.shared,
+            args.len()
+        ));
+        Ok(())
+    }
+    unsafe fn product(&self, p: &Product) -> Result<(), Error> {
+        self.note(format!("product {:?} {}{}", p.shape, p.left.turned, p.right.turned));
+        Ok(())
+    }
+    fn wait(&self) -> Result<(), Error> {
+        self.note("wait".into());
+        Ok(())
+    }
+}
+
+#[test]
+fn memory_that_was_freed_is_used_again_and_all_goes_back_at_the_end() {
+    let driver = Recorded::new(100);
+    let cuda = Cuda::<f32>::new(driver.clone());
+    let a = cuda.mat::<f32>(10, 100);
+    let first = a.view().ptr;
+    drop(a);
+    let b = cuda.mat::<f32>(1, 1010);
+    assert_eq!(b.view().ptr, first);
+    assert_eq!(cuda.take_peak_bytes(), 4096);
+    drop((b, cuda));
+    assert_eq!(driver.take(""), ["alloc 4096", "free 4096"]);
+}
+
+#[test]
+fn without_memory_what_lies_free_is_given_back_and_then_nothing_more_is_asked() {
+    let driver = Recorded::new(2);
+    let cuda = Cuda::<f32>::new(driver.clone());
+    let x = cuda.mat::<f32>(4, 4);
+    drop(cuda.mat::<f32>(100, 100));
+    let y = cuda.zeros::<f32>(1000, 1000);
+    assert_eq!(driver.take("")[2..], ["refused", "wait", &format!("free {}", 2 * 4096), "refused"]);
+    let error = cuda.trouble().unwrap();
+    assert_eq!((error.exit_code(), error.to_string().contains("7 MB are free")), (4, true), "{error}");
+    cuda.linear(1.0, x.view(), Weight::Param(x.view()), cuda.mat(4, 4).out());
+    assert_eq!(cuda.to_host(y.view())[..3], [0.0; 3], "nothing is read");
+    assert_eq!(driver.take(""), [""; 0]);
+}
+
+#[test]
+fn a_kernel_is_loaded_once_and_empty_matrices_queue_nothing() {
+    let driver = Recorded::new(100);
+    let cuda = Cuda::<f32>::new(driver.clone());
+    let (x, mut y) = (cuda.mat::<f32>(3, 70), cuda.mat::<f32>(3, 70));
+    driver.take("");
+    (0..2).for_each(|_| cuda.copy(x.view(), y.out()));
+    cuda.copy(x.view().rows(0..0), y.out().rows(1..1));
+    let launch = "launch [3, 1, 1] x 96, 0 shared, 3 parameters";
+    assert_eq!(driver.take(""), ["kernel copy_rows", launch, launch]);
+    cuda.linear_dw(1.0, x.view().rows(0..0), x.view().rows(0..0), cuda.mat(70, 70).acc());
+    cuda.linear(1.0, x.view().cols(0..0), Weight::Param(y.view().cols(0..0)), cuda.mat(3, 3).out());
+    assert_eq!(driver.take("product"), [""; 0]);
+    cuda.linear_dx(1.0, x.view().cols(0..3), Weight::Param(y.view()), cuda.mat(3, 70).out());
+    assert_eq!(driver.take("product"), ["product [3, 70, 3] falsefalse"]);
+}
+
+#[test]
+fn attention_goes_to_tensor_cores_where_its_widths_and_shared_memory_fit() {
+    let driver = Recorded::new(1000);
+    let cuda = Cuda::<bf16>::new(driver.clone());
+    let kernel = |width: usize| {
+        let shape = AttentionShape {
+            query_heads: 2,
+            kv_heads: 1,
+            qk_width: width,
+            v_width: width,
+            scale: 1.0,
+            window: None,
+            cap: None,
+        };
+        let (q, k) = (cuda.mat::<bf16>(70, 2 * width), cuda.mat::<bf16>(70, width));
+        let kv = KeyValue { k: k.view(), v: k.view() };
+        let spans = [Span { rows: 0..70, context: 0..0 }];
+        cuda.attention(&shape, &spans, q.view(), kv, kv, cuda.mat(70, 2 * width).out(), None);
+        let calls = driver.take("");
+        calls.iter().filter(|c| c.starts_with("kernel") || c.starts_with("launch")).cloned().collect::<Vec<_>>()
+    };
+    let on_tensor_cores = "launch [2, 2, 1] x 128, 36352 shared, 10 parameters";
+    assert_eq!(kernel(128), ["kernel tensor_attention", on_tensor_cores]);
+    assert_eq!(kernel(24), ["kernel attention", "launch [70, 2, 1] x 32, 0 shared, 10 parameters"]);
+    assert_eq!(kernel(512)[0], "kernel attention");
+}

@@ -1,0 +1,130 @@
+//! The CUDA backend: on the CPU through a stand-in for a GPU, on a GPU where `PROSPECT_GPU` names one, and its kernels through
+//! NVIDIA's compiler where that is.
+
+use crate::conformance;
+use kernels::cuda::{Cuda, Emulated, Nvrtc, Options, Order, Real, programs};
+use kernels::{Adamw8, AdamwStep, Cpu, Dora, LowRank, Memory, MomentCodes, Moments, Rounding, Values, Weight, bf16};
+use std::path::{Path, PathBuf};
+
+/// Architectures that kernels are compiled for: A100, RTX 3090, RTX 4090, H100, B200.
+const ARCHITECTURES: [&str; 5] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100"];
+
+fn bits(computed: Vec<(&'static str, Vec<f64>)>) -> Vec<(&'static str, Vec<u64>)> {
+    computed.into_iter().map(|(name, all)| (name, all.iter().map(|x| x.to_bits()).collect())).collect()
+}
+
+/// What a device computes; panics where that is not what the definitions say.
+fn computed(cuda: &Cuda<f32>) -> Vec<(&'static str, Vec<u64>)> {
+    let computed = conformance(cuda);
+    assert_eq!(cuda.trouble(), None);
+    bits(computed)
+}
+
+#[test]
+fn gpu_kernels_on_the_cpu_equal_the_definitions_in_either_order_of_their_threads() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda");
+    let run = |order| Some(computed(&Cuda::new(Emulated::found(&folder, order)?)));
+    let Some(ascending) = run(Order::Ascending) else {
+        return println!("emulation: skipped, there is no c++ (apt-get install g++)");
+    };
+    let descending = run(Order::Descending).expect("there was a compiler");
+    for ((name, one), (_, other)) in ascending.iter().zip(descending) {
+        assert!(one.len() > 100 && *one == other, "{name}: the order of threads changes bits");
+    }
+    println!("emulation: {} operators equal their definitions", ascending.len());
+}
+
+/// Operators without a definition of their own here, against the CPU.
+fn small_memory<B: Memory<Real = f32> + Adamw8 + Dora>(b: &B, rounding: Rounding) -> [Vec<f32>; 4] {
+    let n = 700;
+    let of = |seed: u64| testkit::to::<f32, f64>(&testkit::noise(n, seed));
+    let (mut p, mut halves) =
+        (b.from_host(1, n, &of(1)), b.from_host(1, n, &of(2).iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>()));
+    let mut codes = [0, 1].map(|_| b.from_host(1, n, &vec![127u8; n]));
+    let mut largest = [0, 1].map(|_| b.zeros::<f32>(1, n.div_ceil(256)));
+    let mut plain = [0, 1].map(|_| b.zeros::<f32>(1, n));
+    for step in 1..=3 {
+        let g = b.from_host(1, n, &of(2 + step));
+        let (learning_rate, grad_scale, weight_decay) = (0.01, 0.7, 0.3);
+        let s = AdamwStep { learning_rate, beta1: 0.9, beta2: 0.95, epsilon: 1e-3, weight_decay, step, grad_scale };
+        let [m, v] = &mut codes;
+        let [ml, vl] = &mut largest;
+        let m = MomentCodes { codes: m.acc(), absmax: ml.acc() };
+        let v = MomentCodes { codes: v.acc(), absmax: vl.acc() };
+        b.adamw8(&s, Values::Real(p.acc()), g.view(), Moments::Codes { m, v, rounding });
+        let [m, v] = &mut plain;
+        let moments = Moments::Real { m: m.acc(), v: v.acc() };
+        b.adamw8(&s, Values::Half { values: halves.acc(), key: step }, g.view(), moments);
+    }
+    let codes = codes.iter().flat_map(|c| b.to_host(c.view())).map(f32::from).collect();
+    let (w, a, c) = (b.from_host(20, 35, &of(7)), b.from_host(3, 35, &of(8)[..105]), b.from_host(20, 3, &of(9)[..60]));
+    let mut norms = b.mat::<f32>(1, 20);
+    let update = Some(LowRank { a: a.view(), b: c.view(), scale: 0.5 });
+    b.row_norms(Weight::Param(w.view()), update, norms.out());
+    let halves = b.to_host(halves.view()).iter().map(|x| x.to_f32()).collect();
+    [b.to_host(p.view()), halves, codes, b.to_host(norms.view())]
+}
+
+#[test]
+fn operators_of_small_memory_give_the_cpus_numbers() {
+    for rounding in [Rounding::Nearest, Rounding::Grid] {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda");
+        let Some(emulated) = Emulated::found(&folder, Order::Descending) else { return };
+        let found = small_memory(&Cuda::<f32>::new(emulated), rounding);
+        let want = small_memory(&Cpu::<f32>::new(2), rounding);
+        // A sum that is rounded otherwise may move a code or a rounding by one.
+        for ((found, want), allowed) in found.iter().zip(&want).zip([1e-3, 8e-3, 1.0, 1e-5]) {
+            let gap = found.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let moved = found.iter().zip(want).filter(|(a, b)| a != b).count();
+            assert!(found.len() == want.len() && gap <= allowed, "{rounding:?}: {gap}, {moved} of {}", want.len());
+        }
+    }
+}
+
+fn folders() -> Vec<PathBuf> {
+    std::env::var_os("PROSPECT_CUDA_LIBRARIES").map_or(Vec::new(), |all| std::env::split_paths(&all).collect())
+}
+
+#[test]
+fn a_gpu_equals_the_definitions_and_itself() {
+    let Some(number) = std::env::var("PROSPECT_GPU").ok().and_then(|n| n.parse().ok()) else {
+        return println!("GPU: skipped, PROSPECT_GPU names none");
+    };
+    let cuda = Cuda::new(Real::open(&Options { number, folders: folders(), ..Options::default() }).unwrap());
+    println!("GPU: {:?}", cuda.about());
+    let first = computed(&cuda);
+    for _ in 0..9 {
+        assert!(computed(&cuda) == first, "ten runs, other bits");
+    }
+}
+
+#[test]
+fn kernels_compile_for_every_architecture_with_hardly_a_spill() {
+    let nvrtc = match Nvrtc::open(99, &folders()) {
+        Ok(nvrtc) => nvrtc,
+        Err(error) => return println!("NVRTC: skipped, {error}"),
+    };
+    println!("NVRTC {}.{} at {}", nvrtc.version().0, nvrtc.version().1, nvrtc.file().display());
+    println!(
+        "{:<28} {:<22} {:>7} {:>9} {:>7} {:>6} {:>6}",
+        "program", "kernel", "", "registers", "shared", "stack", "spills"
+    );
+    let mut spilled = Vec::new();
+    for program in programs() {
+        let of: Vec<&str> = program.defines.iter().map(|(_, value)| value.as_str()).collect();
+        let name = format!("{} {}", program.name, of.join(" "));
+        for architecture in ARCHITECTURES {
+            for u in nvrtc.usage(&program, architecture).unwrap_or_else(|e| panic!("{name} for {architecture}: {e}")) {
+                println!(
+                    "{name:<28} {:<22} {architecture:>7} {:>9} {:>7} {:>6} {:>6}",
+                    u.kernel, u.registers, u.shared, u.stack, u.spills
+                );
+                // A few registers more than 168, which ptxas aims at for two blocks on a multiprocessor, cost nothing.
+                if u.spills > 64 {
+                    spilled.push(format!("{name} {} {architecture}: {} bytes", u.kernel, u.spills));
+                }
+            }
+        }
+    }
+    assert!(spilled.is_empty(), "registers do not suffice: {spilled:#?}");
+}

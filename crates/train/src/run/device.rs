@@ -1,0 +1,71 @@
+//! Which device a run computes on: the one place where it is chosen.
+
+use super::{Control, Ended, Event, Ranks, Run};
+use crate::{Error, Job, Plan};
+use config::Device;
+use kernels::cuda::{Cuda, Options, Real};
+use kernels::{Backend, Cpu};
+use rundir::{Checkpoint, RunFolder};
+
+/// A run with all decided that can be without a device.
+#[derive(Clone, Copy)]
+pub(super) struct Planned<'a> {
+    pub(super) ranks: Ranks<'a>,
+    pub(super) job: &'a Job,
+    pub(super) plan: &'a Plan,
+    pub(super) folder: &'a RunFolder,
+    pub(super) found: Option<&'a Checkpoint>,
+    /// Whether the run is one that goes on.
+    pub(super) resume: bool,
+}
+
+impl Planned<'_> {
+    /// Runs on the device that the configuration names; `step` is kept up to date.
+    pub(super) fn run(
+        self,
+        threads: usize,
+        control: &Control,
+        step: &mut u64,
+        observe: &mut dyn FnMut(Event),
+    ) -> Result<Ended, Error> {
+        match self.job.config.engine.device {
+            Device::Auto | Device::Cpu => self.on(&Cpu::<f32>::new(threads), control, step, observe),
+            Device::Cuda(number) => {
+                let cuda = Cuda::<f32>::new(Real::open(&Options { number, ..control.gpu.clone() })?);
+                let about = cuda.about();
+                let libraries = about.libraries.iter().map(|(name, version)| format!("{name} {version}"));
+                let libraries = libraries.collect::<Vec<_>>().join(", ");
+                observe(Event::Opening(format!(
+                    "device         cuda:{number}, {}, {:.1} GiB, {libraries}",
+                    about.name,
+                    about.memory as f64 / (1u64 << 30) as f64
+                )));
+                self.on(&cuda, control, step, observe)
+            }
+        }
+    }
+
+    fn on<B: Backend>(
+        self,
+        backend: &B,
+        control: &Control,
+        step: &mut u64,
+        observe: &mut dyn FnMut(Event),
+    ) -> Result<Ended, Error> {
+        let Planned { ranks, job, plan, folder, found, resume } = self;
+        let mut run = Run::new(backend, ranks, job, plan, folder, found, observe)?;
+        run.working()?;
+        let begun = run.begin(found, resume, control, observe);
+        *step = run.step;
+        let ended = if begun? { run.train(control, observe) } else { Ok(run.ended(true)) };
+        *step = run.step;
+        ended
+    }
+}
+
+impl<B: Backend> Run<'_, B> {
+    /// Whether the device works; after a failure its numbers are none.
+    pub(super) fn working(&self) -> Result<(), Error> {
+        self.backend.trouble().map_or(Ok(()), |e| Err(e.into()))
+    }
+}
