@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <utility>
 #include <tuple>
 #include <vector>
@@ -215,6 +216,9 @@ static bool run_block(bool descending) {
 }
 
 static int run(const unsigned* grid, const unsigned* threads, unsigned shared, int order, void (*body)(void*), void* environment) {
+    // Devices of one process share the loaded kernels, and with them the one block there is.
+    static std::mutex one;
+    std::lock_guard<std::mutex> alone(one);
     Block& b = block;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {threads[0], threads[1], threads[2]};
