@@ -4,12 +4,13 @@ struct Gelu {
     float value, slope;
 };
 
-// (1 + tanh z) / 2 is the logistic function of 2 z.
+// (1 + tanh z / 2) / 2 is the logistic function of z. Of the amount of z, so that one minus it loses no digits.
 __device__ __forceinline__ Gelu gelu(float x) {
     const float c = 0.7978845608028654f, k = 0.044715f;
-    float square = x * x;
-    float s = sigmoid(2.0f * c * x * (1.0f + k * square));
-    return {x * s, s + x * s * (1.0f - s) * (2.0f * c * (1.0f + 3.0f * k * square))};
+    float square = x * x, z = 2.0f * c * x * (1.0f + k * square);
+    float e = expf(-fabsf(z)), share = 1.0f / (1.0f + e);
+    float s = z < 0.0f ? e * share : share;
+    return {x * s, s + x * (e * share * share) * (2.0f * c * (1.0f + 3.0f * k * square))};
 }
 
 extern "C" __global__ void geglu(In<act> gate, In<act> up, u32 cols, Out<act> a) {
