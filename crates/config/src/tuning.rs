@@ -27,7 +27,7 @@ pub struct Lora {
     pub r: usize,
     /// scale = alpha / r, or alpha / sqrt(r) with `rslora`.
     pub alpha: f64,
-    /// As PEFT records it; whether it acts is [`Config::adapter_dropout`].
+    /// As PEFT records it; whether it acts is [`crate::Config::adapter_dropout`].
     pub dropout: f64,
     /// Which linear layers.
     pub targets: Targets,

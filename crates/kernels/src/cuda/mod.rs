@@ -1,7 +1,7 @@
 //! NVIDIA GPUs: the same operators as kernels that are compiled when they are first used, and matrix products by cuBLASLt.
 //!
 //! Everything is queued on one stream in the order of the calls, so memory that was given back can be used at once. What goes
-//! wrong on a device is noticed late; the first failure is kept, later calls do nothing, and [`Memory::failure`] tells.
+//! wrong on a device is noticed late; the first failure is kept, later calls do nothing, and [`crate::Memory::trouble`] tells.
 
 mod driver;
 mod emulated;
