@@ -96,8 +96,14 @@ unsafe fn tile<const KIND: u8, const R: usize, const C: usize>(
                 }
             }
         }
-        sums.map(|s| join(std::array::from_fn(|c| if c < C { s[c] } else { _mm512_setzero_ps() })))
     }
+    let mut joined = [_mm_setzero_ps(); R];
+    for r in 0..R {
+        let mut four = [_mm512_setzero_ps(); 4];
+        four[..C].copy_from_slice(&sums[r]);
+        joined[r] = join(four);
+    }
+    joined
 }
 
 /// As [`super::Apart::dots`].

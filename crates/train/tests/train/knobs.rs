@@ -244,7 +244,7 @@ fn evaluations_take_the_test_split_and_are_refused_without_rows() {
     assert!(refused.to_string().contains("a split `test`"), "{refused}");
     write_rows(&folder, "test.jsonl", 8);
     let found = of(json!(folder.0)).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!((found.train.data.len(), found.eval.map(|eval| eval.data.len())), (30, Some(8)));
+    assert_eq!((found.train.data.len(), found.eval.as_ref().map(|eval| eval.data.len())), (30, Some(8)));
 }
 
 #[test]
