@@ -5,6 +5,7 @@ mod device;
 mod end;
 mod record;
 mod reference;
+mod rehearsal;
 mod samples;
 mod save;
 mod update;
