@@ -1,8 +1,7 @@
 //! What a decoder consists of: shapes, biases, norms, windows, experts; everything an architecture decides.
 
 use crate::RopeSpec;
-use kernels::{Clamp, RouteShape};
-use nn::Gate;
+use kernels::{Clamp, Gate, RouteShape};
 
 /// A decoder before it has weights.
 #[derive(Clone, Debug, PartialEq)]

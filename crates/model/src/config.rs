@@ -1,7 +1,7 @@
 //! Reading `config.json` strictly: every key that changes the mathematics is used, or refused by name.
 
 use crate::Error;
-use nn::Gate;
+use kernels::Gate;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeSet;

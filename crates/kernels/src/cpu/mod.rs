@@ -16,15 +16,14 @@ use crate::capped::cpu::CappedLoops;
 use crate::clamped::cpu::ClampedLoops;
 use crate::codes::{CodeLoops, Decode};
 use crate::dora::cpu::DoraLoops;
-use crate::geglu::cpu::GeGluLoops;
-use crate::gemm::cpu::GemmLoops;
+use crate::gemm::cpu::{GemmLoops, Multiplied};
 use crate::gemm::turn::Turn;
+use crate::glu::cpu::GluLoops;
 use crate::head::cpu::HeadLoops;
 use crate::rmsnorm::cpu::RmsNormLoops;
 use crate::rope::cpu::RopeLoops;
 use crate::rows::cpu::RowLoops;
 use crate::scale::cpu::ScaleLoops;
-use crate::swiglu::cpu::SwiGluLoops;
 use crate::{Acc, Elem, HostTensor, Memory, Out, Real, View};
 use buffer::BufferPool;
 use rayon::prelude::*;
@@ -42,15 +41,15 @@ pub trait Loops<E>:
     + ClampedLoops<E>
     + CodeLoops<E>
     + Decode
-    + GeGluLoops<E>
+    + GluLoops<E>
     + DoraLoops<E>
     + GemmLoops<E>
+    + Multiplied
     + HeadLoops<E>
     + RmsNormLoops<E>
     + RopeLoops<E>
     + RowLoops<E>
     + ScaleLoops<E>
-    + SwiGluLoops<E>
     + Turn
     + UnpackLoops<E>
 {
@@ -59,7 +58,8 @@ pub trait Loops<E>:
 impl Loops<f32> for f32 {}
 impl Loops<f64> for f64 {}
 
-/// A CPU with its own threads. Results do not depend on their number.
+/// A CPU with its own threads. Results do not depend on their number. Copies share the threads and the memory.
+#[derive(Clone)]
 pub struct Cpu<E> {
     threads: Arc<rayon::ThreadPool>,
     buffers: Arc<BufferPool>,

@@ -15,8 +15,7 @@ mod qwen3_moe;
 
 use crate::config::Reader;
 use crate::{Blueprint, Error, LayerSpec, RopeSpec};
-use kernels::{Gating, RouteShape};
-use nn::Gate;
+use kernels::{Gate, Gating, RouteShape};
 use serde_json::{Map, Value};
 
 /// Every `model_type` there is.
