@@ -14,6 +14,7 @@ pub mod dataset;
 mod encode;
 pub mod error;
 pub mod format;
+mod frames;
 mod journal;
 pub mod locate;
 pub mod order;

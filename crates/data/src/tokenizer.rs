@@ -252,7 +252,8 @@ impl Tokenizer {
             None => Err(Error::Tokenizer {
                 path: self.folder.clone(),
                 reason: "no chat template: expected chat_template.jinja or `chat_template` in tokenizer_config.json; \
-                         add one, or give data as plain text (`prompt` and `completion` strings, or `text`)"
+                         name one (`chat_template_path`, on a command line of `data` --template: a file, chatml, qwen, llama3, \
+                         ...), or give data as plain text (`prompt` and `completion` strings, or `text`)"
                     .into(),
             }),
         }
