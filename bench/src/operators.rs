@@ -8,9 +8,9 @@ use crate::arithmetic::median;
 use crate::machine::{Rates, threads};
 use crate::noise::{floats, tokens};
 use kernels::{
-    Acc, Adamw, AdamwStep, Attention, AttentionGrads, AttentionSaved, AttentionShape, Cpu, Embed, ForBackward, Gemm,
-    Head, HeadSaved, HostTensor, KeyValue, Mat, Memory, RmsNorm, RmsNormSaved, Rope, RopeLayout, RopeTable, RowOps,
-    Span, StoredDtype, SwiGlu, Weight,
+    Acc, Adamw, AdamwStep, Attention, AttentionGrads, AttentionSaved, AttentionShape, Cpu, Embed, ForBackward, Gate,
+    Gemm, Glu, Head, HeadSaved, HostTensor, KeyValue, Mat, Memory, RmsNorm, RmsNormSaved, Rope, RopeLayout, RopeTable,
+    RowOps, Span, StoredDtype, Weight,
 };
 use serde::Serialize;
 use std::sync::Arc;
@@ -209,9 +209,10 @@ impl<'a> Table<'a> {
         let (gate, up, da) = (self.mat(T, f), self.mat(T, f), self.mat(T, f));
         let (mut a, mut dup) = (self.mat(T, f), self.mat(T, f));
         let (tf, shape) = (T * f, format!("{T} x {f}"));
-        self.add("swiglu", shape.clone(), 5 * tf, 3 * tf, || cpu.swiglu(gate.view(), up.view(), a.out()));
+        let silu = Gate::Silu;
+        self.add("swiglu", shape.clone(), 5 * tf, 3 * tf, || cpu.glu(silu, gate.view(), up.view(), a.out()));
         self.add("swiglu_back", shape, 10 * tf, 5 * tf, || {
-            cpu.swiglu_back(gate.view(), up.view(), da.view(), a.out(), dup.out());
+            cpu.glu_back(silu, [gate.view(), up.view(), da.view()], a.out(), dup.out());
         });
     }
 

@@ -25,7 +25,7 @@ fn part_of(operator: Operator) -> usize {
         O::Attention | O::AttentionBack | O::Rope => 1,
         O::Linear | O::LinearDx | O::LinearDw | O::AddBias | O::BiasBack | O::Dropout => 2,
         O::Grouped | O::GroupedBack | O::Route => 2,
-        O::RmsNorm | O::RmsNormBack | O::SwiGlu | O::SwiGluBack | O::Add | O::Scale => 3,
+        O::RmsNorm | O::RmsNormBack | O::Glu | O::GluBack | O::Add | O::Scale => 3,
         O::Head | O::HeadBack => 4,
         O::Adamw | O::SquareNorm | O::FillZero => 5,
         O::MoveRows | O::Transfer | O::Alloc => 6,

@@ -38,6 +38,14 @@ impl HubName {
         Some(HubName { repo: Repo::new(kind, &id).ok()?, file })
     }
 
+    /// A path here as it stands; of a repository that it names, where that lies once fetched.
+    pub(crate) fn local(kind: RepoKind, path: &Path, include: &[&str], screen: &Screen) -> Result<PathBuf, Failure> {
+        match HubName::of(kind, path) {
+            Some(name) => name.fetch(include, None, screen),
+            None => Ok(path.to_owned()),
+        }
+    }
+
     /// The path of the file or folder, fetched as far as it is not there yet; the commit is pinned.
     pub(crate) fn fetch(&self, include: &[&str], token: Option<&str>, screen: &Screen) -> Result<PathBuf, Failure> {
         screen.note(format_args!("{} is no path here: taken from the Hub", self.repo));

@@ -18,10 +18,11 @@ pub mod cpu;
 pub mod cuda;
 pub mod dora;
 pub mod embed;
-pub mod geglu;
 pub mod gemm;
+pub mod glu;
 pub mod grouped;
 pub mod head;
+mod heap;
 pub mod latent;
 mod memory;
 pub mod paged;
@@ -32,7 +33,6 @@ pub mod route;
 pub mod rows;
 pub mod scale;
 pub mod sink;
-pub mod swiglu;
 pub mod tampered;
 pub mod timed;
 
@@ -42,14 +42,15 @@ pub use attention::{Attention, AttentionGrads, AttentionSaved, AttentionShape, K
 pub use capped::CappedHead;
 pub use clamped::{Clamp, ClampedGlu};
 pub use codes::{Codes, Scales};
-pub use cpu::Cpu;
+pub use cpu::{Cpu, OutOfMemory};
 pub use dora::{Dora, LowRank};
 pub use embed::Embed;
-pub use geglu::GeGlu;
 pub use gemm::{Gemm, Weight};
+pub use glu::{Gate, Glu};
 pub use grouped::{Grouped, Groups};
 pub use half::bf16;
 pub use head::{ForBackward, HEAD_ROWS, Head, HeadExtra, HeadSaved, HeadScores};
+pub use heap::Heap;
 pub use latent::Latent;
 pub use memory::{Acc, Coded, Dst, HostBytes, HostTensor, Mat, Memory, Out, StoredDtype, View};
 pub use paged::{PAGE, Paged, PagedSpan};
@@ -60,7 +61,6 @@ pub use route::{Balance, Gating, Route, RouteShape, Routed};
 pub use rows::RowOps;
 pub use scale::Scale;
 pub use sink::Sink;
-pub use swiglu::SwiGlu;
 
 /// What mixtures of experts need beyond the layers that all decoders have.
 pub trait ExpertOps: Grouped + Route + Scale + ClampedGlu {}
@@ -77,8 +77,7 @@ pub trait Backend:
     + Paged
     + Sink
     + Latent
-    + SwiGlu
-    + GeGlu
+    + Glu
     + Embed
     + Head
     + CappedHead
@@ -99,8 +98,7 @@ impl<B> Backend for B where
         + Paged
         + Sink
         + Latent
-        + SwiGlu
-        + GeGlu
+        + Glu
         + Embed
         + Head
         + CappedHead

@@ -204,6 +204,10 @@ impl<B, T> Clone for View<'_, B, T> {
 impl<B, T> Copy for View<'_, B, T> {}
 
 impl<'a, B, T> View<'a, B, T> {
+    /// Rows and columns.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
     /// Rows `r` of the view.
     pub fn rows(self, r: Range<usize>) -> View<'a, B, T> {
         assert!(r.start <= r.end && r.end <= self.rows, "rows {r:?} of {}", self.rows);
@@ -238,6 +242,10 @@ pub struct Out<'a, B, T> {
 }
 
 impl<'a, B, T> Out<'a, B, T> {
+    /// Rows and columns.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
     /// The same matrix for a shorter time.
     pub fn again(&mut self) -> Out<'_, B, T> {
         Out { ptr: self.ptr, rows: self.rows, cols: self.cols, ld: self.ld, tie: PhantomData }
@@ -294,7 +302,7 @@ impl<'a, B, T> Acc<'a, B, T> {
     }
     /// Rows and columns.
     pub fn shape(&self) -> (usize, usize) {
-        (self.0.rows, self.0.cols)
+        self.0.shape()
     }
 }
 

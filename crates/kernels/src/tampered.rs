@@ -4,9 +4,10 @@ mod special;
 
 use crate::{
     Acc, Adamw, AdamwStep, Attention, AttentionGrads, AttentionSaved, AttentionShape, Backend, Dst, Elem, Embed,
-    ForBackward, Gemm, Head, HeadSaved, HeadScores, HostTensor, KeyValue, Memory, Out, RmsNorm, RmsNormSaved, Rope,
-    RopeTable, RowOps, Span, SwiGlu, View, Weight,
+    ForBackward, Gate, Gemm, Glu, Head, HeadSaved, HeadScores, HostTensor, KeyValue, Memory, Out, RmsNorm,
+    RmsNormSaved, Rope, RopeTable, RowOps, Span, View, Weight,
 };
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The result that is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +28,10 @@ pub enum Fault {
     AttentionDk,
     /// `dv` of [`Attention::attention_back`].
     AttentionDv,
-    /// `dgate` of [`SwiGlu::swiglu_back`].
-    SwiGluDgate,
-    /// `dup` of [`SwiGlu::swiglu_back`].
-    SwiGluDup,
+    /// `dgate` of [`Glu::glu_back`].
+    GluDgate,
+    /// `dup` of [`Glu::glu_back`].
+    GluDup,
     /// [`Embed::embed_back`].
     EmbedBack,
     /// [`RowOps::bias_back`].
@@ -61,10 +62,6 @@ pub enum Fault {
     LatentDrotated,
     /// [`crate::Sink::sink_back`].
     SinkBack,
-    /// `dgate` of [`crate::GeGlu::geglu_back`].
-    GeGluDgate,
-    /// `dup` of [`crate::GeGlu::geglu_back`].
-    GeGluDup,
     /// The unit gradient of [`crate::CappedHead::capped_head`].
     CappedUnit,
     /// `dh` of [`crate::CappedHead::capped_head_back`].
@@ -84,8 +81,8 @@ impl Fault {
         Fault::AttentionDq,
         Fault::AttentionDk,
         Fault::AttentionDv,
-        Fault::SwiGluDgate,
-        Fault::SwiGluDup,
+        Fault::GluDgate,
+        Fault::GluDup,
         Fault::EmbedBack,
         Fault::BiasBack,
         Fault::DropoutAdd,
@@ -96,7 +93,7 @@ impl Fault {
     ];
 
     /// Those of the other operators.
-    pub const SPECIAL: [Fault; 13] = [
+    pub const SPECIAL: [Fault; 11] = [
         Fault::GroupedDx,
         Fault::GroupedBiasBack,
         Fault::RouteBack,
@@ -105,8 +102,6 @@ impl Fault {
         Fault::LatentDup,
         Fault::LatentDrotated,
         Fault::SinkBack,
-        Fault::GeGluDgate,
-        Fault::GeGluDup,
         Fault::CappedUnit,
         Fault::CappedDh,
         Fault::CappedDw,
@@ -115,26 +110,44 @@ impl Fault {
 
 /// Passes everything on to `inner`, and multiplies what it writes or adds at `fault` by `factor`.
 pub struct Tampered<B> {
-    /// Who does the work.
-    pub inner: B,
-    /// Where the error is.
-    pub fault: Fault,
-    /// Its size: 1 is no error, -1 a wrong sign.
-    pub factor: f64,
+    inner: B,
+    fault: Fault,
+    factor: f64,
+    /// A bit for each place where an error could have been.
+    reached: AtomicU64,
+}
+
+impl<B> Tampered<B> {
+    /// With an error of size `factor` at `fault`: 1 is no error, -1 a wrong sign.
+    pub fn new(inner: B, fault: Fault, factor: f64) -> Tampered<B> {
+        Tampered { inner, fault, factor, reached: AtomicU64::new(0) }
+    }
+
+    /// Whether anything was written or added at `fault`.
+    pub fn has_reached(&self, fault: Fault) -> bool {
+        self.reached.load(Ordering::Relaxed) & 1 << fault as u64 != 0
+    }
 }
 
 impl<B: Backend + Memory<Act = f64, Real = f64>> Tampered<B> {
+    /// Whether the error is `here`.
+    fn is_at(&self, here: Fault) -> bool {
+        self.reached.fetch_or(1 << here as u64, Ordering::Relaxed);
+        here == self.fault
+    }
+
     /// Runs `work` on `dst` and spoils its result if the error is planted `here`.
     fn spoil<'a>(&self, here: Fault, dst: impl Into<Dst<'a, Self, f64>>, work: impl FnOnce(Dst<B, f64>)) {
         let Dst { mut out, add } = dst.into();
+        if !self.is_at(here) {
+            return work(Dst { out: out.on(), add });
+        }
         let before = self.to_host(out.view());
         work(Dst { out: out.again().on(), add });
-        if here == self.fault {
-            let after = self.to_host(out.view());
-            let kept = |before: f64| if add { before } else { 0.0 };
-            let spoilt = before.iter().zip(&after).map(|(&b, a)| kept(b) + self.factor * (a - kept(b)));
-            self.upload(&spoilt.collect::<Vec<_>>(), out);
-        }
+        let after = self.to_host(out.view());
+        let kept = |before: f64| if add { before } else { 0.0 };
+        let spoilt = before.iter().zip(&after).map(|(&b, a)| kept(b) + self.factor * (a - kept(b)));
+        self.upload(&spoilt.collect::<Vec<_>>(), out);
     }
 }
 
@@ -273,21 +286,14 @@ impl<B: Backend + Memory<Act = f64, Real = f64>> Attention for Tampered<B> {
     }
 }
 
-impl<B: Backend + Memory<Act = f64, Real = f64>> SwiGlu for Tampered<B> {
-    fn swiglu(&self, gate: View<Self, f64>, up: View<Self, f64>, a: Out<Self, f64>) {
-        self.inner.swiglu(gate.on(), up.on(), a.on());
+impl<B: Backend + Memory<Act = f64, Real = f64>> Glu for Tampered<B> {
+    fn glu(&self, g: Gate, gate: View<Self, f64>, up: View<Self, f64>, a: Out<Self, f64>) {
+        self.inner.glu(g, gate.on(), up.on(), a.on());
     }
-    fn swiglu_back(
-        &self,
-        gate: View<Self, f64>,
-        up: View<Self, f64>,
-        da: View<Self, f64>,
-        dgate: Out<Self, f64>,
-        dup: Out<Self, f64>,
-    ) {
-        self.spoil(Fault::SwiGluDgate, dgate, |dgate| {
-            self.spoil(Fault::SwiGluDup, dup, |dup| {
-                self.inner.swiglu_back(gate.on(), up.on(), da.on(), dgate.out, dup.out);
+    fn glu_back(&self, g: Gate, inputs: [View<Self, f64>; 3], dgate: Out<Self, f64>, dup: Out<Self, f64>) {
+        self.spoil(Fault::GluDgate, dgate, |dgate| {
+            self.spoil(Fault::GluDup, dup, |dup| {
+                self.inner.glu_back(g, inputs.map(View::on), dgate.out, dup.out);
             });
         });
     }

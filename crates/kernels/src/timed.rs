@@ -4,8 +4,8 @@ mod special;
 
 use crate::{
     Acc, Adamw, AdamwStep, Attention, AttentionGrads, AttentionSaved, AttentionShape, Backend, Dst, Elem, Embed,
-    ForBackward, Gemm, Head, HeadSaved, HeadScores, HostTensor, KeyValue, Memory, Out, RmsNorm, RmsNormSaved, Rope,
-    RopeTable, RowOps, Span, SwiGlu, View, Weight,
+    ForBackward, Gate, Gemm, Glu, Head, HeadSaved, HeadScores, HostTensor, KeyValue, Memory, Out, RmsNorm,
+    RmsNormSaved, Rope, RopeTable, RowOps, Span, View, Weight,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -35,10 +35,10 @@ pub enum Operator {
     Attention,
     /// [`Attention::attention_back`].
     AttentionBack,
-    /// [`SwiGlu::swiglu`].
-    SwiGlu,
-    /// [`SwiGlu::swiglu_back`].
-    SwiGluBack,
+    /// [`Glu::glu`].
+    Glu,
+    /// [`Glu::glu_back`].
+    GluBack,
     /// [`Embed::embed`].
     Embed,
     /// [`Embed::embed_back`].
@@ -85,8 +85,8 @@ impl Operator {
         Operator::Rope,
         Operator::Attention,
         Operator::AttentionBack,
-        Operator::SwiGlu,
-        Operator::SwiGluBack,
+        Operator::Glu,
+        Operator::GluBack,
         Operator::Embed,
         Operator::EmbedBack,
         Operator::Head,
@@ -283,20 +283,12 @@ impl<B: Backend> Attention for Timed<B> {
     }
 }
 
-impl<B: Backend> SwiGlu for Timed<B> {
-    fn swiglu(&self, gate: View<Self, B::Act>, up: View<Self, B::Act>, a: Out<Self, B::Act>) {
-        self.time(Operator::SwiGlu, |b| b.swiglu(gate.on(), up.on(), a.on()));
+impl<B: Backend> Glu for Timed<B> {
+    fn glu(&self, g: Gate, gate: View<Self, B::Act>, up: View<Self, B::Act>, a: Out<Self, B::Act>) {
+        self.time(Operator::Glu, |b| b.glu(g, gate.on(), up.on(), a.on()));
     }
-    fn swiglu_back(
-        &self,
-        gate: View<Self, B::Act>,
-        up: View<Self, B::Act>,
-        da: View<Self, B::Act>,
-        dgate: Out<Self, B::Act>,
-        dup: Out<Self, B::Act>,
-    ) {
-        let (dgate, dup) = (dgate.on(), dup.on());
-        self.time(Operator::SwiGluBack, |b| b.swiglu_back(gate.on(), up.on(), da.on(), dgate, dup));
+    fn glu_back(&self, g: Gate, inputs: [View<Self, B::Act>; 3], dgate: Out<Self, B::Act>, dup: Out<Self, B::Act>) {
+        self.time(Operator::GluBack, |b| b.glu_back(g, inputs.map(View::on), dgate.on(), dup.on()));
     }
 }
 

@@ -2,9 +2,9 @@
 //! no dropped row; the sum over a row's experts runs in the order of the experts.
 
 use crate::{
-    Context, Gate, Grads, Linear, LinearSaved, Part, Router, RouterLoad, RouterSaved, SharedExpert, SharedSaved, Vector,
+    Context, Grads, Linear, LinearSaved, Part, Router, RouterLoad, RouterSaved, SharedExpert, SharedSaved, Vector,
 };
-use kernels::{Backend, Clamp, Dst, Groups, Mat, Out, View};
+use kernels::{Backend, Clamp, Dst, Gate, Groups, Mat, Out, View};
 use std::ops::Range;
 
 /// The first half of an expert, up to its activation.
@@ -163,7 +163,7 @@ impl<B: Backend> Activation<B> {
     fn apply(&self, k: &B, inner: &[Mat<B>], width: usize) -> Mat<B> {
         let mut a_sf = k.mat(inner[0].rows(), width);
         match self {
-            Activation::Gated { kind, .. } => kind.forward(k, inner[0].view(), inner[1].view(), a_sf.out()),
+            Activation::Gated { kind, .. } => k.glu(*kind, inner[0].view(), inner[1].view(), a_sf.out()),
             Activation::Clamped { clamp, .. } => k.clamped_glu(*clamp, inner[0].view(), a_sf.out()),
         }
         a_sf
@@ -176,7 +176,7 @@ impl<B: Backend> Activation<B> {
             Activation::Gated { kind, .. } => {
                 let [dgate, dup] = &mut d[..] else { unreachable!("gate and up") };
                 let given = [inner[0].view(), inner[1].view(), da_sf.view()];
-                kind.backward(k, given, [dgate.out(), dup.out()]);
+                k.glu_back(*kind, given, dgate.out(), dup.out());
             }
             Activation::Clamped { clamp, .. } => {
                 k.clamped_glu_back(*clamp, inner[0].view(), da_sf.view(), d[0].out());

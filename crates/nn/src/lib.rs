@@ -27,7 +27,7 @@ pub use experts::{Activation, Experts, ExpertsSaved};
 pub use feed_forward::{FeedForward, FeedForwardSaved};
 pub use latent::{LatentAttention, LatentQuery, LatentSaved};
 pub use linear::{Linear, LinearSaved, Lora};
-pub use mlp::{Gate, Mlp, MlpSaved};
+pub use mlp::{Mlp, MlpSaved};
 pub use norm::{Norm, NormSaved};
 pub use router::{Balancing, Router, RouterLoad, RouterSaved};
 pub use shared::{SharedExpert, SharedSaved};

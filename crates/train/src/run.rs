@@ -2,9 +2,10 @@
 
 pub(crate) mod agree;
 mod device;
-mod end;
+pub(crate) mod end;
 mod record;
 mod reference;
+mod rehearsal;
 mod samples;
 mod save;
 mod update;
@@ -148,18 +149,7 @@ pub(crate) fn run_one(
     save::check_origin(&config.saving.resume, &config.saving.output_dir)?;
     let resume = opening == Opening::Resume;
     let folder = agree::open(world, &config.saving.output_dir, opening)?;
-    let mut step = 0;
-    let result = in_folder(world, loaded, inputs, (&folder, resume), control, &mut step, observe);
-    let (code, error) = match &result {
-        Ok(ended) => (ended.exit_code(), None),
-        Err(e) => (e.exit_code(), Some(e.to_string())),
-    };
-    let recorded = folder.end(code, step, error.as_deref());
-    let ended = result?;
-    recorded?;
-    // No rank is gone before the run is recorded as ended.
-    world.barrier()?;
-    Ok(ended)
+    end::recorded(world, &folder, |step| in_folder(world, loaded, inputs, (&folder, resume), control, step, observe))
 }
 
 /// How the run folder is opened.
@@ -183,9 +173,7 @@ fn in_folder(
 ) -> Result<Ended, Error> {
     let (kept, lock) = agree::kept(world, &loaded.config, folder, resume)?;
     if world.leads() && lock.is_none() {
-        folder.write("config.yaml", loaded.resolved_yaml.as_bytes())?;
-        folder.write(config::SCHEMA_FILE, config::schema().to_string().as_bytes())?;
-        folder.keep_inputs(inputs)?;
+        end::keep_request(folder, loaded, inputs)?;
     }
     let mut config = loaded.config.clone();
     config.batch.accumulation *= kept.replicas;
@@ -265,7 +253,10 @@ struct Run<'a, B: Backend> {
     /// An evaluation of the present step was stopped on the way.
     evaluation_due: bool,
     one_class_steps: u64,
+    /// The step of the newest checkpoint, written or about to be.
     last_saved: Option<u64>,
+    /// What a checkpoint of this step, still to be written, says beside the weights.
+    unsaved: Option<Value>,
     last_values: Vec<(String, f64)>,
 }
 
@@ -321,6 +312,7 @@ impl<'a, B: Backend> Run<'a, B> {
             evaluation_due: false,
             one_class_steps: 0,
             last_saved: None,
+            unsaved: None,
             last_values: Vec::new(),
         };
         if job.config.logging.tensorboard && ranks.world.leads() {
@@ -452,7 +444,7 @@ impl<'a, B: Backend> Run<'a, B> {
         }
         grads.begin(self.backend);
         let skip = self.one_class(step, observe);
-        let report = match self.backend.within(|| self.gradient(step, &interrupted, grads)) {
+        let report = match self.gradient_and_save(step, &interrupted, grads, observe)? {
             Ok(report) => report,
             Err(Interrupted) => return self.ranks.world.failure().map_or(Ok(None), |e| Err(e.into())),
         };

@@ -2,7 +2,7 @@
 
 use crate::prepare::RunTokenizer;
 use crate::{Control, Error, Event};
-use config::{Config, Mix, Objective, Packing, Sft};
+use config::{Config, Interval, Mix, Objective, Packing, Sft};
 use data::tools::mix::{End, Mixture};
 use data::{Dataset, Mapping, Options, Registry, Task};
 use std::collections::BTreeMap;
@@ -60,10 +60,8 @@ pub(crate) fn datasets(
         describe(what, &set.report, notes);
         Ok(set)
     };
+    let held_out = held_out(config, &train)?;
     let rows = load("training rows", &train)?;
-    if config.data.val_size.is_none() && config.data.eval.is_empty() {
-        return Ok((chosen(config, &rows, &train, notes)?, None));
-    }
     if let Some(size) = config.data.val_size {
         let size = match size {
             config::ValSize::Fraction(f) => data::split::ValSize::Fraction(f),
@@ -73,9 +71,29 @@ pub(crate) fn datasets(
         let (rows, eval) = data::split::split(&rows, size)?;
         return Ok((chosen(config, &rows, &train, notes)?, Some(eval)));
     }
-    let eval = named(config, &config.data.eval, &config.data.test_split)?;
-    let eval = load("evaluation rows", &eval)?;
-    Ok((chosen(config, &rows, &train, notes)?, Some(eval)))
+    let eval = held_out.map(|files| load("evaluation rows", &files)).transpose()?;
+    Ok((chosen(config, &rows, &train, notes)?, eval))
+}
+
+/// The files with evaluation rows, where these are not rows taken from those of training: the ones that are named, else what
+/// lies beside the training rows under the name of the test split.
+fn held_out(config: &Config, train: &Named) -> Result<Option<Named>, Error> {
+    let split = &config.data.test_split;
+    if !config.data.eval.is_empty() {
+        return Ok(Some(named(config, &config.data.eval, split)?));
+    }
+    if config.evaluation.every == Interval::Never || config.data.val_size.is_some() {
+        return Ok(None);
+    }
+    match named(config, &config.data.train, split) {
+        Ok(beside) if beside.files.iter().all(|file| !train.files.contains(file)) => Ok(Some(beside)),
+        _ => Err(Error::Mismatch {
+            what: format!(
+                "`eval_strategy` asks for evaluations, and there are no rows to evaluate on: expected `eval_dataset_name`, \
+                 `val_size`, or a split `{split}` beside the rows of training; set one of them, or `eval_strategy: no`"
+            ),
+        }),
+    }
 }
 
 /// How the configuration wants rows read.

@@ -1,6 +1,7 @@
 //! A run in stages: each a run of its own in `stage-N`, begun with what the one before it ended with; the last one's result is
 //! the whole run's.
 
+use crate::run::end::{keep_request, recorded};
 use crate::run::{agree, opening_of, run_one};
 use crate::{Control, Ended, Error, Event};
 use config::{Loaded, Resume};
@@ -22,20 +23,9 @@ pub(crate) fn run(
     let opening = opening_of(config);
     let folder = agree::open(world, &config.saving.output_dir, opening)?;
     if opening != Opening::Resume {
-        folder.write("config.yaml", loaded.resolved_yaml.as_bytes())?;
-        folder.write(config::SCHEMA_FILE, config::schema().to_string().as_bytes())?;
-        folder.keep_inputs(inputs)?;
+        keep_request(&folder, loaded, inputs)?;
     }
-    let mut step = 0;
-    let result = in_folder(world, loaded, &folder, control, &mut step, observe);
-    let (code, error) = match &result {
-        Ok(ended) => (ended.exit_code(), None),
-        Err(e) => (e.exit_code(), Some(e.to_string())),
-    };
-    let recorded = folder.end(code, step, error.as_deref());
-    let ended = result?;
-    recorded?;
-    Ok(ended)
+    recorded(world, &folder, |step| in_folder(world, loaded, &folder, control, step, observe))
 }
 
 /// `step` counts the steps of all stages.

@@ -78,11 +78,8 @@ impl TokenArgs {
     /// The tokenizer, if a model is given.
     pub(crate) fn tokenizer(&self, screen: &Screen) -> Result<Option<Tokenizer>, Failure> {
         let Some(model) = &self.model else { return Ok(None) };
-        let fetched = match HubName::of(hub::RepoKind::Model, model) {
-            Some(name) => Some(name.fetch(&TOKENIZER_FILES, None, screen)?),
-            None => None,
-        };
-        let files = TokenizerFiles::open(fetched.as_ref().unwrap_or(model), Clock::now())?;
+        let model = HubName::local(hub::RepoKind::Model, model, &TOKENIZER_FILES, screen)?;
+        let files = TokenizerFiles::open(&model, Clock::now())?;
         let files = match &self.template {
             Some(template) => files.with_template(template)?,
             None => files,
@@ -144,11 +141,8 @@ pub(crate) fn find(
                 entry.files
             }
             None => {
-                let fetched = match HubName::of(hub::RepoKind::Dataset, name) {
-                    Some(name) => Some(name.fetch(&[], None, screen)?),
-                    None => None,
-                };
-                data::source::resolve(fetched.as_ref().unwrap_or(name), &reading.input_split)?
+                let name = HubName::local(hub::RepoKind::Dataset, name, &[], screen)?;
+                data::source::resolve(&name, &reading.input_split)?
             }
         };
         files.extend(found);
@@ -168,11 +162,8 @@ fn registered(name: &Path, reading: &ReadingArgs, screen: &Screen) -> Result<Opt
     if !registry.knows(text) && (reading.registry.is_none() || is_path) {
         return Ok(None);
     }
-    let elsewhere = registry.on_the_hub(text);
-    let fetched = match elsewhere.as_deref().and_then(|id| HubName::of(hub::RepoKind::Dataset, Path::new(id))) {
-        Some(name) => Some(name.fetch(&[], None, screen)?),
-        None => None,
-    };
+    let elsewhere = registry.on_the_hub(text).and_then(|id| HubName::of(hub::RepoKind::Dataset, Path::new(&id)));
+    let fetched = elsewhere.map(|name| name.fetch(&[], None, screen)).transpose()?;
     Ok(Some(registry.find(text, fetched.as_deref())?))
 }
 

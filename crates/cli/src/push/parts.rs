@@ -115,10 +115,7 @@ impl<'a> Parts<'a> {
         let Some(base) = &self.base else {
             return Err(Failure::usage("the adapter does not say what its base model is; give --base"));
         };
-        let base = match HubName::of(RepoKind::Model, base) {
-            Some(name) => name.fetch(&MODEL_FILES, None, screen)?,
-            None => base.clone(),
-        };
+        let base = HubName::local(RepoKind::Model, base, &MODEL_FILES, screen)?;
         let begun = self.fresh("merged.partial")?;
         let merged = train::merge(&base, &self.found.folder, &begun, None, threads())?;
         merged.notes.iter().for_each(|note| screen.note(note));

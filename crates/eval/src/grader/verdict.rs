@@ -110,9 +110,11 @@ pub struct Verdict {
     pub verdict: bool,
     /// The rule that decided.
     pub rule: Rule,
-    /// The answer as found in the text.
+    /// The answer that was found: what the harness's extraction returns in [`Mode::Qwen`], as it stands in the text in
+    /// [`Mode::Strict`].
     pub extracted: String,
-    /// What was compared with the gold answer: the normal form in [`Mode::Qwen`], the answer itself in [`Mode::Strict`].
+    /// What was compared with the gold answer: in [`Mode::Qwen`] what was found, or the letters of choices in it where the gold answer is such
+    /// letters; the answer itself in [`Mode::Strict`].
     pub normalised: String,
 }
 
@@ -131,9 +133,9 @@ pub fn grade(row: &Row<'_>, mode: Mode) -> Verdict {
     let (extracted, normalised, (verdict, rule)) = match mode {
         Mode::Qwen => {
             let gold = normalise_gold(row.gold, dataset);
-            let normalised = with_letters(normalised, &gold, generation);
-            let found = qwen::equal(&normalised, &gold);
-            (text, normalised, found)
+            let compared = with_letters(normalised.clone(), &gold, generation);
+            let found = qwen::equal(&compared, &gold);
+            (normalised, compared, found)
         }
         Mode::Strict => {
             let gold = match row.answer {
@@ -186,7 +188,9 @@ mod tests {
         let found = grade(&row("1/2", "math500", Answer::Generation("so \\boxed{0.5}.")), Mode::Strict);
         assert_eq!((found.verdict, found.rule, found.extracted.as_str()), (true, Rule::Normal, "0.5"));
         let found = grade(&row("12", "gsm8k", Answer::Pred("12 apples")), Mode::Qwen);
-        assert_eq!((found.verdict, found.rule, found.normalised.as_str()), (true, Rule::SameText, "12"));
+        assert_eq!((found.verdict, found.rule, found.extracted.as_str()), (true, Rule::SameText, "12"));
+        let found = grade(&row("B", "math500", Answer::Generation("\\boxed{4}, which is (B)")), Mode::Qwen);
+        assert_eq!((found.verdict, found.extracted.as_str(), found.normalised.as_str()), (true, "4", "B"));
     }
 
     #[test]

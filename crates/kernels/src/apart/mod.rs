@@ -40,7 +40,7 @@ pub(crate) struct Held<'a, E> {
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     /// Values from one row to the next.
-    ld: usize,
+    pub(crate) ld: usize,
     tie: PhantomData<&'a E>,
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn linear<E: Real>(cpu: &Cpu<E>, alpha: f64, x: View<Cpu<E>, E>, w: W
     let scaled = scaled(cpu, alpha, x);
     let rows = slices(scaled.as_ref().map_or(x, |x| x.view()));
     each_chunk(cpu, x.cols, y, |first, mut y| {
-        let portion = (INPUT_BYTES / (x.cols * size_of::<E>()).max(1)).max(4).next_multiple_of(4);
+        let portion = (INPUT_BYTES / (x.cols * size_of::<E>()).max(1)).max(8).next_multiple_of(8);
         for (rows, from) in rows.chunks(portion).zip((0..).step_by(portion)) {
             let mut y = y.again();
             let mut y = Dst { out: y.out.again().rows(from..from + rows.len()), add: y.add };
@@ -210,7 +210,7 @@ fn each_chunk<'a, E: Real>(
     let multiplications = out.rows * out.cols * inner;
     let pieces =
         if multiplications < SMALL { 1 } else { cpu.num_threads() * (1 + multiplications / (SMALL << 8)).min(4) };
-    let chunk = out.cols.div_ceil(pieces).next_multiple_of(16);
+    let chunk = out.cols.div_ceil(pieces).next_multiple_of(48);
     cpu.each(out.col_chunks(chunk), |(first, out)| work(first, Dst { out, add }));
 }
 

@@ -1,16 +1,19 @@
-//! The same sums in AVX-512 registers: tiles of up to four rows by four rows of the weight.
+//! The same sums in AVX-512 registers: tiles of up to four rows by four rows of the weight, or of up to eight rows by three.
 
 use super::{Held, Kind};
 use crate::{Cpu, Dst};
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// Floats of a register.
 const WIDE: usize = 16;
 const OWN: u8 = 0;
 const BF16: u8 = 1;
 const F16: u8 = 2;
-/// Bytes ahead of what is read that are asked for.
-const AHEAD: usize = 1024;
+/// Bytes ahead of what is read, at least, that are asked for: with less, or asked into the first-level cache, the loads of a weight
+/// that comes from memory are waited for; a core reads half as fast then. It reaches over the ends of pages, where the
+/// hardware's own prefetching stops.
+const AHEAD: usize = 16 << 10;
 
 /// Sixteen values from `at`, of which `mask` says how many there are.
 ///
@@ -52,27 +55,32 @@ fn join(sums: [__m512; 4]) -> __m128 {
     _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab))
 }
 
-/// `R` rows by four rows of a weight.
+/// `R` rows by `C` rows of a weight; sums that there are none of are zero. `ahead` bytes on lies what is asked for.
 ///
 /// # Safety
 /// The features; `x` and `w` point at `k` values each.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn tile<const KIND: u8, const R: usize>(x: [*const f32; R], w: [*const u8; 4], k: usize) -> [__m128; R] {
+unsafe fn tile<const KIND: u8, const R: usize, const C: usize>(
+    x: [*const f32; R],
+    w: [*const u8; C],
+    k: usize,
+    ahead: usize,
+) -> [__m128; R] {
     let size = if KIND == OWN { 4 } else { 2 };
-    let mut sums = [[_mm512_setzero_ps(); 4]; R];
+    let mut sums = [[_mm512_setzero_ps(); C]; R];
     let full = k - k % WIDE;
     let mut i = 0;
     // SAFETY: `i + 16 <= k` in the loop, and the mask ends at `k` after it; prefetching touches nothing.
     unsafe {
         while i < full {
             let row = w.map(|w| load::<KIND>(w.add(i * size), None));
-            if R == 1 || i % 32 == 0 {
-                w.iter().for_each(|w| _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(i * size + AHEAD).cast()));
+            if KIND == OWN || i % (2 * WIDE) == 0 {
+                w.iter().for_each(|w| _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(i * size + ahead).cast()));
             }
             for r in 0..R {
                 let x = _mm512_loadu_ps(x[r].add(i));
-                for c in 0..4 {
+                for c in 0..C {
                     sums[r][c] = _mm512_fmadd_ps(x, row[c], sums[r][c]);
                 }
             }
@@ -83,13 +91,19 @@ unsafe fn tile<const KIND: u8, const R: usize>(x: [*const f32; R], w: [*const u8
             let row = w.map(|w| load::<KIND>(w.add(i * size), Some(mask)));
             for r in 0..R {
                 let x = _mm512_maskz_loadu_ps(mask, x[r].add(i));
-                for c in 0..4 {
+                for c in 0..C {
                     sums[r][c] = _mm512_fmadd_ps(x, row[c], sums[r][c]);
                 }
             }
         }
-        sums.map(|s| join(s))
     }
+    let mut joined = [_mm_setzero_ps(); R];
+    for r in 0..R {
+        let mut four = [_mm512_setzero_ps(); 4];
+        four[..C].copy_from_slice(&sums[r]);
+        joined[r] = join(four);
+    }
+    joined
 }
 
 /// As [`super::Apart::dots`].
@@ -101,54 +115,72 @@ pub(super) unsafe fn dots(x: &[&[f32]], w: &Held<'_, f32>, out: Dst<'_, Cpu<f32>
     // SAFETY: the caller's.
     unsafe {
         match w.kind {
-            Kind::Own => dots_of::<OWN>(x, w, out),
-            Kind::Bf16 => dots_of::<BF16>(x, w, out),
-            Kind::F16 => dots_of::<F16>(x, w, out),
+            Kind::Own if x.len() <= 4 => dots_of::<OWN, 4>(x, w, out),
+            Kind::Own => dots_of::<OWN, 3>(x, w, out),
+            Kind::Bf16 if x.len() <= 4 => dots_of::<BF16, 4>(x, w, out),
+            Kind::Bf16 => dots_of::<BF16, 3>(x, w, out),
+            Kind::F16 if x.len() <= 4 => dots_of::<F16, 4>(x, w, out),
+            Kind::F16 => dots_of::<F16, 3>(x, w, out),
         }
     }
 }
 
+/// By `C` rows of the weight at a time.
+///
 /// # Safety
 /// As [`dots`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn dots_of<const KIND: u8>(x: &[&[f32]], w: &Held<'_, f32>, dst: Dst<'_, Cpu<f32>, f32>) {
-    let Dst { mut out, add } = dst;
-    for j in (0..w.rows).step_by(4) {
-        let count = (w.rows - j).min(4);
+unsafe fn dots_of<const KIND: u8, const C: usize>(x: &[&[f32]], w: &Held<'_, f32>, mut dst: Dst<'_, Cpu<f32>, f32>) {
+    // Whole groups of rows, so that every line is asked for once.
+    let group = (C * w.ld * w.size()).max(1);
+    let ahead = AHEAD.next_multiple_of(group);
+    for j in (0..w.rows).step_by(C) {
         // A row that is not there is the last one once more; its sums are left out.
-        let rows: [*const u8; 4] = std::array::from_fn(|c| w.row((j + c).min(w.rows - 1)));
-        let mut t = 0;
-        while t < x.len() {
-            let mut put = |t: usize, sums: __m128| {
-                let mut four = [0f32; 4];
-                // SAFETY: four floats.
-                unsafe { _mm_storeu_ps(four.as_mut_ptr(), sums) };
-                let y = &mut out.row_mut(t)[j..j + count];
-                for (y, sum) in y.iter_mut().zip(four) {
-                    *y = if add { *y + sum } else { sum };
+        let rows: [*const u8; C] = std::array::from_fn(|c| w.row((j + c).min(w.rows - 1)));
+        let some = j..(j + C).min(w.rows);
+        let mut first = 0;
+        while first < x.len() {
+            // SAFETY: every row of `x` has `w.cols` values, as the caller has checked.
+            first += unsafe {
+                match x.len() - first {
+                    1 => tiled::<KIND, 1, C>(&x[first..], rows, (w.cols, ahead), &mut dst, (first, some.clone())),
+                    2 => tiled::<KIND, 2, C>(&x[first..], rows, (w.cols, ahead), &mut dst, (first, some.clone())),
+                    3 => tiled::<KIND, 3, C>(&x[first..], rows, (w.cols, ahead), &mut dst, (first, some.clone())),
+                    4 => tiled::<KIND, 4, C>(&x[first..], rows, (w.cols, ahead), &mut dst, (first, some.clone())),
+                    5 => tiled::<KIND, 5, C>(&x[first..], rows, (w.cols, ahead), &mut dst, (first, some.clone())),
+                    6 => tiled::<KIND, 6, C>(&x[first..], rows, (w.cols, ahead), &mut dst, (first, some.clone())),
+                    7 => tiled::<KIND, 7, C>(&x[first..], rows, (w.cols, ahead), &mut dst, (first, some.clone())),
+                    _ => tiled::<KIND, 8, C>(&x[first..], rows, (w.cols, ahead), &mut dst, (first, some.clone())),
                 }
             };
-            // SAFETY: every row of `x` has `w.cols` values, as the caller has checked.
-            unsafe {
-                let at = |r: usize| x[t + r].as_ptr();
-                match x.len() - t {
-                    1 => tile::<KIND, 1>([at(0)], rows, w.cols).into_iter().zip(t..).for_each(|(s, t)| put(t, s)),
-                    2 => {
-                        tile::<KIND, 2>([at(0), at(1)], rows, w.cols).into_iter().zip(t..).for_each(|(s, t)| put(t, s))
-                    }
-                    3 => {
-                        let sums = tile::<KIND, 3>([at(0), at(1), at(2)], rows, w.cols);
-                        sums.into_iter().zip(t..).for_each(|(s, t)| put(t, s));
-                    }
-                    _ => {
-                        let sums = tile::<KIND, 4>([at(0), at(1), at(2), at(3)], rows, w.cols);
-                        sums.into_iter().zip(t..).for_each(|(s, t)| put(t, s));
-                    }
-                }
-            }
-            t += 4;
         }
     }
+}
+
+/// The first `R` rows of `x` by some rows of a weight, into rows from `first` and columns `some` of `dst`; returns `R`.
+///
+/// # Safety
+/// As [`tile`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn tiled<const KIND: u8, const R: usize, const C: usize>(
+    x: &[&[f32]],
+    w: [*const u8; C],
+    (k, ahead): (usize, usize),
+    dst: &mut Dst<'_, Cpu<f32>, f32>,
+    (first, some): (usize, Range<usize>),
+) -> usize {
+    // SAFETY: the caller's.
+    let sums = unsafe { tile::<KIND, R, C>(std::array::from_fn(|r| x[r].as_ptr()), w, k, ahead) };
+    for (sums, t) in sums.into_iter().zip(first..) {
+        let mut four = [0f32; 4];
+        // SAFETY: four floats.
+        unsafe { _mm_storeu_ps(four.as_mut_ptr(), sums) };
+        for (y, sum) in dst.out.row_mut(t)[some.clone()].iter_mut().zip(four) {
+            *y = if dst.add { *y + sum } else { sum };
+        }
+    }
+    R
 }
 
 /// As [`super::Apart::mix`].

@@ -4,7 +4,7 @@ use super::{Attention, AttentionGrads, AttentionSaved, AttentionShape, KeyValue,
 use crate::cpu::simd::{exp_sum, lane_max, lane_sum, loops};
 use crate::gemm::cpu::{Operand, product};
 use crate::{Cpu, Dst, Memory, Out, Real, View};
-use gemm::Parallelism;
+use gemm_common::Parallelism;
 use std::marker::PhantomData;
 use std::ops::Range;
 

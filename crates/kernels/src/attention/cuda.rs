@@ -4,8 +4,10 @@ use super::{Attention, AttentionGrads, AttentionSaved, AttentionShape, KeyValue,
 use crate::cuda::{Activation, Arg, Cuda, Dtype, Grid, Source, blocks};
 use crate::{Mat, Memory, Out, View};
 
-pub(crate) const SOURCE: Source = Source { name: "attention", text: include_str!("kernel.cu") };
-pub(crate) const TENSOR: Source = Source { name: "tensor-attention", text: include_str!("tensor.cu") };
+pub(crate) const SOURCE: Source =
+    Source { name: "attention", text: concat!(include_str!("shape.cuh"), include_str!("kernel.cu")) };
+pub(crate) const TENSOR: Source =
+    Source { name: "tensor-attention", text: concat!(include_str!("shape.cuh"), include_str!("tensor.cu")) };
 
 /// Rows of a tile on tensor cores, and others that it meets at a time, as in the kernel.
 const TILE: [usize; 2] = [64, 32];

@@ -9,35 +9,9 @@
 // Eight more than a row of a tile keep a quad's reads in different banks.
 #define PAD 8
 
-struct Shape {
-    u32 group, qk, v, window;
-    float scale, cap;
-};
-
-struct Span {
-    u32 first, rows, context, length;
-};
-
-__device__ __forceinline__ Shape shape_of(const float* numbers) {
-    const u32* n = (const u32*)numbers;
-    return {n[0], n[1], n[2], n[3], numbers[4], numbers[5]};
-}
-
-__device__ __forceinline__ Span span_of(const u32* spans, u32 i) {
-    return {spans[4 * i], spans[4 * i + 1], spans[4 * i + 2], spans[4 * i + 3]};
-}
-
 // Whether a row at `position` sees a key at `key`.
 __device__ __forceinline__ bool sees(const Shape& s, u32 position, u32 key) {
     return key <= position && (!s.window || position - key < s.window);
-}
-
-__device__ __forceinline__ float capped(const Shape& s, float score, float& slope) {
-    slope = 1.0f;
-    if (s.cap == 0.0f) return score;
-    float t = tanhf(score / s.cap);
-    slope = 1.0f - t * t;
-    return s.cap * t;
 }
 
 // Two neighbours of a row as one word.

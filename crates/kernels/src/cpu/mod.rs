@@ -4,7 +4,7 @@ mod buffer;
 pub(crate) mod simd;
 mod stored;
 
-pub use buffer::CpuBuf;
+pub use buffer::{CpuBuf, OutOfMemory};
 pub use stored::CpuStored;
 pub(crate) use stored::Packed;
 
@@ -16,15 +16,14 @@ use crate::capped::cpu::CappedLoops;
 use crate::clamped::cpu::ClampedLoops;
 use crate::codes::{CodeLoops, Decode};
 use crate::dora::cpu::DoraLoops;
-use crate::geglu::cpu::GeGluLoops;
-use crate::gemm::cpu::GemmLoops;
+use crate::gemm::cpu::{GemmLoops, Multiplied};
 use crate::gemm::turn::Turn;
+use crate::glu::cpu::GluLoops;
 use crate::head::cpu::HeadLoops;
 use crate::rmsnorm::cpu::RmsNormLoops;
 use crate::rope::cpu::RopeLoops;
 use crate::rows::cpu::RowLoops;
 use crate::scale::cpu::ScaleLoops;
-use crate::swiglu::cpu::SwiGluLoops;
 use crate::{Acc, Elem, HostTensor, Memory, Out, Real, View};
 use buffer::BufferPool;
 use rayon::prelude::*;
@@ -42,15 +41,15 @@ pub trait Loops<E>:
     + ClampedLoops<E>
     + CodeLoops<E>
     + Decode
-    + GeGluLoops<E>
+    + GluLoops<E>
     + DoraLoops<E>
     + GemmLoops<E>
+    + Multiplied
     + HeadLoops<E>
     + RmsNormLoops<E>
     + RopeLoops<E>
     + RowLoops<E>
     + ScaleLoops<E>
-    + SwiGluLoops<E>
     + Turn
     + UnpackLoops<E>
 {
@@ -59,7 +58,8 @@ pub trait Loops<E>:
 impl Loops<f32> for f32 {}
 impl Loops<f64> for f64 {}
 
-/// A CPU with its own threads. Results do not depend on their number.
+/// A CPU with its own threads. Results do not depend on their number. Copies share the threads and the memory.
+#[derive(Clone)]
 pub struct Cpu<E> {
     threads: Arc<rayon::ThreadPool>,
     buffers: Arc<BufferPool>,
@@ -85,6 +85,12 @@ impl<E: Real> Cpu<E> {
     /// for generation. Many rows at a time take a little longer than in the products of training, a few rows less.
     pub fn rows_apart(&self) -> Cpu<E> {
         Cpu { threads: self.threads.clone(), buffers: self.buffers.clone(), apart: true, float: PhantomData }
+    }
+
+    /// The same CPU, whose matrices may take so many bytes at one time; beyond them it panics with [`OutOfMemory`].
+    pub fn with_limit(self, bytes: Option<usize>) -> Cpu<E> {
+        self.buffers.limit(bytes);
+        self
     }
 
     /// Runs `work` on this CPU's threads, so that the operators inside start without a hand-over.

@@ -143,8 +143,8 @@ pub(crate) struct Source {
 /// GPU.
 pub fn programs() -> Vec<Program> {
     use crate::{
-        adamw, adamw8, attention, clamped, dora, embed, geglu, grouped, head, latent, paged, rmsnorm, rope, route,
-        rows, scale, sink, swiglu,
+        adamw, adamw8, attention, clamped, dora, embed, glu, grouped, head, latent, paged, rmsnorm, rope, route, rows,
+        scale, sink,
     };
     let plain = [
         adamw::cuda::SOURCE,
@@ -152,7 +152,7 @@ pub fn programs() -> Vec<Program> {
         clamped::cuda::SOURCE,
         dora::cuda::SOURCE,
         embed::cuda::SOURCE,
-        geglu::cuda::SOURCE,
+        glu::cuda::SOURCE,
         grouped::cuda::SOURCE,
         head::cuda::SOURCE,
         latent::cuda::SOURCE,
@@ -162,7 +162,6 @@ pub fn programs() -> Vec<Program> {
         rows::cuda::SOURCE,
         scale::cuda::SOURCE,
         sink::cuda::SOURCE,
-        swiglu::cuda::SOURCE,
         stored::UNPACK,
     ];
     let mut all: Vec<(Source, Defines)> = plain.into_iter().map(|source| (source, Vec::new())).collect();

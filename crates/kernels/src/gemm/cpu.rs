@@ -1,12 +1,12 @@
-//! Products on the CPU: the `gemm` crate on f32 and f64 panels; other storage is unpacked panel by panel, so that no
+//! Products on the CPU: the `gemm` crates on f32 and f64 panels; other storage is unpacked panel by panel, so that no
 //! whole copy of a weight ever exists. Panels depend on shapes only, so the bits do not depend on the thread count.
 
 use super::turn::TURNED;
-use super::{Gemm, Weight};
+use super::{Gemm, Weight, agree};
 use crate::cpu::Packed;
 use crate::cpu::simd::{lane_sum, loops};
 use crate::{Acc, Cpu, Dst, Mat, Memory, Out, Real, View};
-use gemm::Parallelism;
+use gemm_common::Parallelism;
 use std::ops::Range;
 
 /// Elements of an unpacked panel: 1 MiB of f32, which stays in the second-level cache of current cores.
@@ -32,6 +32,48 @@ impl<E: Real> Operand<E> {
     }
 }
 
+/// `dst := keep * dst + alpha * lhs rhs` for `m`, `n` and `k`; of each matrix the pointer and the distances of columns and of
+/// rows. The first flag is whether `dst` is read, the others conjugate.
+pub(crate) type Multiply<E> = unsafe fn(
+    usize,
+    usize,
+    usize,
+    *mut E,
+    isize,
+    isize,
+    bool,
+    *const E,
+    isize,
+    isize,
+    *const E,
+    isize,
+    isize,
+    E,
+    E,
+    bool,
+    bool,
+    bool,
+    Parallelism,
+);
+
+/// An element type's product, for the widest instructions there are.
+pub trait Multiplied: Sized {
+    /// The function.
+    fn multiply() -> Multiply<Self>;
+}
+
+impl Multiplied for f32 {
+    fn multiply() -> Multiply<f32> {
+        gemm_f32::gemm::f32::get_gemm_fn()
+    }
+}
+
+impl Multiplied for f64 {
+    fn multiply() -> Multiply<f64> {
+        gemm_f64::gemm::f64::get_gemm_fn()
+    }
+}
+
 /// `dst (+)= alpha * lhs rhs` with inner length `k`.
 pub(crate) fn product<E: Real>(
     alpha: E,
@@ -49,20 +91,21 @@ pub(crate) fn product<E: Real>(
     // SAFETY: callers are the functions below and the attention and head kernels; each has asserted that the operands
     // have `rows` x `k` and `k` x `cols` elements within their views, and `dst` is an exclusive borrow.
     unsafe {
-        gemm::gemm(
-            rows,
+        // The transposed product: the kernels want columns of the result without gaps, and ours are rows.
+        E::multiply()(
             cols,
+            rows,
             k,
             ptr,
-            1,
             ld as isize,
+            1,
             dst.add,
-            lhs.ptr,
-            lhs.col_stride as isize,
-            lhs.row_stride as isize,
             rhs.ptr,
-            rhs.col_stride as isize,
             rhs.row_stride as isize,
+            rhs.col_stride as isize,
+            lhs.ptr,
+            lhs.row_stride as isize,
+            lhs.col_stride as isize,
             keep,
             alpha,
             false,
@@ -123,13 +166,7 @@ impl<E: Real> Gemm for Cpu<E> {
     fn linear<'a>(&self, alpha: f64, x: View<Self, E>, w: Weight<Self>, y: impl Into<Dst<'a, Self, E>>) {
         let Dst { mut out, add } = y.into();
         let (k, (o, i)) = (x.cols, shape(w));
-        assert!(
-            x.rows == out.rows && o == out.cols && i == k,
-            "[{}, {k}] x [{o}, {i}]^T into [{}, {}]",
-            x.rows,
-            out.rows,
-            out.cols
-        );
+        agree(x.shape(), (i, o), out.shape());
         if self.apart {
             return crate::apart::linear(self, alpha, x, w, Dst { out, add });
         }
@@ -145,27 +182,15 @@ impl<E: Real> Gemm for Cpu<E> {
     fn linear_dx<'a>(&self, alpha: f64, dy: View<Self, E>, w: Weight<Self>, dx: impl Into<Dst<'a, Self, E>>) {
         let Dst { mut out, add } = dx.into();
         let k = dy.cols;
-        let check = |o: usize, i: usize, out: &Out<Self, E>| {
-            assert!(
-                dy.rows == out.rows && i == out.cols && o == k,
-                "[{}, {k}] x [{o}, {i}] into [{}, {}]",
-                dy.rows,
-                out.rows,
-                out.cols
-            );
-        };
+        agree(dy.shape(), shape(w), out.shape());
         if self.apart {
-            let (o, i) = shape(w);
-            check(o, i, &out);
             return crate::apart::linear_turned(self, alpha, dy, w, Dst { out, add });
         }
         match direct(w) {
             Ok(w) => {
-                check(w.rows, w.cols, &out);
                 self.parallel_product(alpha, Operand::of(dy), Operand::of(w), k, Dst { out, add });
             }
             Err(stored) => {
-                check(stored.rows, stored.cols, &out);
                 panels(self, stored, |first, w| {
                     let dst = Dst { out: out.again(), add: add || first > 0 };
                     let dy = dy.cols(first..first + w.rows);
@@ -176,15 +201,7 @@ impl<E: Real> Gemm for Cpu<E> {
     }
 
     fn linear_dw(&self, alpha: f64, dy: View<Self, E>, x: View<Self, E>, dw: Acc<Self, E>) {
-        let (o, i) = dw.shape();
-        assert!(
-            dy.rows == x.rows && dy.cols == o && x.cols == i,
-            "[{}, {}]^T x [{}, {}] into [{o}, {i}]",
-            dy.rows,
-            dy.cols,
-            x.rows,
-            x.cols
-        );
+        agree((dy.cols, dy.rows), x.shape(), dw.shape());
         self.parallel_product(alpha, Operand::transposed(dy), Operand::of(x), dy.rows, dw.into());
     }
 }

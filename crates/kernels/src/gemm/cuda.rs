@@ -1,6 +1,6 @@
 //! Products by cuBLASLt; weights in other storage are unpacked panel by panel before.
 
-use super::{Gemm, Weight};
+use super::{Gemm, Weight, agree};
 use crate::cuda::{Activation, Cuda, Dtype, Product, factor, shape};
 use crate::{Acc, Dst, View};
 
@@ -31,15 +31,8 @@ impl<A: Activation> Cuda<A> {
 impl<A: Activation> Gemm for Cuda<A> {
     fn linear<'a>(&self, alpha: f64, x: View<Self, A>, w: Weight<Self>, y: impl Into<Dst<'a, Self, A>>) {
         let mut dst = y.into();
-        let ((o, i), out) = (shape(w), &dst.out);
-        assert!(
-            x.rows == out.rows && o == out.cols && i == x.cols,
-            "[{}, {}] x [{o}, {i}]^T into [{}, {}]",
-            x.rows,
-            x.cols,
-            out.rows,
-            out.cols
-        );
+        let (o, i) = shape(w);
+        agree(x.shape(), (i, o), dst.out.shape());
         self.panels(w, |panel| {
             let add = dst.add;
             let out = dst.out.again().cols(panel.rows.clone());
@@ -49,16 +42,8 @@ impl<A: Activation> Gemm for Cuda<A> {
 
     fn linear_dx<'a>(&self, alpha: f64, dy: View<Self, A>, w: Weight<Self>, dx: impl Into<Dst<'a, Self, A>>) {
         let mut dst = dx.into();
-        let ((o, i), out) = (shape(w), &dst.out);
-        assert!(
-            dy.rows == out.rows && i == out.cols && o == dy.cols,
-            "[{}, {}] x [{o}, {i}] into [{}, {}]",
-            dy.rows,
-            dy.cols,
-            out.rows,
-            out.cols
-        );
-        if o == 0 && !dst.add {
+        agree(dy.shape(), shape(w), dst.out.shape());
+        if dy.cols == 0 && !dst.add {
             return crate::Memory::fill_zero(self, dst.out);
         }
         self.panels(w, |panel| {
@@ -70,15 +55,7 @@ impl<A: Activation> Gemm for Cuda<A> {
     }
 
     fn linear_dw(&self, alpha: f64, dy: View<Self, A>, x: View<Self, A>, dw: Acc<Self, f32>) {
-        let (o, i) = dw.shape();
-        assert!(
-            dy.rows == x.rows && dy.cols == o && x.cols == i,
-            "[{}, {}]^T x [{}, {}] into [{o}, {i}]",
-            dy.rows,
-            dy.cols,
-            x.rows,
-            x.cols
-        );
+        agree((dy.cols, dy.rows), x.shape(), dw.shape());
         self.multiply(alpha, [factor(dy).turn(), factor(x)], dy.rows, dw.into(), Dtype::F32);
     }
 }

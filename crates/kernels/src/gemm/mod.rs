@@ -50,3 +50,8 @@ pub trait Gemm: Memory {
         dw_oi: Acc<Self, Self::Real>,
     );
 }
+
+/// Holds a product's shapes to each other, as its factors stand: `[m, k] x [k, n]` into `[m, n]`.
+pub(crate) fn agree((m, k): (usize, usize), (inner, n): (usize, usize), out: (usize, usize)) {
+    assert!(k == inner && out == (m, n), "[{m}, {k}] x [{inner}, {n}] into [{}, {}]", out.0, out.1);
+}

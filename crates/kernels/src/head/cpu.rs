@@ -11,7 +11,7 @@ use crate::cpu::simd::{LANES, loops};
 use crate::gemm::cpu::{Operand, direct, product, shape};
 use crate::gemm::{Gemm, Weight};
 use crate::{Acc, Cpu, Dst, Mat, Memory, Out, Real, View};
-use gemm::Parallelism;
+use gemm_common::Parallelism;
 use std::ops::Range;
 
 /// Vocabulary entries of a tile.

@@ -1,6 +1,6 @@
 //! Page by page: dot products with the page's keys, one softmax over all of them, and the mix of the page's values.
 
-use super::{PAGE, Paged, PagedSpan};
+use super::{PAGE, Paged, PagedSpan, check};
 use crate::apart::{Held, Rows};
 use crate::{AttentionShape, Cpu, Dst, KeyValue, Memory, Out, Real, View};
 use std::marker::PhantomData;
@@ -57,9 +57,7 @@ impl<E: Real> Paged for Cpu<E> {
         o: Out<Self, E>,
         lse: Out<Self, E>,
     ) {
-        assert!(q.cols == shape.query_heads * shape.qk_width && cache.k.cols == shape.kv_heads * shape.qk_width);
-        assert!(cache.v.cols == shape.kv_heads * shape.v_width && o.cols == shape.query_heads * shape.v_width);
-        assert!(o.rows == q.rows && lse.rows == q.rows && lse.cols == shape.query_heads);
+        check(shape, &q, &cache, &o, &lse);
         let work: usize = spans.iter().map(|s| s.rows.len() * (s.position + s.rows.len())).sum();
         let pieces = pieces(shape, spans);
         // SAFETY: a piece's rows and heads belong to it alone: spans tile the rows, pieces the rows and heads of a span.

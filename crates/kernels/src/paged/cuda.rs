@@ -1,10 +1,11 @@
 //! A warp per row and head.
 
-use super::{Paged, PagedSpan};
+use super::{Paged, PagedSpan, check};
 use crate::cuda::{Activation, Cuda, Grid, Source, blocks};
 use crate::{AttentionShape, KeyValue, Out, View};
 
-pub(crate) const SOURCE: Source = Source { name: "paged", text: include_str!("kernel.cu") };
+pub(crate) const SOURCE: Source =
+    Source { name: "paged", text: concat!(include_str!("../attention/shape.cuh"), include_str!("kernel.cu")) };
 
 /// Per row its position and where its sequence's pages begin, and all pages.
 fn places(spans: &[PagedSpan], rows: usize) -> (Vec<u32>, Vec<u32>) {
@@ -29,9 +30,7 @@ impl<A: Activation> Paged for Cuda<A> {
         o: Out<Self, A>,
         lse: Out<Self, f32>,
     ) {
-        assert!(q.cols == shape.query_heads * shape.qk_width && cache.k.cols == shape.kv_heads * shape.qk_width);
-        assert!(cache.v.cols == shape.kv_heads * shape.v_width && o.cols == shape.query_heads * shape.v_width);
-        assert!(o.rows == q.rows && lse.rows == q.rows && lse.cols == shape.query_heads);
+        check(shape, &q, &cache, &o, &lse);
         let (places, pages) = places(spans, q.rows);
         let (places, pages, numbers) = (self.given(&places), self.given(&pages), self.attention_shape(shape));
         let given = [q.into(), cache.k.into(), cache.v.into(), (&places).into(), (&pages).into()];

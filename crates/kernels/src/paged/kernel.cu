@@ -1,15 +1,9 @@
 // A warp per row and head over pages of 16 rows, in the order of positions: what a row gets depends on its sequence alone.
 
-struct Shape {
-    u32 group, qk, v, window;
-    float scale, cap;
-};
-
 // `places`: per row its position, and where its sequence's pages begin in `pages`.
 extern "C" __global__ void paged(In<act> q, In<act> k, In<act> v, const u32* places, const u32* pages, const float* numbers, Out<act> o,
                                  Out<float> lse) {
-    const u32* whole = (const u32*)numbers;
-    Shape s = {whole[0], whole[1], whole[2], whole[3], numbers[4], numbers[5]};
+    Shape s = shape_of(numbers);
     u32 t = blockIdx.x, n = blockIdx.y, lane = threadIdx.x, head = n / s.group;
     if (places[2 * t] == ALL) return;
     u32 position = places[2 * t];
@@ -17,7 +11,7 @@ extern "C" __global__ void paged(In<act> q, In<act> k, In<act> v, const u32* pla
     const act* query = q.row(t) + n * s.qk;
     float max = -infinity(), sum = 0.0f, mixed[V_REGISTERS] = {};
     // From the beginning of a page, so that lanes hold the same positions whatever the window.
-    u32 first = s.window && position + 1 > s.window ? position + 1 - s.window : 0;
+    u32 first = first_seen(s, position);
     for (u32 base = first / 32 * 32; base <= position; base += 32) {
         u32 key = base + lane;
         bool live = key >= first && key <= position;
@@ -26,8 +20,8 @@ extern "C" __global__ void paged(In<act> q, In<act> k, In<act> v, const u32* pla
             const act* row = k.row(u64(own[key / 16]) * 16 + key % 16) + head * s.qk;
             score = 0.0f;
             for (u32 c = 0; c < s.qk; c++) score += to_float(query[c]) * to_float(row[c]);
-            score *= s.scale;
-            if (s.cap != 0.0f) score = s.cap * tanhf(score / s.cap);
+            float slope;
+            score = capped(s, score * s.scale, slope);
         }
         float grown = larger(max, warp_max(score));
         float shrink = expf(max - grown), p = live ? expf(score - grown) : 0.0f;

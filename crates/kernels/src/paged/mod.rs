@@ -34,3 +34,17 @@ pub trait Paged: Memory {
         lse: Out<Self, Self::Real>,
     );
 }
+
+/// Holds the operands' shapes to `shape`.
+pub(crate) fn check<B: Memory>(
+    shape: &AttentionShape,
+    q: &View<B, B::Act>,
+    cache: &KeyValue<B>,
+    o: &Out<B, B::Act>,
+    lse: &Out<B, B::Real>,
+) {
+    assert!(q.cols == shape.query_heads * shape.qk_width && cache.k.cols == shape.kv_heads * shape.qk_width);
+    assert!(cache.v.cols == shape.kv_heads * shape.v_width);
+    assert!(o.shape() == (q.rows, shape.query_heads * shape.v_width));
+    assert!(lse.shape() == (q.rows, shape.query_heads));
+}

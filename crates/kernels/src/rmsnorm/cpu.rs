@@ -1,6 +1,6 @@
 //! One pass per row.
 
-use super::{RmsNorm, RmsNormSaved};
+use super::{RmsNorm, RmsNormSaved, forward_groups};
 use crate::cpu::simd::{lane_sum, loops};
 use crate::{Acc, Cpu, Dst, Out, Real, View};
 
@@ -54,21 +54,9 @@ loops! {
     }
 }
 
-/// Groups in a row.
-fn groups<E: Real>(x: &View<Cpu<E>, E>, w: &View<Cpu<E>, E>) -> usize {
-    assert!(
-        w.rows == 1 && w.cols > 0 && x.cols.is_multiple_of(w.cols),
-        "norm over {} columns with a weight of {}",
-        x.cols,
-        w.cols
-    );
-    x.cols / w.cols
-}
-
 impl<E: Real> RmsNorm for Cpu<E> {
     fn rmsnorm(&self, x: View<Self, E>, w: View<Self, E>, eps: f64, y: Out<Self, E>, rstd: Out<Self, E>) {
-        let g = groups(&x, &w);
-        assert!(y.rows == x.rows && y.cols == x.cols && rstd.rows == x.rows && rstd.cols == g);
+        forward_groups(&x, &w, &y, rstd.shape());
         let tasks = y.row_chunks(ROWS).into_iter().zip(rstd.row_chunks(ROWS)).collect();
         self.each(tasks, |((first, mut y), (_, mut rstd))| {
             for t in 0..y.rows {
@@ -78,8 +66,7 @@ impl<E: Real> RmsNorm for Cpu<E> {
     }
 
     fn rmsnorm_again(&self, x: View<Self, E>, w: View<Self, E>, rstd: View<Self, E>, y: Out<Self, E>) {
-        let g = groups(&x, &w);
-        assert!(y.rows == x.rows && y.cols == x.cols && rstd.rows == x.rows && rstd.cols == g);
+        forward_groups(&x, &w, &y, rstd.shape());
         self.each(y.row_chunks(ROWS), |(first, mut y)| {
             for t in 0..y.rows {
                 E::rmsnorm_again_row(x.row(first + t), w.row(0), rstd.row(first + t), y.row_mut(t));
@@ -94,11 +81,10 @@ impl<E: Real> RmsNorm for Cpu<E> {
         dx: impl Into<Dst<'a, Self, E>>,
         dw: Option<Acc<Self, E>>,
     ) {
-        let RmsNormSaved { x, w, rstd } = saved;
         let Dst { out: dx, add } = dx.into();
-        let (g, h) = (groups(&x, &w), w.cols);
-        let shape = (x.rows, x.cols);
-        assert!((dy.rows, dy.cols) == shape && (dx.rows, dx.cols) == shape && (rstd.rows, rstd.cols) == (x.rows, g));
+        saved.groups(&dy, &dx, dw.as_ref());
+        let RmsNormSaved { x, w, rstd } = saved;
+        let h = w.cols;
         self.each(dx.row_chunks(ROWS), |(first, mut dx)| {
             for t in 0..dx.rows {
                 let row = first + t;
@@ -106,7 +92,6 @@ impl<E: Real> RmsNorm for Cpu<E> {
             }
         });
         let Some(dw) = dw else { return };
-        assert!(dw.shape() == (1, h));
         self.each(dw.inner().col_chunks(COLS), |(first, mut dw)| {
             let mut sum = vec![E::ZERO; dw.cols];
             for t in 0..x.rows {

@@ -1,21 +1,10 @@
 //! A block per row and group; the weight's gradient a block per 32 columns.
 
-use super::{RmsNorm, RmsNormSaved};
+use super::{RmsNorm, RmsNormSaved, forward_groups};
 use crate::cuda::{Activation, Arg, Cuda, Grid, Source, blocks, column_sums, count, entries, rows};
 use crate::{Acc, Dst, Out, View};
 
 pub(crate) const SOURCE: Source = Source { name: "rmsnorm", text: include_str!("kernel.cu") };
-
-/// Groups in a row.
-fn groups<A>(x: &View<Cuda<A>, A>, w: &View<Cuda<A>, f32>) -> usize {
-    assert!(
-        w.rows == 1 && w.cols > 0 && x.cols.is_multiple_of(w.cols),
-        "norm over {} columns with a weight of {}",
-        x.cols,
-        w.cols
-    );
-    x.cols / w.cols
-}
 
 /// A block for every group of `h` columns of every row.
 fn per_group(t: usize, groups: usize, h: usize) -> Grid {
@@ -25,15 +14,13 @@ fn per_group(t: usize, groups: usize, h: usize) -> Grid {
 
 impl<A: Activation> RmsNorm for Cuda<A> {
     fn rmsnorm(&self, x: View<Self, A>, w: View<Self, f32>, eps: f64, y: Out<Self, A>, rstd: Out<Self, f32>) {
-        let g = groups(&x, &w);
-        assert!(y.rows == x.rows && y.cols == x.cols && rstd.rows == x.rows && rstd.cols == g);
+        let g = forward_groups(&x, &w, &y, rstd.shape());
         let args = [x.into(), w.into(), Arg::from(eps as f32), count(w.cols), (&y).into(), (&rstd).into()];
         self.launch(&SOURCE, "rmsnorm", per_group(x.rows, g, w.cols), &args);
     }
 
     fn rmsnorm_again(&self, x: View<Self, A>, w: View<Self, f32>, rstd: View<Self, f32>, y: Out<Self, A>) {
-        let g = groups(&x, &w);
-        assert!(y.rows == x.rows && y.cols == x.cols && rstd.rows == x.rows && rstd.cols == g);
+        forward_groups(&x, &w, &y, rstd.shape());
         let args = [x.into(), w.into(), rstd.into(), count(w.cols), count(x.cols), (&y).into()];
         self.launch(&SOURCE, "rmsnorm_again", entries(x.rows, x.cols), &args);
     }
@@ -45,13 +32,11 @@ impl<A: Activation> RmsNorm for Cuda<A> {
         dx: impl Into<Dst<'a, Self, A>>,
         dw: Option<Acc<Self, f32>>,
     ) {
-        let RmsNormSaved { x, w, rstd } = saved;
         let Dst { out: dx, add } = dx.into();
-        let (g, h) = (groups(&x, &w), w.cols);
-        let shape = (x.rows, x.cols);
-        assert!((dy.rows, dy.cols) == shape && (dx.rows, dx.cols) == shape && (rstd.rows, rstd.cols) == (x.rows, g));
+        let g = saved.groups(&dy, &dx, dw.as_ref());
+        let RmsNormSaved { x, w, rstd } = saved;
+        let h = w.cols;
         if let Some(dw) = dw {
-            assert!(dw.shape() == (1, h));
             let args = [x.into(), rstd.into(), dy.into(), count(x.rows), count(g), count(h), (&dw.0).into()];
             self.launch(&SOURCE, "rmsnorm_weight", column_sums(h), &args);
         }

@@ -43,3 +43,37 @@ pub struct RmsNormSaved<'a, B: Memory> {
     /// Reciprocal root mean square, `[t, g]`.
     pub rstd: View<'a, B, B::Real>,
 }
+
+/// Groups in a row of `x`.
+fn groups<B: Memory>(x: &View<B, B::Act>, w: &View<B, B::Real>) -> usize {
+    assert!(
+        w.rows == 1 && w.cols > 0 && x.cols.is_multiple_of(w.cols),
+        "norm over {} columns with a weight of {}",
+        x.cols,
+        w.cols
+    );
+    x.cols / w.cols
+}
+
+/// Groups in a row, once all shapes of a forward pass agree.
+pub(crate) fn forward_groups<B: Memory>(
+    x: &View<B, B::Act>,
+    w: &View<B, B::Real>,
+    y: &Out<B, B::Act>,
+    rstd: (usize, usize),
+) -> usize {
+    let g = groups(x, w);
+    assert!(y.shape() == x.shape() && rstd == (x.rows, g));
+    g
+}
+
+impl<B: Memory> RmsNormSaved<'_, B> {
+    /// Groups in a row, once the shapes of the gradients agree with it.
+    pub(crate) fn groups(&self, dy: &View<B, B::Act>, dx: &Out<B, B::Act>, dw: Option<&Acc<B, B::Real>>) -> usize {
+        let g = groups(&self.x, &self.w);
+        let shape = self.x.shape();
+        assert!(dy.shape() == shape && dx.shape() == shape && self.rstd.shape() == (shape.0, g));
+        assert!(dw.is_none_or(|dw| dw.shape() == (1, self.w.cols)));
+        g
+    }
+}

@@ -2,9 +2,9 @@
 
 use super::{Fault, Tampered, weight};
 use crate::{
-    Acc, Adamw8, AdamwStep, AttentionShape, Backend, Balance, CappedHead, Clamp, ClampedGlu, Dora, GeGlu, Grouped,
-    Groups, HeadSaved, HeadScores, KeyValue, Latent, LowRank, Memory, Moments, Out, Paged, PagedSpan, Route,
-    RouteShape, Routed, Scale, Sink, Values, View, Weight,
+    Acc, Adamw8, AdamwStep, AttentionShape, Backend, Balance, CappedHead, Clamp, ClampedGlu, Dora, Grouped, Groups,
+    HeadSaved, HeadScores, KeyValue, Latent, LowRank, Memory, Moments, Out, Paged, PagedSpan, Route, RouteShape,
+    Routed, Scale, Sink, Values, View, Weight,
 };
 use std::ops::Range;
 
@@ -60,7 +60,7 @@ impl<B: Backend + Memory<Act = f64, Real = f64>> Scale for Tampered<B> {
         self.inner.scale_rows(scale, y.on());
     }
     fn row_dots(&self, a: View<Self, f64>, b: View<Self, f64>) -> Vec<f64> {
-        let factor = if self.fault == Fault::RowDots { self.factor } else { 1.0 };
+        let factor = if self.is_at(Fault::RowDots) { self.factor } else { 1.0 };
         self.inner.row_dots(a.on(), b.on()).into_iter().map(|dot| factor * dot).collect()
     }
     fn sigmoids(&self, x: View<Self, f64>) -> Vec<f64> {
@@ -139,26 +139,6 @@ impl<B: Backend + Memory<Act = f64, Real = f64>> Sink for Tampered<B> {
     ) {
         self.spoil(Fault::SinkBack, dsinks, |dsinks| {
             self.inner.sink_back(sinks.on(), o.on(), d_o.on(), lse.on(), dsinks.into_acc());
-        });
-    }
-}
-
-impl<B: Backend + Memory<Act = f64, Real = f64>> GeGlu for Tampered<B> {
-    fn geglu(&self, gate: View<Self, f64>, up: View<Self, f64>, a: Out<Self, f64>) {
-        self.inner.geglu(gate.on(), up.on(), a.on());
-    }
-    fn geglu_back(
-        &self,
-        gate: View<Self, f64>,
-        up: View<Self, f64>,
-        da: View<Self, f64>,
-        dgate: Out<Self, f64>,
-        dup: Out<Self, f64>,
-    ) {
-        self.spoil(Fault::GeGluDgate, dgate, |dgate| {
-            self.spoil(Fault::GeGluDup, dup, |dup| {
-                self.inner.geglu_back(gate.on(), up.on(), da.on(), dgate.out, dup.out);
-            });
         });
     }
 }

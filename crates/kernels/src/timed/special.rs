@@ -2,9 +2,9 @@
 
 use super::{Operator, Timed, weight};
 use crate::{
-    Acc, Adamw8, AdamwStep, AttentionShape, Backend, Balance, CappedHead, Clamp, ClampedGlu, Dora, GeGlu, Grouped,
-    Groups, HeadSaved, HeadScores, KeyValue, Latent, LowRank, Moments, Out, Paged, PagedSpan, Route, RouteShape,
-    Routed, Scale, Sink, Values, View, Weight,
+    Acc, Adamw8, AdamwStep, AttentionShape, Backend, Balance, CappedHead, Clamp, ClampedGlu, Dora, Grouped, Groups,
+    HeadSaved, HeadScores, KeyValue, Latent, LowRank, Moments, Out, Paged, PagedSpan, Route, RouteShape, Routed, Scale,
+    Sink, Values, View, Weight,
 };
 use std::ops::Range;
 
@@ -82,10 +82,10 @@ impl<B: Backend> Scale for Timed<B> {
 
 impl<B: Backend> ClampedGlu for Timed<B> {
     fn clamped_glu(&self, clamp: Clamp, x: View<Self, B::Act>, a: Out<Self, B::Act>) {
-        self.time(Operator::SwiGlu, |b| b.clamped_glu(clamp, x.on(), a.on()));
+        self.time(Operator::Glu, |b| b.clamped_glu(clamp, x.on(), a.on()));
     }
     fn clamped_glu_back(&self, clamp: Clamp, x: View<Self, B::Act>, da: View<Self, B::Act>, dx: Out<Self, B::Act>) {
-        self.time(Operator::SwiGluBack, |b| b.clamped_glu_back(clamp, x.on(), da.on(), dx.on()));
+        self.time(Operator::GluBack, |b| b.clamped_glu_back(clamp, x.on(), da.on(), dx.on()));
     }
 }
 
@@ -142,22 +142,6 @@ impl<B: Backend> Sink for Timed<B> {
         self.time(Operator::AttentionBack, |b| {
             b.sink_back(sinks.on(), o.on(), d_o.on(), lse.on(), dsinks.unwrapped());
         });
-    }
-}
-
-impl<B: Backend> GeGlu for Timed<B> {
-    fn geglu(&self, gate: View<Self, B::Act>, up: View<Self, B::Act>, a: Out<Self, B::Act>) {
-        self.time(Operator::SwiGlu, |b| b.geglu(gate.on(), up.on(), a.on()));
-    }
-    fn geglu_back(
-        &self,
-        gate: View<Self, B::Act>,
-        up: View<Self, B::Act>,
-        da: View<Self, B::Act>,
-        dgate: Out<Self, B::Act>,
-        dup: Out<Self, B::Act>,
-    ) {
-        self.time(Operator::SwiGluBack, |b| b.geglu_back(gate.on(), up.on(), da.on(), dgate.on(), dup.on()));
     }
 }
 

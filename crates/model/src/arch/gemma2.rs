@@ -3,7 +3,7 @@
 use super::{Defaults, USUAL};
 use crate::config::Reader;
 use crate::{Blueprint, Error};
-use nn::Gate;
+use kernels::Gate;
 
 pub(super) fn blueprint(config: &Reader) -> Result<Blueprint, Error> {
     let mut b = super::dense(config, Defaults { head_width: Some(256), tied: true, ..USUAL })?;

@@ -10,7 +10,7 @@ use nn::{Block, Context, Dropout, Grads, Kept, Linear, Mlp, Norm, SelfAttention}
 const LINEAR: [Fault; 2] = [Fault::LinearDx, Fault::LinearDw];
 const NORM: [Fault; 2] = [Fault::RmsNormDx, Fault::RmsNormDw];
 const ATTENTION: [Fault; 4] = [Fault::AttentionDq, Fault::AttentionDk, Fault::AttentionDv, Fault::RopeInverse];
-const SWIGLU: [Fault; 2] = [Fault::SwiGluDgate, Fault::SwiGluDup];
+const GLU: [Fault; 2] = [Fault::GluDgate, Fault::GluDup];
 
 /// Every layer in every way it is used.
 pub(crate) fn all<B: Double + Make>() -> Vec<Layer<B>> {
@@ -37,13 +37,13 @@ pub(crate) fn all<B: Double + Make>() -> Vec<Layer<B>> {
     layers.push(attention(b, "attention with adapters", adapter, (false, Some(3)), &operators));
     let operators = [&operators[..], &NORM, &[Fault::BiasBack]].concat();
     layers.push(attention(b, "attention with norms, biases and a window", full, (true, Some(3)), &operators));
-    let operators = [&LINEAR[..], &SWIGLU].concat();
+    let operators = [&LINEAR[..], &GLU].concat();
     layers.push(mlp(b, "feed-forward layer", Tuning::Full { bias: false }, &operators));
     layers.push(mlp(b, "feed-forward layer with adapters", adapter, &operators));
-    let operators = [&LINEAR[..], &ATTENTION, &SWIGLU, &NORM, &[Fault::BiasBack]].concat();
+    let operators = [&LINEAR[..], &ATTENTION, &GLU, &NORM, &[Fault::BiasBack]].concat();
     layers.push(block(b, "block, kept", full, true, &operators));
     layers.push(block(b, "block, recomputed", full, false, &operators));
-    let operators = [&LINEAR[..], &ATTENTION, &SWIGLU, &[Fault::RmsNormDx]].concat();
+    let operators = [&LINEAR[..], &ATTENTION, &GLU, &[Fault::RmsNormDx]].concat();
     layers.push(block(b, "block with adapters, kept", adapter, true, &operators));
     layers.push(block(b, "block with adapters, recomputed", adapter, false, &operators));
     layers.extend(crate::special::all(b));
@@ -63,7 +63,7 @@ impl Make for kernels::Cpu<f64> {
 
 impl Make for kernels::tampered::Tampered<kernels::Cpu<f64>> {
     fn make() -> Self {
-        kernels::tampered::Tampered { inner: kernels::Cpu::new(1), fault: Fault::LinearDx, factor: 1.0 }
+        kernels::tampered::Tampered::new(kernels::Cpu::new(1), Fault::LinearDx, 1.0)
     }
 }
 

@@ -1,10 +1,9 @@
 //! The pieces that layers are made of: parameters, frozen weights, rotary tables, packed rows.
 
 use crate::Double;
-use kernels::{AttentionShape, HostTensor, RopeLayout, StoredDtype};
+use kernels::{AttentionShape, Gate, HostTensor, RopeLayout, StoredDtype};
 use nn::{
-    Attention, Block, FeedForward, Gate, Linear, Lora, Mlp, Norm, ParamId, Part, Rotary, SelfAttention, Table, Tensor,
-    Vector,
+    Attention, Block, FeedForward, Linear, Lora, Mlp, Norm, ParamId, Part, Rotary, SelfAttention, Table, Tensor, Vector,
 };
 use pack::{Rows, Segment};
 use std::sync::Arc;

@@ -5,9 +5,9 @@ use crate::case::Layer;
 use crate::layers::{device, host, layer, through};
 use crate::shelf::{D, F, Shelf, T, Tuning, part, rotary};
 use kernels::tampered::Fault;
-use kernels::{AttentionShape, Clamp, Gating, Mat, RouteShape};
+use kernels::{AttentionShape, Clamp, Gate, Gating, Mat, RouteShape};
 use nn::{
-    Activation, Attention, Balancing, Block, Context, Experts, FeedForward, Gate, Grads, LatentAttention, LatentQuery,
+    Activation, Attention, Balancing, Block, Context, Experts, FeedForward, Grads, LatentAttention, LatentQuery,
     Linear, Norm, Router, SharedExpert, Tensor, Vector,
 };
 
@@ -19,17 +19,16 @@ const FULL: Tuning = Tuning::Full { bias: false };
 
 /// Every one of them.
 pub(crate) fn all<B: Double>(backend: &B) -> Vec<Layer<B>> {
-    let swiglu = [Fault::SwiGluDgate, Fault::SwiGluDup];
-    let geglu = [Fault::GeGluDgate, Fault::GeGluDup];
+    let glu = [Fault::GluDgate, Fault::GluDup];
     let adapter = Tuning::Adapter { rank: 2 };
     let latent = [&LINEAR[..], &ATTENTION, &[Fault::LatentDup, Fault::LatentDrotated]].concat();
     let frozen_norms = [&latent[..], &[Fault::RmsNormDx]].concat();
     let latent = [&latent[..], &NORM].concat();
-    let gated = [&LINEAR[..], &EXPERTS, &swiglu].concat();
+    let gated = [&LINEAR[..], &EXPERTS, &glu].concat();
     let clamped = [&LINEAR[..], &EXPERTS, &[Fault::ClampedBack, Fault::GroupedBiasBack]].concat();
     let sigmoid = Gating::Sigmoid { groups: 2, kept_groups: 1, normalise: true, scale: 1.7 };
     vec![
-        sandwich(backend, [&LINEAR[..], &ATTENTION, &NORM, &geglu].concat()),
+        sandwich(backend, [&LINEAR[..], &ATTENTION, &NORM, &glu].concat()),
         sinks(backend, [&LINEAR[..], &ATTENTION, &[Fault::SinkBack]].concat()),
         latent_attention(backend, "latent attention", FULL, false, &latent),
         latent_attention(backend, "latent attention with a narrow query", FULL, true, &latent),

@@ -2,9 +2,39 @@
 
 use super::{Ended, Event, Run};
 use crate::{Error, report, state};
-use config::Interval;
+use config::{Interval, Loaded};
+use dist::World;
 use kernels::Backend;
+use rundir::RunFolder;
 use serde_json::json;
+use std::path::Path;
+
+/// Does a run's work, and records in its folder how and at which step it ended. No rank is gone before that.
+pub(crate) fn recorded(
+    world: &World,
+    folder: &RunFolder,
+    work: impl FnOnce(&mut u64) -> Result<Ended, Error>,
+) -> Result<Ended, Error> {
+    let mut step = 0;
+    let result = work(&mut step);
+    let (code, error) = match &result {
+        Ok(ended) => (ended.exit_code(), None),
+        Err(e) => (e.exit_code(), Some(e.to_string())),
+    };
+    let recorded = folder.end(code, step, error.as_deref());
+    let ended = result?;
+    recorded?;
+    world.barrier()?;
+    Ok(ended)
+}
+
+/// Writes down what was asked for.
+pub(crate) fn keep_request(folder: &RunFolder, loaded: &Loaded, inputs: &[&Path]) -> Result<(), Error> {
+    folder.write("config.yaml", loaded.resolved_yaml.as_bytes())?;
+    folder.write(config::SCHEMA_FILE, config::schema().to_string().as_bytes())?;
+    folder.keep_inputs(inputs)?;
+    Ok(())
+}
 
 impl<B: Backend> Run<'_, B> {
     /// Ends before the end: saves what the last whole step left.

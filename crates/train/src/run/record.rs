@@ -38,7 +38,7 @@ impl<B: Backend> Run<'_, B> {
             self.answer_samples(observe)?;
         }
         if !self.evaluation_due && self.due(config.saving.every, ends_epoch) {
-            self.save(observe)?;
+            self.save_beside(observe)?;
         }
         Ok(())
     }

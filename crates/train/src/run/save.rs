@@ -1,6 +1,8 @@
 //! Checkpoints of a run: what is saved beside the weights, and how a run goes on from it.
 
 use super::{Event, Run};
+use crate::gradient::Gradient;
+use crate::step::{Interrupted, StepReport};
 use crate::{Error, Job, state};
 use config::{Resume, Section, Status};
 use dist::Shards;
@@ -13,6 +15,23 @@ use std::path::{Path, PathBuf};
 impl<B: Backend> Run<'_, B> {
     /// Commits a checkpoint of the present step, unless there is one.
     pub(super) fn save(&mut self, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        self.save_later()?;
+        let Some(meta) = self.unsaved.take() else { return Ok(()) };
+        let checkpoint = self.commit(meta)?;
+        self.saved(checkpoint, observe)
+    }
+
+    /// Has a checkpoint of the present step written beside the next step's gradient, which only reads what is saved: nothing is
+    /// copied for it. Several ranks write at once, in turns of their own.
+    pub(super) fn save_beside(&mut self, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        match self.ranks.world.size() {
+            1 => self.save_later(),
+            _ => self.save(observe),
+        }
+    }
+
+    /// Notes what the checkpoint says beside the weights, unless there is one of this step.
+    fn save_later(&mut self) -> Result<(), Error> {
         if self.last_saved == Some(self.step) {
             return Ok(());
         }
@@ -20,7 +39,7 @@ impl<B: Backend> Run<'_, B> {
         self.text.sync()?;
         let window: Vec<Value> =
             self.window.state().map(|(name, folded, count)| json!([name, folded.to_bits(), count])).collect();
-        let meta = json!({
+        self.unsaved = Some(json!({
             "log_bytes": self.log.position(),
             "text_bytes": self.text.position(),
             "tokens": self.tokens,
@@ -30,12 +49,18 @@ impl<B: Backend> Run<'_, B> {
             "stale_evaluations": self.stale_evaluations,
             "evaluation_due": self.evaluation_due,
             "one_class_steps": self.one_class_steps,
-        });
-        let Some(checkpoint) = self.commit(meta)? else {
-            self.last_saved = Some(self.step);
-            return Ok(());
-        };
+        }));
         self.last_saved = Some(self.step);
+        Ok(())
+    }
+
+    /// What follows a commit.
+    pub(super) fn saved(
+        &mut self,
+        checkpoint: Option<Checkpoint>,
+        observe: &mut dyn FnMut(Event),
+    ) -> Result<(), Error> {
+        let Some(checkpoint) = checkpoint else { return Ok(()) };
         if let Some(keep) = self.job.config.saving.total_limit {
             let pinned: Vec<u64> = self.best.iter().map(|(_, step)| *step).collect();
             self.folder.rotate(&checkpoint, keep, &pinned)?;
@@ -45,7 +70,7 @@ impl<B: Backend> Run<'_, B> {
     }
 
     /// Writes what there is to write, every rank its part, and seals it once all parts are there; `None` where another rank does that.
-    fn commit(&self, meta: Value) -> Result<Option<Checkpoint>, Error> {
+    pub(super) fn commit(&self, meta: Value) -> Result<Option<Checkpoint>, Error> {
         let (world, policy) = (self.ranks.world, &self.policy);
         if world.size() == 1 {
             let staging = self.folder.begin_checkpoint(self.step)?;
@@ -73,6 +98,27 @@ impl<B: Backend> Run<'_, B> {
             staging.adopt_hashed(hash)?;
         }
         Ok(Some(staging.commit(meta)?))
+    }
+
+    /// A step's gradient, and the checkpoint that is still to be written of the step before. Both only read the weights.
+    pub(super) fn gradient_and_save(
+        &mut self,
+        step: data::Step,
+        interrupted: &(dyn Fn() -> bool + Sync),
+        grads: &mut Gradient<B>,
+        observe: &mut dyn FnMut(Event),
+    ) -> Result<Result<StepReport, Interrupted>, Error> {
+        let unsaved = self.unsaved.take();
+        let run = &*self;
+        let (report, committed) = std::thread::scope(|scope| {
+            let writer = unsaved.map(|meta| scope.spawn(move || run.commit(meta)));
+            let report = run.backend.within(|| run.gradient(step, interrupted, grads));
+            (report, writer.map(|writer| writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+        });
+        if let Some(committed) = committed {
+            self.saved(committed?, observe)?;
+        }
+        Ok(report)
     }
 
     /// Takes over a checkpoint's state.

@@ -235,6 +235,19 @@ fn several_answers_in_one_row_are_trained_on_and_share_their_prompt() {
 }
 
 #[test]
+fn evaluations_take_the_test_split_and_are_refused_without_rows() {
+    let folder = Scratch::new("held-out");
+    let of = |names: Value| job(json!({"dataset_name": names, "eval_strategy": "epoch"}));
+    write_rows(&folder, "train.jsonl", 30);
+    let Err(refused) = of(json!(folder.0)) else { panic!("nothing to evaluate on") };
+    assert_eq!(refused.exit_code(), 2);
+    assert!(refused.to_string().contains("a split `test`"), "{refused}");
+    write_rows(&folder, "test.jsonl", 8);
+    let found = of(json!(folder.0)).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((found.train.data.len(), found.eval.as_ref().map(|eval| eval.data.len())), (30, Some(8)));
+}
+
+#[test]
 fn evaluation_takes_the_loss_that_training_takes() {
     let folder = Scratch::new("evaluated");
     let eval = |trainer: &str, set: &str, keys: Value| -> f64 {

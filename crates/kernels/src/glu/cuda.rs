@@ -1,0 +1,30 @@
+//! A thread per entry.
+
+use super::{Gate, Glu};
+use crate::cuda::{Activation, Cuda, Source, count, entries};
+use crate::{Out, View};
+
+pub(crate) const SOURCE: Source = Source { name: "glu", text: include_str!("kernel.cu") };
+
+impl<A: Activation> Glu for Cuda<A> {
+    fn glu(&self, g: Gate, gate: View<Self, A>, up: View<Self, A>, a: Out<Self, A>) {
+        assert!(gate.shape() == a.shape() && up.shape() == a.shape());
+        let args = [gate.into(), up.into(), count(a.cols), (&a).into()];
+        let name = match g {
+            Gate::Silu => "swiglu",
+            Gate::Gelu => "geglu",
+        };
+        self.launch(&SOURCE, name, entries(a.rows, a.cols), &args);
+    }
+
+    fn glu_back(&self, g: Gate, inputs: [View<Self, A>; 3], dgate: Out<Self, A>, dup: Out<Self, A>) {
+        assert!(inputs.iter().map(View::shape).chain([dgate.shape()]).all(|s| s == dup.shape()));
+        let [gate, up, da] = inputs;
+        let args = [gate.into(), up.into(), da.into(), count(da.cols), (&dgate).into(), (&dup).into()];
+        let name = match g {
+            Gate::Silu => "swiglu_back",
+            Gate::Gelu => "geglu_back",
+        };
+        self.launch(&SOURCE, name, entries(da.rows, da.cols), &args);
+    }
+}
