@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use data::error::{TemplateError, TemplateErrorKind};
 use data::{ChatTemplate, Clock, RenderInput};
 use serde_json::{Map, Value, json};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
@@ -24,6 +24,9 @@ pub(crate) struct Limits {
 
 /// Time on the wall for one second of processor time, on a machine that has other things to do.
 const WALL: u64 = 10;
+
+/// Bytes of a child's last words that are read.
+const LAST_WORDS: u64 = 4096;
 
 /// A template and the child that renders it.
 pub(crate) struct Confined {
@@ -71,7 +74,7 @@ impl Confined {
 
     fn start(&self) -> io::Result<Running> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("__render").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.arg("__render").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let mut rows = child.stdin.take().expect("it is piped");
         let answers = child.stdout.take().expect("it is piped");
@@ -96,9 +99,14 @@ impl Confined {
         // It may be gone already, which is as good.
         let _ = running.child.kill();
         let status = running.child.wait();
+        // What the language's runtime says last tells a stack that is full from memory that is.
+        let mut last_words = String::new();
+        let _ = running.child.stderr.take().map(|stderr| stderr.take(LAST_WORDS).read_to_string(&mut last_words));
+        let deep = last_words.contains("overflowed its stack");
         let reason = match (late, status.ok().and_then(signal_of)) {
             (true, _) | (_, Some(SIGXCPU)) => format!("more than {seconds} s of processor time"),
             (false, Some(SIGSEGV | SIGBUS)) => "it recursed too deeply".to_owned(),
+            _ if deep => "it recursed too deeply".to_owned(),
             _ => format!("more than {mebibytes} MiB of memory"),
         };
         error(&TemplateError { kind: TemplateErrorKind::Limit, line: 0, reason })

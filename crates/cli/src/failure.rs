@@ -40,6 +40,15 @@ impl Failure {
         }
     }
 
+    /// It in a sentence, and its exit code.
+    pub(crate) fn said(&self) -> (String, u8) {
+        match self {
+            Failure::Closed => (String::new(), 0),
+            Failure::Said { message, code } => (message.clone(), *code),
+            Failure::Config(errors) => (errors.to_string(), errors.exit_code()),
+        }
+    }
+
     /// Says what there is to say and returns the exit code.
     pub(crate) fn report(&self, screen: &Screen) -> u8 {
         match self {

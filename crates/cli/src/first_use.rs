@@ -11,15 +11,28 @@ use std::path::{Path, PathBuf};
 /// What a model folder is read from.
 pub(crate) const MODEL_FILES: [&str; 5] = ["*.json", "*.safetensors", "*.jinja", "LICENSE*", "README.md"];
 
+/// What could not be fetched: the part of a run, its name, and why.
+pub(crate) type Unfetched = (&'static str, PathBuf, Failure);
+
 /// Fetches what is named `org/name` and is no path here, and says where tokens are kept where the configuration does not.
 pub(crate) fn prepare(loaded: &mut Loaded, token: Option<&str>, screen: &Screen) -> Result<(), Failure> {
+    prepare_but(loaded, token, screen, &mut |(_, _, failure)| Err(failure))
+}
+
+/// As [`prepare`]; what cannot be fetched is left as it is named where `unfetched` lets it pass.
+pub(crate) fn prepare_but(
+    loaded: &mut Loaded,
+    token: Option<&str>,
+    screen: &Screen,
+    unfetched: &mut dyn FnMut(Unfetched) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let cache = cache_folder(|name| std::env::var(name).ok());
     let stages = loaded.stages.iter_mut().map(|stage| &mut stage.config);
     for config in std::iter::once(&mut loaded.config).chain(stages) {
         if config.data.token_cache.is_none() {
             config.data.token_cache.clone_from(&cache);
         }
-        fetch_all(config, token, screen)?;
+        fetch_all(config, unfetched, &|name: &HubName, include: &[&str]| name.fetch(include, token, screen))?;
     }
     Ok(())
 }
@@ -31,11 +44,18 @@ fn cache_folder(lookup: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     Some(caches.join("prospect/tokens"))
 }
 
-fn fetch_all(config: &mut Config, token: Option<&str>, screen: &Screen) -> Result<(), Failure> {
+fn fetch_all(
+    config: &mut Config,
+    unfetched: &mut dyn FnMut(Unfetched) -> Result<(), Failure>,
+    fetch: &dyn Fn(&HubName, &[&str]) -> Result<PathBuf, Failure>,
+) -> Result<(), Failure> {
     let run = config.saving.output_dir.clone();
     let found = HubName::of(RepoKind::Model, &config.model.path).filter(|_| not_of_the_run(&config.model.path, &run));
     if let Some(found) = found {
-        config.model.path = found.fetch(&MODEL_FILES, token, screen)?;
+        match fetch(&found, &MODEL_FILES) {
+            Ok(path) => config.model.path = path,
+            Err(failure) => unfetched(("model", config.model.path.clone(), failure))?,
+        }
     }
     let registry = match config.data.registry.as_deref().filter(|place| Registry::is_at(place)) {
         Some(place) => Some(Registry::read(place)?),
@@ -43,13 +63,17 @@ fn fetch_all(config: &mut Config, token: Option<&str>, screen: &Screen) -> Resul
     };
     for path in config.data.train.iter_mut().chain(&mut config.data.eval) {
         let name = path.to_string_lossy().into_owned();
-        if let Some(registry) = registry.as_ref().filter(|registry| registry.knows(&name)) {
-            let elsewhere = registry.on_the_hub(&name);
-            if let Some(found) = elsewhere.as_deref().and_then(|id| HubName::of(RepoKind::Dataset, Path::new(id))) {
-                config.data.fetched.insert(name, found.fetch(&[], token, screen)?);
-            }
-        } else if let Some(found) = HubName::of(RepoKind::Dataset, path).filter(|_| not_of_the_run(path, &run)) {
-            *path = found.fetch(&[], token, screen)?;
+        let known = registry.as_ref().filter(|registry| registry.knows(&name));
+        let elsewhere = known.and_then(|registry| registry.on_the_hub(&name));
+        let found = match known {
+            Some(_) => elsewhere.as_deref().and_then(|id| HubName::of(RepoKind::Dataset, Path::new(id))),
+            None => HubName::of(RepoKind::Dataset, path).filter(|_| not_of_the_run(path, &run)),
+        };
+        match (found.map(|found| fetch(&found, &[])), known) {
+            (None, _) => {}
+            (Some(Ok(folder)), Some(_)) => _ = config.data.fetched.insert(name, folder),
+            (Some(Ok(folder)), None) => *path = folder,
+            (Some(Err(failure)), _) => unfetched(("data", path.clone(), failure))?,
         }
     }
     Ok(())

@@ -62,7 +62,7 @@ pub(crate) fn import(args: &ImportArgs, screen: &Screen) -> Result<u8, Failure> 
         "{path}: {}, {} keys: {} mapped, {} without effect, {refused} refused, {unknown} unknown",
         config::recognise(&path, &text)?,
         accounted.len(),
-        count(|o| matches!(o, Outcome::Works { .. })),
+        count(|o| matches!(o, Outcome::Works { .. } | Outcome::InPlace(_))),
         count(|o| matches!(o, Outcome::NoEffect(_))),
     ));
     for a in &accounted {
@@ -72,7 +72,7 @@ pub(crate) fn import(args: &ImportArgs, screen: &Screen) -> Result<u8, Failure> 
                 let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
                 screen.line(format_args!("  {}: `{}` is unknown{near}", a.place, a.key));
             }
-            Outcome::Works { .. } | Outcome::NoEffect(_) => {}
+            Outcome::Works { .. } | Outcome::InPlace(_) | Outcome::NoEffect(_) => {}
         }
     }
     Ok(if refused + unknown > 0 { 2 } else { 0 })
@@ -94,6 +94,7 @@ fn schema_text() -> String {
 fn as_json(a: &Accounted) -> Value {
     let (outcome, key, value, why) = match &a.outcome {
         Outcome::Works { key, value, remark } => ("mapped", Some(key), Some(value), (*remark).to_owned()),
+        Outcome::InPlace(how) => ("read in place", None, None, (*how).to_owned()),
         Outcome::NoEffect(why) => ("no effect", None, None, why.clone()),
         Outcome::Refused(why) => ("refused", None, None, why.clone()),
         Outcome::Unknown(near) => ("unknown", None, None, near.map_or(String::new(), |n| format!("did you mean {n}?"))),

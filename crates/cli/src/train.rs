@@ -36,7 +36,11 @@ fn read_with(args: &ConfigArgs, extra: &[(String, String)], screen: &Screen) -> 
     let mut overrides = config::split_overrides(&words)?;
     overrides.retain(|(key, _)| extra.iter().all(|(k, _)| k != key));
     overrides.extend(extra.iter().cloned());
-    let flags = args.flags.settings(file.is_some())?;
+    let mut flags = args.flags.settings(file.is_some())?;
+    // Blocks that are trained in full are no adapter's.
+    if overrides.iter().any(|(key, _)| key == "freeze_trainable_layers") {
+        flags.retain(|(key, _)| key != "use_peft");
+    }
     // A word on the command line wins over a flag, and a flag over the file.
     let flags = flags.into_iter().filter(|(key, _)| overrides.iter().all(|(k, _)| k != key));
     let overrides: Vec<(String, String)> = flags.chain(overrides.iter().cloned()).collect();

@@ -2,10 +2,11 @@
 
 use crate::args::ConfigArgs;
 use crate::failure::Failure;
+use crate::first_use::{self, Unfetched};
 use crate::output;
 use crate::progress::Watch;
 use crate::screen::Screen;
-use crate::train::load;
+use crate::train::read;
 use clap::Args;
 use config::{Config, Loaded, Tuning};
 use serde_json::json;
@@ -31,22 +32,35 @@ pub(crate) struct ValidateArgs {
 
 /// `prospect validate`
 pub(crate) fn validate(args: &ValidateArgs, screen: &Screen) -> Result<u8, Failure> {
-    let loaded = load(&args.config, screen)?;
-    let configs = configs(&loaded);
+    let mut loaded = read(&args.config, screen)?;
+    let mut unfetched: Vec<Unfetched> = Vec::new();
+    let mut later = |failed| {
+        unfetched.push(failed);
+        Ok(())
+    };
+    first_use::prepare_but(&mut loaded, args.config.flags.hf_token.as_deref(), screen, &mut later)?;
     let mut code = 0;
-    let mut count = 0;
+    let mut count = unfetched.len();
+    for (part, name, failure) in &unfetched {
+        let (what, exit) = failure.said();
+        code = if code == 0 { exit } else { code };
+        print(args.json, part, &format!("{}: {what}", name.display()), exit, screen)?;
+    }
+    let configs = configs(&loaded);
     for config in &configs {
         let mut watch = Watch::new(screen);
-        let (findings, notes) = train::validate(config, args.rows as usize, &mut |event| watch.event(event));
+        let (mut findings, notes) = train::validate(config, args.rows as usize, &mut |event| watch.event(event));
         watch.finish();
+        // Of what is not there nothing more is to be said.
+        let absent = |finding: &train::Finding| {
+            let of =
+                |(part, name, _): &Unfetched| *part == finding.part && finding.what.contains(&*name.to_string_lossy());
+            unfetched.iter().any(of)
+        };
+        findings.retain(|finding| !absent(finding));
         notes.iter().for_each(|note| screen.note(note));
         for finding in &findings {
-            match args.json {
-                true => {
-                    output::json(&json!({"part": finding.part, "problem": finding.what, "exit_code": finding.code}))?
-                }
-                false => screen.error(&format!("{}: {}", finding.part, finding.what)),
-            }
+            print(args.json, finding.part, &finding.what, finding.code, screen)?;
         }
         count += findings.len();
         code = if code == 0 { findings.first().map_or(0, |f| f.code) } else { code };
@@ -59,6 +73,14 @@ pub(crate) fn validate(args: &ValidateArgs, screen: &Screen) -> Result<u8, Failu
         n => screen.line(format_args!("{n} problems")),
     }
     Ok(code)
+}
+
+fn print(as_json: bool, part: &str, what: &str, code: u8, screen: &Screen) -> Result<(), Failure> {
+    if as_json {
+        return output::json(&json!({"part": part, "problem": what, "exit_code": code}));
+    }
+    screen.error(&format!("{part}: {what}"));
+    Ok(())
 }
 
 /// What is looked at: the run, or each stage of it as if it began with the first one's model. What a stage begins with is only there

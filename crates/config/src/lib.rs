@@ -22,7 +22,7 @@ mod value;
 mod yaml;
 
 pub use config::*;
-pub use dialect::{Accounted, Dialect, Outcome, PRESETS, account, as_yaml, deepspeed_file, has_key, import, recognise};
+pub use dialect::{Accounted, Dialect, Outcome, account, as_yaml, deepspeed_file, has_key, import, recognise};
 pub use flat::flat;
 pub use note::{Note, NoteKind};
 pub use preset::PRESET_FILES;

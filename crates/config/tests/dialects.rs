@@ -107,6 +107,7 @@ fn outcome<'a>(found: &'a [Accounted], key: &str) -> &'a Outcome {
 fn brief(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Works { key, value, .. } => format!("{key}: {value}"),
+        Outcome::InPlace(_) => "in place".into(),
         Outcome::NoEffect(_) => "no effect".into(),
         Outcome::Refused(_) => "refused".into(),
         Outcome::Unknown(_) => "unknown".into(),
@@ -120,7 +121,7 @@ fn every_founding_file_is_recognised_and_no_key_is_unknown() {
         (MLX, Dialect::Mlx, 20),
         (LLAMA_FACTORY, Dialect::LlamaFactory, 31),
         (DATASET_INFO, Dialect::DatasetInfo, 7),
-        (FLAGS, Dialect::Flags, 21),
+        (FLAGS, Dialect::Flags, 20),
         ("beta: 0.1\nlr_scheduler_kwargs:\n  min_lr: 0\n", Dialect::Flat, 2),
     ];
     for (text, dialect, keys) in files {
@@ -218,7 +219,7 @@ fn the_llama_factory_run_becomes_a_file_of_ours_that_loads() {
 fn a_data_set_entry_is_accounted_for_under_its_name() {
     let found = account("dataset_info.json", DATASET_INFO).unwrap();
     for key in ["AM.file_name", "AM.tags.assistant_tag"] {
-        let Outcome::NoEffect(reason) = outcome(&found, key) else { panic!("{key}") };
+        let Outcome::InPlace(reason) = outcome(&found, key) else { panic!("{key}") };
         assert!(reason.contains("`dataset: NAME` with `dataset_dir: FOLDER`"), "{reason}");
     }
     let script = DATASET_INFO.replace("file_name", "script_url");
@@ -233,18 +234,20 @@ fn flags_become_keys_and_secrets_are_never_shown() {
     assert_eq!(brief(outcome(&found, "train_kto --dataset-name")), "dataset_name: \"org/data/train.jsonl\"");
     assert_eq!(brief(outcome(&found, "train_kto --dataset-file")), "no effect");
     assert_eq!(brief(outcome(&found, "train_kto --wandb")), "report_to: wandb");
-    // Flags of their own win over a preset.
     let preset: Vec<String> =
         found.iter().filter(|a| a.key == "train_kto --model-size").map(|a| brief(&a.outcome)).collect();
-    assert_eq!(preset, ["no effect", "per_device_train_batch_size: 4", "gradient_accumulation_steps: 8"]);
+    assert_eq!(preset, ["preset: \"13b\"", "preset: \"7b\""]);
     assert_eq!(brief(outcome(&found, "upload_to_hf --create-gguf")), "no effect");
-    // Each command is a run of its own.
+    // Each command is a run of its own; flags win over a preset.
     let yaml = config::import("flags.txt", FLAGS).unwrap();
     let runs: Vec<&str> = yaml.split("---\n").collect();
     assert_eq!(runs.len(), 5, "{yaml}");
     let ours = format!("model_name_or_path: m\n{}", runs[1]);
     let config = config::load("ours.yaml", &ours, &[]).unwrap_or_else(|e| panic!("{ours}\n{e}")).config;
     assert_eq!(config.data.train, [std::path::PathBuf::from("org/data/train.jsonl")]);
+    let sized = format!("model_name_or_path: m\ndataset_name: d\n{}", runs[0].replace("--- \n", ""));
+    let config = config::load("sized.yaml", &sized, &[]).unwrap_or_else(|e| panic!("{sized}\n{e}")).config;
+    assert_eq!((config.batch.train_rows, config.batch.accumulation, config.data.max_length), (2, 16, Some(1024)));
     assert!(!format!("{found:?}").contains("hf_secret"));
     for line in ["hub_token: hf_secret\nbeta: 0.1\n", "stage: sft\ntemplate: t\nhf_hub_token: hf_secret\n"] {
         let found = account("f.yaml", line).unwrap();

@@ -183,6 +183,16 @@ impl fmt::Display for Error {
     }
 }
 
+impl Error {
+    /// What happened, without advice: for where it is done again at once.
+    pub(crate) fn what_happened(&self) -> String {
+        match self {
+            Error::Network { url, why } => format!("{url}: {why}"),
+            other => other.to_string(),
+        }
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {

@@ -306,7 +306,7 @@ impl Client {
             Some(asked) => asked + jittered.min(Duration::from_secs(1)),
             None => jittered,
         };
-        watch.event(Event::Retry { why: failure.error.to_string(), pause });
+        watch.event(Event::Retry { why: failure.error.what_happened(), pause });
         self.sleep(pause, watch)
     }
 

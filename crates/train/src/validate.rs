@@ -32,31 +32,11 @@ pub fn validate(config: &Config, rows: usize, observe: &mut dyn FnMut(Event)) ->
     // A few rows are no entry for the cache.
     (config.data.first_rows, config.data.token_cache) = (Some(rows), None);
     let mut findings = Vec::new();
-    let model = weights::Checkpoint::open(&config.model.path).map(drop).map_err(Error::from);
-    findings.extend(model.err().map(Finding::of("model")));
-    let blueprint = weights::read_config(&config.model.path)
-        .map_err(Error::from)
-        .and_then(|read| model::arch::blueprint(&read).map_err(Error::from));
-    match &blueprint {
-        Ok(blueprint) => {
-            let adapter = AdapterPlan::new(&config.tuning, blueprint).map(drop);
-            findings.extend(adapter.err().map(Finding::of("adapter")));
-        }
-        Err(e) => findings.push(Finding { part: "model", what: e.to_string(), code: e.exit_code() }),
-    }
-    let tokenizer = tokenizer_files(&config, Clock::now()).and_then(|files| Ok(files.load()?));
-    match &tokenizer {
-        Ok(tokenizer) => {
-            if let Err(e @ data::Error::Template(_)) = tokenizer.template() {
-                findings.push(Finding::of("template")(e.into()));
-            }
-        }
-        Err(e) => findings.push(Finding { part: "tokenizer", what: e.to_string(), code: e.exit_code() }),
-    }
+    let tokenizer = look_at_model(&config, &mut findings);
     let sets = [(&config.data.train, &config.data.train_split), (&config.data.eval, &config.data.test_split)];
     for (names, split) in sets {
         for name in names {
-            look_at(&config, name, split, tokenizer.as_ref().ok(), &mut findings, observe);
+            look_at(&config, name, split, tokenizer.as_ref(), &mut findings, observe);
         }
     }
     let mut notes = Vec::new();
@@ -72,6 +52,35 @@ pub fn validate(config: &Config, rows: usize, observe: &mut dyn FnMut(Event)) ->
         }
     }
     (findings, notes)
+}
+
+/// The model's folder, its blueprint, its adapter, its tokenizer and template. Without a folder that is the one problem.
+fn look_at_model(config: &Config, findings: &mut Vec<Finding>) -> Option<data::Tokenizer> {
+    let opened = weights::Checkpoint::open(&config.model.path).map(drop).map_err(Error::from);
+    findings.extend(opened.err().map(Finding::of("model")));
+    if !config.model.path.is_dir() {
+        return None;
+    }
+    let blueprint = weights::read_config(&config.model.path)
+        .map_err(Error::from)
+        .and_then(|read| model::arch::blueprint(&read).map_err(Error::from));
+    match &blueprint {
+        Ok(blueprint) => {
+            let adapter = AdapterPlan::new(&config.tuning, blueprint).map(drop);
+            findings.extend(adapter.err().map(Finding::of("adapter")));
+        }
+        Err(e) => findings.push(Finding { part: "model", what: e.to_string(), code: e.exit_code() }),
+    }
+    let tokenizer = tokenizer_files(config, Clock::now()).and_then(|files| Ok(files.load()?));
+    match &tokenizer {
+        Ok(tokenizer) => {
+            if let Err(e @ data::Error::Template(_)) = tokenizer.template() {
+                findings.push(Finding::of("template")(e.into()));
+            }
+        }
+        Err(e) => findings.push(Finding { part: "tokenizer", what: e.to_string(), code: e.exit_code() }),
+    }
+    tokenizer.ok()
 }
 
 /// The files of one data set and its first rows.

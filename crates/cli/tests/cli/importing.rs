@@ -158,6 +158,13 @@ fn validate_says_all_that_is_wrong_and_exits_with_the_first() {
     let said: Vec<&str> = found.iter().filter_map(|f| f["problem"].as_str()).collect();
     assert!(said.len() == 2 && said[0].contains("bad.jsonl:1:1") && said[0].contains("bad.jsonl:2:45"), "{said:#?}");
     assert!(said[1].contains("none.jsonl"), "{said:#?}");
+    // Nothing answers there, and the rows are looked at all the same.
+    let away = "model_name_or_path=org/away";
+    let words = ["validate", text(&run), away, "dataset_name=none.jsonl", "--json"];
+    let output = scratch.command(&words).env("HF_HUB_OFFLINE", "1").output().unwrap();
+    let found = objects(&String::from_utf8(output.stdout).unwrap());
+    let said: Vec<&str> = found.iter().filter_map(|f| f["problem"].as_str()).collect();
+    assert!(said.len() == 2 && said[0].contains("HF_HUB_OFFLINE") && said[1].contains("none.jsonl"), "{said:#?}");
     let config = scratch.prospect(&["validate", text(&run), "beta=-1", "learning_rat=3"]);
     assert!(config.status.code() == Some(2) && stderr(&config).matches("error[").count() == 2, "{}", stderr(&config));
 }

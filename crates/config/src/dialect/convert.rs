@@ -36,6 +36,7 @@ pub(crate) fn converted(dialect: Dialect, source: &Source, pairs: &[Pair]) -> Re
                 }
                 push(&mut out.pairs, key, node(value, &a.value_place), &a.place);
             }
+            Outcome::InPlace(_) => {}
             Outcome::NoEffect(reason) => out.notes.push(said(format!("`{}` has no effect: {reason}", a.key))),
             Outcome::Refused(reason) => {
                 let message = format!("`{}` of {dialect} is not taken with `{}`", a.key, a.value);
@@ -202,6 +203,10 @@ pub fn as_yaml(dialect: Dialect, accounted: &[Accounted]) -> String {
             let remark = if remark.is_empty() { String::new() } else { format!(" ({remark})") };
             Some(format!("{}: {} -> {key}: {value}{remark}", a.key, a.value))
         }
+        _ => None,
+    });
+    section("Read from the file itself", &|a| match &a.outcome {
+        Outcome::InPlace(how) => Some(format!("{}: {} ({how})", a.key, a.value)),
         _ => None,
     });
     section("Without effect", &|a| match &a.outcome {

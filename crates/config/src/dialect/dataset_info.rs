@@ -2,7 +2,7 @@
 
 use super::{Outcome, Row, To};
 use crate::yaml::{Content, Node};
-use To::{By, NoEffect, Unless};
+use To::{By, InPlace, Unless};
 
 const PLACES: &[&str] = &["file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"];
 
@@ -13,7 +13,7 @@ pub(super) fn is_entry(node: &Node) -> bool {
 
 fn formatting(text: &str) -> Outcome {
     match text {
-        "alpaca" | "sharegpt" | "openai" => Outcome::NoEffect(REGISTERED.into()),
+        "alpaca" | "sharegpt" | "openai" => Outcome::InPlace(REGISTERED),
         _ => Outcome::Refused("expected alpaca, sharegpt or openai".into()),
     }
 }
@@ -24,37 +24,37 @@ const MEDIA: &str = "rows are text";
 
 #[rustfmt::skip] // a table: one row, one line
 pub(super) const ROWS: &[Row] = &[
-    ("file_name", NoEffect(REGISTERED)),
-    ("hf_hub_url", NoEffect("a local path is read; a name on the Hub is pulled on first use")),
+    ("file_name", InPlace(REGISTERED)),
+    ("hf_hub_url", InPlace("a local path is read; a name on the Hub is pulled on first use")),
     ("ms_hub_url", Unless(&[], ELSEWHERE)),
     ("om_hub_url", Unless(&[], ELSEWHERE)),
     ("script_url", Unless(&[], "nothing from a data set is ever executed")),
     ("cloud_file_name", Unless(&[], ELSEWHERE)),
     ("formatting", By(formatting)),
-    ("ranking", NoEffect(REGISTERED)),
-    ("subset", NoEffect(REGISTERED)),
-    ("split", NoEffect(REGISTERED)),
-    ("folder", NoEffect(REGISTERED)),
-    ("num_samples", NoEffect(REGISTERED)),
+    ("ranking", InPlace(REGISTERED)),
+    ("subset", InPlace(REGISTERED)),
+    ("split", InPlace(REGISTERED)),
+    ("folder", InPlace(REGISTERED)),
+    ("num_samples", InPlace(REGISTERED)),
     ("load_from", Unless(&["file", "hf_hub"], ELSEWHERE)),
     ("columns.images", Unless(&[], MEDIA)),
     ("columns.videos", Unless(&[], MEDIA)),
     ("columns.audios", Unless(&[], MEDIA)),
-    ("columns.messages", NoEffect(REGISTERED)),
-    ("columns.prompt", NoEffect(REGISTERED)),
-    ("columns.query", NoEffect(REGISTERED)),
-    ("columns.response", NoEffect(REGISTERED)),
-    ("columns.history", NoEffect(REGISTERED)),
-    ("columns.system", NoEffect(REGISTERED)),
-    ("columns.tools", NoEffect(REGISTERED)),
-    ("columns.kto_tag", NoEffect(REGISTERED)),
-    ("columns.chosen", NoEffect(REGISTERED)),
-    ("columns.rejected", NoEffect(REGISTERED)),
-    ("tags.role_tag", NoEffect(REGISTERED)),
-    ("tags.content_tag", NoEffect(REGISTERED)),
-    ("tags.user_tag", NoEffect(REGISTERED)),
-    ("tags.assistant_tag", NoEffect(REGISTERED)),
-    ("tags.system_tag", NoEffect(REGISTERED)),
-    ("tags.observation_tag", NoEffect(REGISTERED)),
-    ("tags.function_tag", NoEffect(REGISTERED)),
+    ("columns.messages", InPlace(REGISTERED)),
+    ("columns.prompt", InPlace(REGISTERED)),
+    ("columns.query", InPlace(REGISTERED)),
+    ("columns.response", InPlace(REGISTERED)),
+    ("columns.history", InPlace(REGISTERED)),
+    ("columns.system", InPlace(REGISTERED)),
+    ("columns.tools", InPlace(REGISTERED)),
+    ("columns.kto_tag", InPlace(REGISTERED)),
+    ("columns.chosen", InPlace(REGISTERED)),
+    ("columns.rejected", InPlace(REGISTERED)),
+    ("tags.role_tag", InPlace(REGISTERED)),
+    ("tags.content_tag", InPlace(REGISTERED)),
+    ("tags.user_tag", InPlace(REGISTERED)),
+    ("tags.assistant_tag", InPlace(REGISTERED)),
+    ("tags.system_tag", InPlace(REGISTERED)),
+    ("tags.observation_tag", InPlace(REGISTERED)),
+    ("tags.function_tag", InPlace(REGISTERED)),
 ];

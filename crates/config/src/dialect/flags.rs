@@ -4,33 +4,9 @@ use super::{Accounted, Outcome, Row, To, apply};
 use crate::problem::{Place, Source};
 use crate::table;
 use crate::yaml::{Content, Node};
-use To::{By, Key, NoEffect, Secret, Unless};
+use To::{By, Key, KeyBut, NoEffect, Secret, Unless};
 
 const COMMANDS: &[(&str, &[Row])] = &[("train_kto", TRAIN), ("inference", INFERENCE), ("upload_to_hf", UPLOAD)];
-
-/// The RTX 3090 trainer's rows per micro-batch and micro-batches per step, by size.
-pub const PRESETS: [(&str, &str, &str); 4] =
-    [("3b", "8", "4"), ("7b", "4", "8"), ("13b", "2", "16"), ("20b", "4", "8")];
-
-/// What a size preset says of the batch; a flag of its own wins over it.
-fn preset(size: &str, flags: &[&str]) -> Vec<Outcome> {
-    let Some((_, rows, steps)) = PRESETS.iter().find(|(name, ..)| *name == size) else {
-        return vec![Outcome::Refused("that tool has presets for 3b, 7b, 13b and 20b".into())];
-    };
-    let keys = [
-        ("--batch-size", "per_device_train_batch_size", rows),
-        ("--gradient-accumulation", "gradient_accumulation_steps", steps),
-    ];
-    let unsaid = keys.iter().filter(|(flag, ..)| !flags.contains(flag));
-    let outcomes: Vec<Outcome> = unsaid.map(|(_, key, value)| line(key, value, NO_MODEL)).collect();
-    if outcomes.is_empty() {
-        vec![Outcome::NoEffect("its batch is overruled; ".to_owned() + NO_MODEL)]
-    } else {
-        outcomes
-    }
-}
-
-const NO_MODEL: &str = "a preset of that tool: its batch is taken; a model is named as `model_name_or_path`";
 
 fn line(key: &str, value: &str, remark: &'static str) -> Outcome {
     Outcome::Works { key: key.into(), value: value.into(), remark }
@@ -42,7 +18,7 @@ const SECRET: &str = "a secret, left out: give it with HF_TOKEN, HF_TOKEN_PATH, 
 
 #[rustfmt::skip] // a table: one row, one line
 const TRAIN: &[Row] = &[
-    ("--model-size", NoEffect(NO_MODEL)),
+    ("--model-size", KeyBut("preset", "the model itself is named as `model_name_or_path`")),
     ("--model-name", Key("model_name_or_path")),
     ("--max-seq-length", Key("max_length")),
     ("--dataset-name", Key("dataset_name")),
@@ -123,7 +99,7 @@ pub(super) fn account(source: &Source, text: &str) -> Vec<Accounted> {
     out
 }
 
-/// The flags of one line, where one changes what another means: the file of a data set, and the batch of a preset.
+/// The flags of one line, where one changes what another means: the file of a data set.
 fn together(line: Vec<Accounted>) -> Vec<Accounted> {
     let flag = |a: &Accounted| a.key.split_once(' ').map_or("", |(_, flag)| flag).to_owned();
     let flags: Vec<String> = line.iter().map(flag).collect();
@@ -139,12 +115,6 @@ fn together(line: Vec<Accounted>) -> Vec<Accounted> {
                 a.outcome = self::line("dataset_name", &value, "fetched on first use");
             }
             ("--dataset-file", Some(_), Some(_)) => a.outcome = Outcome::NoEffect("said with `--dataset-name`".into()),
-            ("--model-size", ..) => {
-                for outcome in preset(&a.value, &known) {
-                    out.push(Accounted { outcome, ..a.clone() });
-                }
-                continue;
-            }
             _ => {}
         }
         out.push(a);

@@ -11,7 +11,6 @@ mod mlx;
 
 pub(crate) use convert::converted;
 pub use convert::{as_yaml, import};
-pub use flags::PRESETS;
 
 use crate::problem::{Errors, Place, Source};
 use crate::settings::{Settings, is_secret, written};
@@ -83,6 +82,8 @@ pub enum Outcome {
         /// What differs from the other tool; may be empty.
         remark: &'static str,
     },
+    /// It works from the file it is in, and how.
+    InPlace(&'static str),
     /// Accepted without effect, and why.
     NoEffect(String),
     /// Not taken, and why.
@@ -102,6 +103,8 @@ pub(crate) enum To {
     Respelled(&'static str, &'static [(&'static str, &'static str)]),
     /// Our key, or none, by value; any other value is refused with the reason.
     Values(&'static [(&'static str, Line)], &'static str),
+    /// Read from that file itself, and how.
+    InPlace(&'static str),
     /// No effect, and why.
     NoEffect(&'static str),
     /// Refused unless it has one of these values, and why.
@@ -271,6 +274,7 @@ pub(crate) fn apply(to: To, node: &Node) -> Outcome {
             Some((_, Line::Anyway)) => Outcome::NoEffect(ANYWAY.into()),
             None => Outcome::Refused(reason.into()),
         },
+        To::InPlace(how) => Outcome::InPlace(how),
         To::NoEffect(reason) => Outcome::NoEffect(reason.into()),
         To::Unless(values, _) if node.is_null() || values.contains(&text.to_lowercase().as_str()) => {
             Outcome::NoEffect(ANYWAY.into())
