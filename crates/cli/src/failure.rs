@@ -1,8 +1,9 @@
 //! How a command fails: what is said, and the exit code.
 
 use crate::screen::Screen;
+use std::alloc::Layout;
 use std::io::{self, Write};
-use std::panic::PanicHookInfo;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind};
 
 /// Why a command ended early.
 #[derive(Debug)]
@@ -116,16 +117,53 @@ impl From<demo::Error> for Failure {
 }
 
 /// From now on a panic says in one line that it is our mistake, and ends the process with 101; but for those of decoders, which
-/// are caught.
+/// are caught, and of devices without memory.
 pub(crate) fn report_panics() {
     std::panic::set_hook(Box::new(|info| {
         // A damaged table, which is refused where it is read.
         if data::source::is_decoding() {
             return;
         }
+        if let Some(found) = info.payload().downcast_ref::<train::OutOfMemory>() {
+            // A device's threads hand it on to the one that waits for them, which is caught.
+            let name = std::thread::current().name().unwrap_or_default().to_owned();
+            if name == "main" || name.starts_with("cpu-") {
+                return;
+            }
+            let _ = writeln!(io::stderr(), "{}", memory_line(found));
+            std::process::exit(MEMORY);
+        }
         let _ = writeln!(io::stderr(), "{}", panic_line(info));
         std::process::exit(101);
     }));
+}
+
+/// Where memory was the reason.
+const MEMORY: i32 = 4;
+
+/// Runs a command; a device without memory ends it as any other failure does.
+pub(crate) fn within_memory(run: impl FnOnce() -> Result<u8, Failure>) -> Result<u8, Failure> {
+    // What the command was working on is gone with it.
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| match train::OutOfMemory::of(&*payload) {
+        Some(found) => Err(Failure::Said { message: memory_line(&found), code: MEMORY as u8 }),
+        None => resume_unwind(payload),
+    })
+}
+
+fn memory_line(found: &train::OutOfMemory) -> String {
+    format!(
+        "not enough memory: {} MB more for matrices that take {} MB; fewer or shorter sequences at a time take less",
+        found.wanted.div_ceil(1 << 20),
+        found.alive >> 20
+    )
+}
+
+/// The heap has no more: says so without taking any, and ends the process.
+pub(crate) fn exhausted(_: Layout) -> ! {
+    let said =
+        "error: not enough memory: the system gave no more; `prospect plan` says what a run takes and what to change\n";
+    let _ = io::stderr().write_all(said.as_bytes());
+    std::process::exit(MEMORY)
 }
 
 fn panic_line(info: &PanicHookInfo) -> String {

@@ -51,8 +51,12 @@ fn main() -> ExitCode {
     failure::report_panics();
     let CommandLine { command, quiet, color } = CommandLine::parse();
     let screen = Screen::new(quiet, color);
-    ExitCode::from(run(command, &screen).unwrap_or_else(|failure| failure.report(&screen)))
+    let done = failure::within_memory(|| run(command, &screen));
+    ExitCode::from(done.unwrap_or_else(|failure| failure.report(&screen)))
 }
+
+#[global_allocator]
+static HEAP: ::train::Heap = ::train::Heap { exhausted: failure::exhausted };
 
 /// Runs a command and returns the process's exit code.
 fn run(command: Command, screen: &Screen) -> Result<u8, Failure> {

@@ -236,6 +236,7 @@ fn as_json(job: &Job, plan: &Plan, rates: &[f64]) -> Value {
         "execution": {
             "pack_rows": execution.budget_rows,
             "recompute": execution.keep != model::Keep::All,
+            "blocks": train::kept_words(execution.keep),
             "z0_first": execution.z0_first,
         },
         "memory_bytes": memory,

@@ -139,7 +139,7 @@ fn as_json(row: &Row) -> Value {
     let mut line = match &row.plan {
         Ok(plan) => json!({
             "fits": true, "memory_total_bytes": plan.total(), "pack_rows": plan.execution.budget_rows,
-            "recompute": plan.execution.keep != model::Keep::All, "z0_first": plan.execution.z0_first,
+            "recompute": plan.execution.keep != model::Keep::All, "blocks": train::kept_words(plan.execution.keep), "z0_first": plan.execution.z0_first,
         }),
         Err(train::Error::Memory { needed, .. }) => json!({"fits": false, "memory_total_bytes": needed}),
         Err(_) => json!({"fits": false}),
@@ -165,9 +165,13 @@ fn as_text(key: &str, rows: &[Row], target: Option<&Target>) -> Result<(), Failu
         let mut line = vec![row.value.clone()];
         match &row.plan {
             Ok(plan) => {
-                let blocks = if plan.execution.keep == model::Keep::All { "kept" } else { "computed again" };
+                let blocks = match plan.execution.keep {
+                    model::Keep::All => "kept".to_owned(),
+                    model::Keep::Mixed { whole, lean } => format!("{whole} kept, {lean} lean"),
+                    _ => "computed again".to_owned(),
+                };
                 let e = &plan.execution;
-                line.extend(["yes".to_owned(), megabytes(plan.total()), e.budget_rows.to_string(), blocks.to_owned()]);
+                line.extend(["yes".to_owned(), megabytes(plan.total()), e.budget_rows.to_string(), blocks]);
             }
             Err(e) => {
                 let needed =

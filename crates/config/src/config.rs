@@ -72,6 +72,10 @@ pub struct Model {
     pub router_aux_loss_coef: Option<f64>,
     /// Scaling of rotary positions in place of the model's own; with `rope_type`.
     pub rope_scaling: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Special tokens that the tokenizer gets, as far as it has not got them.
+    pub new_tokens: Vec<String>,
+    /// Whether the embedding gets a row for every token of a tokenizer that has more.
+    pub resize_vocab: bool,
 }
 
 /// A quantised base, made when the model is loaded.

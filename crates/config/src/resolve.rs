@@ -162,6 +162,8 @@ impl Resolved {
                 quantisation: self.quantisation(),
                 router_aux_loss_coef: self.float("router_aux_loss_coef"),
                 rope_scaling: self.rope_scaling(),
+                new_tokens: self.list("new_special_tokens").unwrap_or(&[]).to_vec(),
+                resize_vocab: self.flag("resize_vocab"),
             },
             tuning: self.tuning(),
             data: self.data(),

@@ -76,7 +76,9 @@ fn a_trl_file_of_another_era_runs_unchanged_with_every_key_accounted_for() {
             dtype: Dtype::Bfloat16,
             quantisation: None,
             router_aux_loss_coef: None,
-            rope_scaling: None
+            rope_scaling: None,
+            new_tokens: Vec::new(),
+            resize_vocab: false
         }
     );
     assert_eq!(c.tuning, Tuning::Full);

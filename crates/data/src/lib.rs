@@ -6,6 +6,7 @@
 //! Nothing here knows a device, a model or an objective, and nothing read from a file is ever executed.
 #![forbid(unsafe_code)]
 
+mod added;
 mod answers;
 pub mod cache;
 pub mod clock;
@@ -13,6 +14,7 @@ pub mod dataset;
 mod encode;
 pub mod error;
 pub mod format;
+mod frames;
 mod journal;
 pub mod locate;
 pub mod order;
@@ -31,6 +33,7 @@ pub mod tokenizer;
 pub mod tools;
 mod words;
 
+pub use added::{NewToken, write_tokens};
 pub use answers::AnswerFile;
 pub use cache::load_cached;
 pub use clock::Clock;

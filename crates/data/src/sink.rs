@@ -10,6 +10,7 @@ use serde_json::{Map, Value as Json};
 use tables::Kind;
 
 use crate::error::{Error, Result};
+use crate::frames::Frames;
 use crate::journal::Position;
 
 /// A row to write.
@@ -20,8 +21,10 @@ pub type JsonRow = Map<String, Json>;
 pub enum Target {
     /// One object per line (`.jsonl`).
     Lines,
-    /// The same, packed (`.jsonl.gz`).
+    /// The same, packed by gzip (`.jsonl.gz`).
     GzipLines,
+    /// The same, packed by zstd (`.jsonl.zst`).
+    ZstdLines,
     /// One array of objects (`.json`).
     Array,
     /// Parquet (`.parquet`).
@@ -39,6 +42,7 @@ impl Target {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         let endings = [
             (".jsonl.gz", Target::GzipLines),
+            (".jsonl.zst", Target::ZstdLines),
             (".jsonl", Target::Lines),
             (".ndjson", Target::Lines),
             (".json", Target::Array),
@@ -48,8 +52,7 @@ impl Target {
             Some((_, target)) => Ok(*target),
             None if !name.contains('.') && !name.is_empty() => Ok(Target::Folder),
             None => {
-                let expected =
-                    "expected a name ending in .jsonl, .jsonl.gz, .json or .parquet, or the name of a folder";
+                let expected = "expected a name ending in .jsonl, .jsonl.gz, .jsonl.zst, .json or .parquet, or the name of a folder";
                 Err(Error::Setting { key: "output", reason: format!("{expected}; found {name:?}") })
             }
         }
@@ -72,6 +75,7 @@ pub struct Written {
 enum Out {
     Plain(BufWriter<File>),
     Gzip(GzEncoder<BufWriter<File>>),
+    Zstd(Frames<BufWriter<File>>),
 }
 
 impl Write for Out {
@@ -79,6 +83,7 @@ impl Write for Out {
         match self {
             Out::Plain(out) => out.write(bytes),
             Out::Gzip(out) => out.write(bytes),
+            Out::Zstd(out) => out.write(bytes),
         }
     }
 
@@ -86,6 +91,7 @@ impl Write for Out {
         match self {
             Out::Plain(out) => out.flush(),
             Out::Gzip(out) => out.flush(),
+            Out::Zstd(out) => out.flush(),
         }
     }
 }
@@ -95,28 +101,35 @@ impl Out {
         let file = BufWriter::with_capacity(1 << 20, file);
         match target {
             Target::GzipLines => Out::Gzip(GzEncoder::new(file, Compression::default())),
+            Target::ZstdLines => Out::Zstd(Frames::new(file)),
             _ => Out::Plain(file),
         }
     }
 
-    /// Brings everything to the disk; a packed file gets a new member. Returns the bytes so far and the way on.
+    /// Brings everything to the disk; a packed file gets a new member or frame. Returns the bytes so far and the way on.
     fn settle(self) -> std::io::Result<(u64, Out)> {
-        let (out, packed) = match self {
-            Out::Plain(out) => (out, false),
-            Out::Gzip(out) => (out.finish()?, true),
+        let target = match &self {
+            Out::Plain(_) => Target::Lines,
+            Out::Gzip(_) => Target::GzipLines,
+            Out::Zstd(_) => Target::ZstdLines,
         };
-        let mut file = out.into_inner().map_err(|e| e.into_error())?;
+        let mut file = self.into_file()?;
         file.sync_data()?;
         let bytes = file.stream_position()?;
-        Ok((bytes, Out::new(if packed { Target::GzipLines } else { Target::Lines }, file)))
+        Ok((bytes, Out::new(target, file)))
     }
 
     fn finish(self) -> std::io::Result<()> {
+        self.into_file()?.sync_all()
+    }
+
+    fn into_file(self) -> std::io::Result<File> {
         let out = match self {
             Out::Plain(out) => out,
             Out::Gzip(out) => out.finish()?,
+            Out::Zstd(out) => out.finish()?,
         };
-        out.into_inner().map_err(|e| e.into_error())?.sync_all()
+        out.into_inner().map_err(|e| e.into_error())
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value as Json};
 use tokenizers::AddedToken;
 
+use crate::added::NewToken;
 use crate::clock::Clock;
 use crate::error::{Error, Result, TemplateError};
 use crate::template::{ChatTemplate, RenderInput, named};
@@ -24,6 +25,7 @@ pub struct Tokenizer {
     framing: Option<(bool, bool)>,
     model_max_length: Option<usize>,
     template: Option<std::result::Result<ChatTemplate, TemplateError>>,
+    added: Vec<NewToken>,
 }
 
 /// Special tokens that a template can name.
@@ -41,6 +43,8 @@ pub struct TokenizerFiles {
     given: bool,
     /// A hash of the tokenizer's own files.
     identity: blake3::Hash,
+    /// Special tokens that it is to have beside its own.
+    more: Vec<String>,
 }
 
 impl TokenizerFiles {
@@ -55,7 +59,20 @@ impl TokenizerFiles {
         let config = read_object(&folder.join("tokenizer_config.json"))?;
         let template = template_source(folder, &config)?;
         let identity = identity(folder, &path)?;
-        Ok(TokenizerFiles { folder: folder.to_owned(), config, clock, template, given: false, identity })
+        Ok(TokenizerFiles {
+            folder: folder.to_owned(),
+            config,
+            clock,
+            template,
+            given: false,
+            identity,
+            more: Vec::new(),
+        })
+    }
+
+    /// The same tokenizer with special tokens beside its own; those that it has already change nothing.
+    pub fn with_tokens(self, more: &[String]) -> Self {
+        TokenizerFiles { more: more.to_vec(), ..self }
     }
 
     /// Where it was found.
@@ -74,7 +91,9 @@ impl TokenizerFiles {
     /// A hash of everything that tokens depend on: the tokenizer's files, the template, and the date if the template asks for it.
     pub fn fingerprint(&self) -> String {
         let template = template_identity(self.template.as_deref().unwrap_or_default(), self.clock);
-        format!("{}{}", self.identity.to_hex(), template.to_hex())
+        let more: String =
+            self.more.iter().map(|token| format!(" {}", blake3::hash(token.as_bytes()).to_hex())).collect();
+        format!("{}{}{more}", self.identity.to_hex(), template.to_hex())
     }
 
     /// The source of the template that [`with_template`](Self::with_template) gave, for those who write the tokenizer elsewhere.
@@ -101,6 +120,7 @@ impl TokenizerFiles {
         let config_path = folder.join("tokenizer_config.json");
         let map = read_object(&folder.join("special_tokens_map.json"))?;
         add_declared_tokens(&mut inner, config).map_err(|reason| bad(&config_path, reason))?;
+        let added = add_tokens(&mut inner, &self.more).map_err(|reason| bad(&path, reason))?;
         let mut specials = Vec::new();
         for name in SPECIAL_NAMES {
             let token = config.get(name).and_then(token_text).or_else(|| map.get(name).and_then(token_text));
@@ -122,7 +142,7 @@ impl TokenizerFiles {
         let template = self.template.as_deref().map(|source| ChatTemplate::new(source, specials.clone(), self.clock));
         let model_max_length = limit.map(|n| n as usize);
         let words = Words::of(&inner);
-        Ok(Tokenizer { inner, words, folder: folder.clone(), specials, framing, model_max_length, template })
+        Ok(Tokenizer { inner, words, folder: folder.clone(), specials, framing, model_max_length, template, added })
     }
 }
 
@@ -199,6 +219,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// What [`TokenizerFiles::with_tokens`] added, in the order of the ids.
+    pub fn added(&self) -> &[NewToken] {
+        &self.added
+    }
+
     /// The token of an id, as it stands in the vocabulary.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
@@ -227,7 +252,8 @@ impl Tokenizer {
             None => Err(Error::Tokenizer {
                 path: self.folder.clone(),
                 reason: "no chat template: expected chat_template.jinja or `chat_template` in tokenizer_config.json; \
-                         add one, or give data as plain text (`prompt` and `completion` strings, or `text`)"
+                         name one (`chat_template_path`, on a command line of `data` --template: a file, chatml, qwen, llama3, \
+                         ...), or give data as plain text (`prompt` and `completion` strings, or `text`)"
                     .into(),
             }),
         }
@@ -282,6 +308,24 @@ fn no_tokenizer_json(folder: &Path) -> Error {
          (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)) or take it from the base model"
     );
     Error::Tokenizer { path: folder.to_owned(), reason }
+}
+
+/// Adds special tokens as far as they are not there, and says which were not.
+fn add_tokens(inner: &mut tokenizers::Tokenizer, more: &[String]) -> std::result::Result<Vec<NewToken>, String> {
+    let mut added = Vec::new();
+    for text in more {
+        if text.trim().is_empty() {
+            return Err("new_special_tokens: a token is empty".to_owned());
+        }
+        if inner.token_to_id(text).is_some() {
+            continue;
+        }
+        let wrong = |what: String| format!("new_special_tokens: {text:?}: {what}");
+        inner.add_special_tokens([AddedToken::from(text.clone(), true)]).map_err(|e| wrong(e.to_string()))?;
+        let id = inner.token_to_id(text).ok_or_else(|| wrong("it was not added".to_owned()))?;
+        added.push(NewToken { id, text: text.clone() });
+    }
+    Ok(added)
 }
 
 /// The chat template that `path` names: one of [`named`], a Jinja file, or that of a folder.

@@ -75,7 +75,7 @@ fn samples(count: usize) -> Vec<Map<String, Json>> {
 fn what_is_written_is_read_as_it_was() {
     let folder = Folder::new("round-trip");
     let expected = samples(2345);
-    for name in ["a.jsonl", "a.jsonl.gz", "a.json", "a.parquet", "saved"] {
+    for name in ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.json", "a.parquet", "saved"] {
         let path = folder.0.join(name);
         let mut sink = Sink::create(&path).unwrap();
         expected.iter().for_each(|row| sink.write(row).unwrap());
@@ -88,7 +88,7 @@ fn what_is_written_is_read_as_it_was() {
         }
     }
     let left: Vec<_> = std::fs::read_dir(&folder.0).unwrap().flatten().map(|e| e.file_name()).collect();
-    assert_eq!(left.len(), 5, "{left:?}");
+    assert_eq!(left.len(), 6, "{left:?}");
 }
 
 #[test]

@@ -144,3 +144,55 @@ fn a_template_cannot_run_or_write_for_ever() {
     let endless = "{% set s = 'x' * 1000000 %}{% for a in range(1000) %}{{ s }}{% endfor %}";
     assert_eq!(render(endless).unwrap_err().kind, TemplateErrorKind::Limit);
 }
+
+#[test]
+fn no_step_of_a_template_asks_for_more_than_there_is() {
+    // Each of these would fill memory or the stack in one step, before fuel is asked.
+    let steps = [
+        "{{ '%1000000000000d' | format(1) }}",
+        "{{ '%.1000000000000f' | format(1.5) }}",
+        "{{ '{:>1000000000000}'.format(1) }}",
+        "{{ 'a\nb' | indent(1000000000000) }}",
+        "{{ 'a\nb' | indent(width=2**63) }}",
+        "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns }}",
+        "{% set ns = namespace() %}{% set ns.a = [{'b': ns}] %}{{ ns | tojson }}",
+        "{% set ns = namespace(s=[1]) %}{% for i in range(99999) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s == [ns.s] }}",
+        "{% set ns = namespace(s={}) %}{% for i in range(99999) %}{%- set ns.s = {'a': ns.s} -%}{% endfor %}",
+        "{% set ns = namespace(s=[1]) %}{% for i in range(9999) %}{% set ns.s = [ns.s] | map('string') %}{% endfor %}",
+        "{% set ns = namespace(s=[1]) %}{% for i in range(40) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}",
+    ];
+    for step in steps {
+        assert_eq!(render(step).unwrap_err().kind, TemplateErrorKind::Limit, "{step}");
+    }
+    let chains = [
+        ("{{ 1", "+1", " }}"),
+        ("{{ 'a'", "|upper", " }}"),
+        ("{{ 'a'", "~'a'", " }}"),
+        ("{{ a", ".b", " }}"),
+        ("{{ a", "()", " }}"),
+        ("{{ ", "not ", "1 }}"),
+        ("{{ ", "-", "1 }}"),
+        ("{{ 1", " if 1 else 2", " }}"),
+        ("{{ 1", " and 1", " }}"),
+        ("{{ 1", "**1", " }}"),
+        ("{% if 0 %}", "{% elif 0 %}", "{% endif %}"),
+        ("{{ (1", "+1)+(1", ") }}"),
+        ("{% set a = [1] %}", "{% set a = [a] %}", "{{ a }}"),
+    ];
+    for (head, link, tail) in chains {
+        let chain = |links| render(&format!("{head}{}{tail}", link.repeat(links)));
+        assert_eq!(chain(100_000).unwrap_err().kind, TemplateErrorKind::Limit, "{link}");
+        // What is allowed is rendered or refused, and does not fill the stack of a test's thread.
+        (40..400).step_by(60).for_each(|links| _ = chain(links));
+    }
+}
+
+#[test]
+fn what_variables_keep_is_what_they_were_given() {
+    let template = "{% set a, b = 1, [2] %}{%- set c = b + [a] if b else 'no' -%}{% set ns = namespace(x='=') %}\
+                    {% set ns.x = {'k': \"it's = }\"}.k ~ ns.x %}{% set d %}={{ c }}{% endset %}{% set e = none_such %}\
+                    {% set f = messages | map(attribute='role') %}{{ a }}{{ ns.x }}{{ d }}{{ e is defined }}{{ f | list }}";
+    assert_eq!(render(template).unwrap(), "1it's = }==[2, 1]False['user']");
+    let spoken = "{{ '%05.1f|%s' | format(2.25, 'é') }}{{ '{:>4}|{}'.format(1, 2) }}{{ 'a\nb' | indent(2, true) }}";
+    assert_eq!(render(spoken).unwrap(), "002.2|é   1|2  a\n  b");
+}

@@ -32,8 +32,13 @@ impl ModelFolder {
     /// Files that are missing, damaged or unsupported, and what does not fit together.
     pub fn open(path: &Path, adapter: Option<&Path>) -> Result<ModelFolder, Error> {
         let checkpoint = Checkpoint::open(path)?;
-        let blueprint = model::arch::blueprint(&weights::read_config(path)?)?;
-        let tokenizer = Tokenizer::load(path, Clock::now())?;
+        let mut blueprint = model::arch::blueprint(&weights::read_config(path)?)?;
+        let given = adapter.map(Adapter::load).transpose()?;
+        let vocabulary = given.as_ref().and_then(Adapter::vocabulary);
+        blueprint.grow(vocabulary.unwrap_or(0));
+        // An adapter with an embedding of its own was trained with a tokenizer of its own.
+        let own = adapter.filter(|dir| vocabulary.is_some() && dir.join("tokenizer.json").is_file());
+        let tokenizer = Tokenizer::load(own.unwrap_or(path), Clock::now())?;
         if tokenizer.vocab_size() > blueprint.vocab {
             let what = format!(
                 "{}: the tokenizer has {} tokens, the model's embedding {} rows (vocab_size); use the tokenizer that belongs to the model",
@@ -43,8 +48,7 @@ impl ModelFolder {
             );
             return Err(Error::Mismatch { what });
         }
-        let adapter = adapter.map(Adapter::load).transpose()?;
-        Ok(ModelFolder { path: path.to_owned(), checkpoint, blueprint, tokenizer, adapter })
+        Ok(ModelFolder { path: path.to_owned(), checkpoint, blueprint, tokenizer, adapter: given })
     }
 
     /// Opens what a path stands for: a model folder, a run (its result), or an adapter, whose base model is where it says.

@@ -12,6 +12,9 @@ pub struct Blueprint {
     pub hidden: usize,
     /// Vocabulary, `v`.
     pub vocab: usize,
+    /// How many of its last rows no checkpoint has: embedding and head are trained then, and those rows begin as the mean of the
+    /// others.
+    pub grown: usize,
     /// Query heads, `n`.
     pub heads: usize,
     /// Key/value heads, `k`.
@@ -158,6 +161,12 @@ impl Projection {
 }
 
 impl Blueprint {
+    /// Gives the vocabulary at least so many rows.
+    pub fn grow(&mut self, rows: usize) {
+        self.grown += rows.saturating_sub(self.vocab);
+        self.vocab = self.vocab.max(rows);
+    }
+
     /// The linear layers of block `i`'s attention, o last.
     pub fn attention_projections(&self, i: usize) -> Vec<Projection> {
         let d = self.hidden;

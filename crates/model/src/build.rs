@@ -13,7 +13,7 @@ pub use lora::{Adapters, Biases, Factors, LoraInit, Start, initialise_lora};
 use crate::{Blueprint, Decoder, Error, Projection, RopeSpec};
 use half::bf16;
 use kernels::{Backend, Elem, Mat, Real, RopeLayout};
-use nn::{Home, Linear, Norm, ParamId, Rotary, Table, Tensor, Vector};
+use nn::{Home, Linear, Norm, Param, ParamId, Rotary, Table, Tensor, Vector};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use storage::Source;
@@ -51,6 +51,10 @@ pub struct Built<B: Backend> {
     pub notes: Vec<String>,
 }
 
+/// The tensors that have a row for every entry of the vocabulary.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
 /// Elements copied at a time from a checkpoint into the arena.
 const CHUNK: usize = 1 << 20;
 
@@ -63,6 +67,8 @@ struct Builder<'a, B: Backend> {
     lengths: Vec<(ParamId, usize, Mat<B, B::Real>)>,
     /// How frozen matrices are held.
     storage: &'a Storage,
+    /// Rows of the vocabulary that the checkpoint does not have.
+    grown: usize,
     /// Trained tensors of the checkpoint, to be copied once the arena's length is known.
     sources: Vec<(ParamId, Source)>,
 }
@@ -105,7 +111,8 @@ impl<B: Backend> Builder<'_, B> {
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor<B>, Error> {
         if self.trains(name) {
-            let source = self.source(name, &[rows, cols])?;
+            let missing = if [EMBEDDING, HEAD].contains(&name) { self.grown } else { 0 };
+            let source = self.source(name, &[rows - missing, cols])?;
             return Ok(Tensor::Trained(self.trained_matrix(name, &[rows, cols], source)));
         }
         Ok(Tensor::Frozen(self.backend.store(self.held(name, &[rows, cols])?, rows, cols)))
@@ -187,12 +194,13 @@ impl<B: Backend> Built<B> {
             checkpoint,
             tuning,
             storage,
+            grown: blueprint.grown,
             table: Table::default(),
             lengths: Vec::new(),
             sources: Vec::new(),
         };
         let (v, d) = (blueprint.vocab, blueprint.hidden);
-        let embed = builder.matrix("model.embed_tokens.weight", v, d)?;
+        let embed = builder.matrix(EMBEDDING, v, d)?;
         let blocks = (0..blueprint.layers.len()).map(|i| builder.block(&blueprint, i)).collect::<Result<_, _>>()?;
         let norm = builder.norm(&blueprint, "model.norm.weight", d)?;
         let head = builder.head(&blueprint)?;
@@ -202,8 +210,8 @@ impl<B: Backend> Built<B> {
         for (id, source) in sources {
             let p = table.param(id);
             match p.home {
-                Home::Real(_) => copy_in(backend, &source, p.values(), &mut values, |x| x),
-                Home::Half(_) => copy_in(backend, &source, p.values(), &mut halves, |x| bf16::from_f64(x.f64())),
+                Home::Real(_) => copy_in(backend, &source, p, &mut values, |x| x),
+                Home::Half(_) => copy_in(backend, &source, p, &mut halves, |x| bf16::from_f64(x.f64())),
             }
         }
         for (id, first, norms) in lengths {
@@ -229,21 +237,32 @@ fn rotary<B: Backend>(backend: &B, rope: &RopeSpec, positions: usize, interleave
     Rotary { cos: upload(cos), sin: upload(sin), layout }
 }
 
-/// Copies a tensor into its range of the arena, piece by piece, and lets go of the mapped pages: they are not needed again.
+/// Copies a tensor into its range of the arena, piece by piece, and lets go of the mapped pages: they are not needed again. Rows
+/// that it lacks are filled with the mean of those that it has.
 fn copy_in<B: Backend, T: Elem>(
     backend: &B,
     source: &Source,
-    to: Range<usize>,
+    p: &Param,
     values: &mut Mat<B, T>,
     of: impl Fn(B::Real) -> T,
 ) {
-    let mut piece = vec![B::Real::ZERO; CHUNK.min(to.len())];
-    for start in (0..to.len()).step_by(CHUNK) {
-        let range = start..(start + CHUNK).min(to.len());
+    let (to, len) = (p.values(), source.len());
+    let mut sums = vec![0.0; if len < to.len() { p.cols } else { 0 }];
+    let mut piece = vec![B::Real::ZERO; CHUNK.min(len)];
+    for start in (0..len).step_by(CHUNK) {
+        let range = start..(start + CHUNK).min(len);
         let piece = &mut piece[..range.len()];
         backend.stored_to_host(&backend.store(source.host(range.clone()), 1, range.len()), piece);
+        if !sums.is_empty() {
+            range.clone().zip(&*piece).for_each(|(i, x)| sums[i % p.cols] += x.f64());
+        }
         let piece: Vec<T> = piece.iter().map(|x| of(*x)).collect();
         backend.upload(&piece, values.out().cols(to.start + range.start..to.start + range.end));
+    }
+    let rows = (len / p.cols.max(1)) as f64;
+    let mean: Vec<T> = sums.iter().map(|sum| of(B::Real::of(sum / rows))).collect();
+    for first in (to.start + len..to.end).step_by(p.cols.max(1)) {
+        backend.upload(&mean, values.out().cols(first..first + p.cols));
     }
     source.tensor.release();
 }
@@ -262,7 +281,7 @@ fn check_modules(blueprint: &Blueprint, adapters: &Adapters) -> Result<(), Error
 }
 
 fn tied_note(checkpoint: &Checkpoint, tied: bool) -> Vec<String> {
-    let (Ok(embed), Ok(head)) = (checkpoint.get("model.embed_tokens.weight"), checkpoint.get("lm_head.weight")) else {
+    let (Ok(embed), Ok(head)) = (checkpoint.get(EMBEDDING), checkpoint.get(HEAD)) else {
         return Vec::new();
     };
     if !tied || embed.bytes() == head.bytes() {

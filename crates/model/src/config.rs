@@ -144,11 +144,11 @@ impl<'a> Reader<'a> {
     pub(crate) fn count_or(&self, key: &'static str, default: Option<usize>) -> Result<usize, Error> {
         match (self.get(key), default) {
             (None, Some(default)) => Ok(default),
-            (None, None) => Err(Error::config(key, "expected a count of at least 1, found nothing")),
+            (None, None) => Err(Error::config(key, "expected a count, found nothing")),
             (Some(v), _) => match v.as_u64() {
                 // Far above any model, far below any overflow of the products formed of two such counts.
                 Some(n) if (1..=1 << 28).contains(&n) => Ok(n as usize),
-                _ => Err(Error::config(key, format!("expected a count of at least 1, found {v}"))),
+                _ => Err(Error::config(key, format!("expected a count from 1 to {}, found {v}", 1 << 28))),
             },
         }
     }

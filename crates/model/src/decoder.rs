@@ -3,7 +3,8 @@
 use crate::Blueprint;
 use kernels::{Backend, ForBackward, HEAD_ROWS, HeadExtra, HeadSaved, HeadScores, Mat, Out, Real, View, Weight};
 use nn::{
-    Balancing, Block, Context, Grads, Kept, LayerCache, Norm, NormSaved, Params, Part, Rotary, RouterLoad, Step, Tensor,
+    Balancing, Block, BlockSaved, Context, Grads, Kept, LayerCache, Norm, NormSaved, Params, Part, Rotary, RouterLoad,
+    Step, Tensor,
 };
 use pack::Pack;
 
@@ -31,6 +32,25 @@ pub enum Keep {
     Inputs,
     /// Everything backward reads.
     All,
+    /// By block, from the last one, which backward comes to first: so what they keep is gone when others are computed again.
+    Mixed {
+        /// So many keep everything.
+        whole: usize,
+        /// So many below them keep everything but what the feed-forward layer saved; the others keep their inputs.
+        lean: usize,
+    },
+}
+
+impl Keep {
+    /// What a block keeps of what it saved, when so many are above it.
+    fn of<B: Backend>(self, above: usize, saved: BlockSaved<B>) -> Option<BlockSaved<B>> {
+        match self {
+            Keep::Nothing | Keep::Inputs => None,
+            Keep::All => Some(saved),
+            Keep::Mixed { whole, .. } if above < whole => Some(saved),
+            Keep::Mixed { whole, lean } => (above < whole + lean).then(|| saved.lean()),
+        }
+    }
 }
 
 /// A pack's rows on the device.
@@ -218,7 +238,7 @@ impl<B: Backend> Decoder<B> {
             }
             let x_td = std::mem::replace(&mut x_td, y_td);
             if keep != Keep::Nothing && i >= self.lowest_trained {
-                kept.push(Kept { x_td, saved: (keep == Keep::All).then_some(saved) });
+                kept.push(Kept { x_td, saved: keep.of(self.blocks.len() - 1 - i, saved) });
             }
         }
         let (graded, ungraded) = pack.targets.split_at(pack.num_grad_targets);

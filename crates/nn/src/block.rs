@@ -31,9 +31,15 @@ pub struct BlockSaved<B: Backend> {
     attention: AttentionKept<B>,
     attention_out: OutSaved<B>,
     mid_td: Mat<B>,
-    mlp_norm: NormSaved<B>,
+    /// Of the second half; `None`: computed again from `mid_td`.
+    second: Option<SecondSaved<B>>,
+}
+
+/// What backward needs of a block's second half beside its input.
+struct SecondSaved<B: Backend> {
+    norm: NormSaved<B>,
     mlp: FeedForwardSaved<B>,
-    mlp_out: OutSaved<B>,
+    out: OutSaved<B>,
 }
 
 impl<B: Backend> BlockSaved<B> {
@@ -44,7 +50,12 @@ impl<B: Backend> BlockSaved<B> {
 
     /// How rows were routed, where there are experts and it was to be measured.
     pub fn load(&self) -> Option<&RouterLoad> {
-        self.mlp.load()
+        self.second.as_ref()?.mlp.load()
+    }
+
+    /// The same without what the feed-forward layer saved: most of it, and quickly computed again.
+    pub fn lean(self) -> BlockSaved<B> {
+        BlockSaved { second: None, ..self }
     }
 }
 
@@ -103,23 +114,27 @@ impl<B: Backend> Block<B> {
         let attention_out = over(self.attention_out.as_ref(), ctx, &mut mid_td);
         k.add(x_td.view(), mid_td.acc());
         drop(n_td);
-        let (y_td, mlp_norm, mlp, mlp_out) = self.second_half(ctx, part, &mid_td);
-        (y_td, BlockSaved { attention_norm, attention, attention_out, mid_td, mlp_norm, mlp, mlp_out })
+        let (y_td, second) = self.second_half(ctx, part, &mid_td);
+        (y_td, BlockSaved { attention_norm, attention, attention_out, mid_td, second: Some(second) })
     }
 
-    fn second_half(
-        &self,
-        ctx: &Context<B>,
-        part: &Part<B>,
-        mid_td: &Mat<B>,
-    ) -> (Mat<B>, NormSaved<B>, FeedForwardSaved<B>, OutSaved<B>) {
+    fn second_half(&self, ctx: &Context<B>, part: &Part<B>, mid_td: &Mat<B>) -> (Mat<B>, SecondSaved<B>) {
         let k = ctx.backend;
-        let (n_td, mlp_norm) = self.mlp_norm.forward(ctx, mid_td.view());
+        let (n_td, norm) = self.mlp_norm.forward(ctx, mid_td.view());
         let mut y_td = k.mat(mid_td.rows(), mid_td.cols());
         let mlp = self.mlp.forward(ctx, part, n_td.view(), y_td.out());
-        let mlp_out = over(self.mlp_out.as_ref(), ctx, &mut y_td);
+        let out = over(self.mlp_out.as_ref(), ctx, &mut y_td);
         k.add(mid_td.view(), y_td.acc());
-        (y_td, mlp_norm, mlp, mlp_out)
+        (y_td, SecondSaved { norm, mlp, out })
+    }
+
+    /// What the second half saved, computed again.
+    fn second_again(&self, ctx: &Context<B>, part: &Part<B>, mid_td: &Mat<B>) -> SecondSaved<B> {
+        if self.mlp_out.is_some() {
+            return self.second_half(ctx, part, mid_td).1;
+        }
+        let (n_td, norm) = self.mlp_norm.forward(ctx, mid_td.view());
+        SecondSaved { norm, mlp: self.mlp.again(ctx, part, n_td.view()), out: None }
     }
 
     /// New rows: their keys and values are added to the cache, then they attend to it.
@@ -151,16 +166,17 @@ impl<B: Backend> Block<B> {
         below: bool,
     ) -> Option<Mat<B>> {
         let Kept { x_td, saved } = kept;
-        let saved = saved.unwrap_or_else(|| self.forward(ctx, rotary, part, &x_td, None).1);
+        let mut saved = saved.unwrap_or_else(|| self.forward(ctx, rotary, part, &x_td, None).1);
         let k = ctx.backend;
         let mut dmid_td = dy_td;
         let mut dn_td = k.mat(x_td.rows(), x_td.cols());
         {
-            let n_td = self.mlp_norm.again(ctx, saved.mid_td.view(), &saved.mlp_norm);
-            let dout = under(self.mlp_out.as_ref(), ctx, grads, &saved.mlp_out, &dmid_td);
+            let second = saved.second.take().unwrap_or_else(|| self.second_again(ctx, part, &saved.mid_td));
+            let n_td = self.mlp_norm.again(ctx, saved.mid_td.view(), &second.norm);
+            let dout = under(self.mlp_out.as_ref(), ctx, grads, &second.out, &dmid_td);
             let dout = dout.as_ref().unwrap_or(&dmid_td).view();
-            self.mlp.backward(ctx, grads, (part, n_td.view()), &saved.mlp, dout, dn_td.out());
-            self.mlp_norm.backward(ctx, grads, saved.mid_td.view(), &saved.mlp_norm, dn_td.view(), dmid_td.acc());
+            self.mlp.backward(ctx, grads, (part, n_td.view()), &second.mlp, dout, dn_td.out());
+            self.mlp_norm.backward(ctx, grads, saved.mid_td.view(), &second.norm, dn_td.view(), dmid_td.acc());
         }
         let n_td = self.attention_norm.again(ctx, x_td.view(), &saved.attention_norm);
         let need = below || self.attention_norm.weight.trained().is_some();

@@ -53,6 +53,14 @@ impl<B: Backend> FeedForward<B> {
         }
     }
 
+    /// What [`FeedForward::forward`] saved of `x`.
+    pub fn again(&self, ctx: &Context<B>, part: &Part<B>, x: View<B, B::Act>) -> FeedForwardSaved<B> {
+        match self {
+            FeedForward::Dense(mlp) => FeedForwardSaved::Dense(mlp.again(ctx, x)),
+            FeedForward::Experts(_) => self.forward(ctx, part, x, ctx.backend.mat(x.rows, x.cols).out()),
+        }
+    }
+
     /// Adds the parameters' gradients and writes `dx`.
     pub fn backward(
         &self,

@@ -102,6 +102,24 @@ impl<B: Backend> Linear<B> {
         saved
     }
 
+    /// What [`Linear::forward`] saved of `x`, without its product wherever backward does not need that.
+    pub(crate) fn again(&self, ctx: &Context<B>, x: View<B, B::Act>) -> LinearSaved<B> {
+        let active = self.active(ctx);
+        if active.is_some_and(|lora| lora.magnitude.is_some()) {
+            let mut y = ctx.backend.mat(x.rows, self.outputs);
+            return self.forward(ctx, x, y.out());
+        }
+        LinearSaved { u_tr: active.map(|lora| self.inner(ctx, &lora, x)), lengths: None }
+    }
+
+    /// The adapter's inner activation, `[t, r]`.
+    fn inner(&self, ctx: &Context<B>, lora: &Lora, x: View<B, B::Act>) -> Mat<B> {
+        let a = ctx.params.view(lora.a);
+        let mut u = ctx.backend.mat(x.rows, a.rows);
+        self.with_dropped(ctx, lora, x, |x| ctx.backend.linear(1.0, x, Weight::Param(a), u.out()));
+        u
+    }
+
     /// Lengths of the rows of weight and adapter together, `[1, o]`.
     fn norms(&self, ctx: &Context<B>, lora: &Lora) -> Mat<B, B::Real> {
         let mut norms = ctx.backend.mat(1, self.outputs);
@@ -118,9 +136,7 @@ impl<B: Backend> Linear<B> {
     pub(crate) fn adapt(&self, ctx: &Context<B>, x: View<B, B::Act>, mut y: Out<B, B::Act>) -> LinearSaved<B> {
         let (k, active) = (ctx.backend, self.active(ctx));
         let u_tr = active.map(|lora| {
-            let (a, b) = (ctx.params.view(lora.a), ctx.params.view(lora.b).rows(self.b_rows(&lora)));
-            let mut u = k.mat(x.rows, a.rows);
-            self.with_dropped(ctx, &lora, x, |x| k.linear(1.0, x, Weight::Param(a), u.out()));
+            let (u, b) = (self.inner(ctx, &lora, x), ctx.params.view(lora.b).rows(self.b_rows(&lora)));
             k.linear(lora.scale, u.view(), Weight::Param(b), y.again().into_acc());
             u
         });

@@ -32,13 +32,28 @@ impl<B: Backend> Mlp<B> {
 
     /// `x [t, d]` to `y [t, d]`.
     pub fn forward(&self, ctx: &Context<B>, x: View<B, B::Act>, y: Out<B, B::Act>) -> MlpSaved<B> {
+        self.first(ctx, x, |a| self.down.forward(ctx, a, y))
+    }
+
+    /// What [`Mlp::forward`] saved of `x`, without its last product.
+    pub fn again(&self, ctx: &Context<B>, x: View<B, B::Act>) -> MlpSaved<B> {
+        self.first(ctx, x, |a| self.down.again(ctx, a))
+    }
+
+    /// Up to the gated product, which `down` takes on.
+    fn first(
+        &self,
+        ctx: &Context<B>,
+        x: View<B, B::Act>,
+        down: impl FnOnce(View<B, B::Act>) -> LinearSaved<B>,
+    ) -> MlpSaved<B> {
         let k = ctx.backend;
         let f = self.gate.outputs;
         let (mut gate_tf, mut up_tf, mut a_tf) = (k.mat(x.rows, f), k.mat(x.rows, f), k.mat(x.rows, f));
         let gate = self.gate.forward(ctx, x, gate_tf.out());
         let up = self.up.forward(ctx, x, up_tf.out());
         k.glu(self.activation, gate_tf.view(), up_tf.view(), a_tf.out());
-        let down = self.down.forward(ctx, a_tf.view(), y);
+        let down = down(a_tf.view());
         MlpSaved { gate_tf, up_tf, gate, up, down }
     }
 

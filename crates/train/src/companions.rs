@@ -7,7 +7,15 @@ use std::path::Path;
 /// Copies the base's companions; a template that was given instead of the tokenizer's goes with the model, and so does the token
 /// that it ends answers with, for a base whose own end of sequence is another.
 pub(crate) fn write(job: &Job, dir: &Path) -> Result<(), Error> {
-    weights::copy_companions(&job.config.model.path, dir)?;
+    let base = &job.config.model.path;
+    weights::copy_companions(base, dir)?;
+    let own = crate::prepare::tokenizer_folder(&job.config);
+    if own != base {
+        weights::copy_companions(own, dir)?;
+    }
+    if !job.new_tokens.is_empty() {
+        data::write_tokens(base, dir, &job.new_tokens)?;
+    }
     if let Some(template) = &job.given_template {
         put(dir, "chat_template.jinja", template)?;
     }

@@ -1,5 +1,6 @@
 //! What can end a run, and with which exit code.
 
+use kernels::OutOfMemory;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -50,6 +51,13 @@ pub enum Error {
         /// The parts, and what to change.
         table: String,
     },
+    /// A run's matrices took more than there was, in spite of the plan.
+    OutOfMemory {
+        /// Which buffer.
+        found: OutOfMemory,
+        /// What was planned, and what to change.
+        table: String,
+    },
     /// A loss, log-probability or gradient is infinite or not a number.
     NotFinite {
         /// Which quantity.
@@ -93,7 +101,7 @@ impl Error {
             Error::Schedule(e) => e.exit_code(),
             Error::Dist(e) => e.exit_code(),
             Error::Adapter { .. } | Error::Mismatch { .. } => 2,
-            Error::Memory { .. } => 4,
+            Error::Memory { .. } | Error::OutOfMemory { .. } => 4,
             Error::Merge { .. } | Error::NotFinite { .. } | Error::KlStop { .. } => 5,
             Error::Io { .. } => 6,
         }
@@ -120,6 +128,15 @@ impl fmt::Display for Error {
                     "not enough memory: the smallest plan needs {} MB, {} MB may be used\n{table}",
                     needed >> 20,
                     available >> 20
+                )
+            }
+            Error::OutOfMemory { found: OutOfMemory { wanted, alive, limit }, table } => {
+                let of = limit
+                    .map_or("the system has no more".to_owned(), |l| format!("{} MB may be used for them", l >> 20));
+                let (wanted, alive) = (wanted.div_ceil(1 << 20), alive >> 20);
+                write!(
+                    f,
+                    "out of memory: {wanted} MB more for matrices that take {alive} MB; {of}. This was planned:\n{table}"
                 )
             }
             Error::NotFinite { what, step, samples } => {

@@ -42,6 +42,10 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, dtype: Option<DType>, thre
     let options = MergeOptions { dtype, ..MergeOptions::default() };
     let report = weights::merge(&folder.checkpoint, given, out, &options)?;
 
+    if given.vocabulary().is_some() && adapter.join("tokenizer.json").is_file() {
+        weights::copy_companions(adapter, out)?;
+    }
+
     let written = ModelFolder::open(out, None)?;
     let sequences = sequences(folder.blueprint.vocab);
     let adapted = folder.load(TOKENS, threads)?;

@@ -4,7 +4,7 @@ use crate::work::{self, Work};
 use crate::{Job, Plan};
 use config::Objective;
 use kernels::{Backend, Cpu, Weight};
-use model::{Blueprint, Keep};
+use model::Blueprint;
 use std::time::{Duration, Instant};
 
 /// What a device does in a second.
@@ -142,14 +142,15 @@ fn step_seconds(job: &Job, plan: &Plan, rates: &Rates, packs: &[pack::Pack]) -> 
     let rows: usize = packs.iter().map(pack::Pack::num_rows).sum();
     let base: usize = packs.iter().map(|p| p.base.len()).sum();
     // What is computed again is the base rows' way through the blocks, once for each reason.
-    let again = usize::from(plan.execution.keep == Keep::Inputs) + usize::from(plan.execution.z0_first);
+    let again = crate::plan::computed_again(job, plan.execution.keep) / b.layers.len().max(1) as f64
+        + f64::from(u8::from(plan.execution.z0_first));
     let bases: Vec<pack::Pack> = packs.iter().map(pack::Pack::base_only).collect();
     let blocks = Work { head: 0.0, ..work::of_scoring(b, &bases) };
-    seconds += again as f64 * forward(&blocks, rates);
+    seconds += again * forward(&blocks, rates);
     // Norms, activations, residual sums: every row of every block goes through memory a number of times, forward and back.
     let width = 12 * b.hidden + 8 * b.heads * b.head_width + 8 * crate::plan::feed_forward_rows(b);
     let passes = if mode.preference && mode.adapters.is_some() { 2 * rows + 2 * base } else { rows + 2 * base };
-    seconds += (4 * width * b.layers.len() * (passes + again * base)) as f64 / rates.bytes;
+    seconds += (4 * width * b.layers.len()) as f64 * (passes as f64 + again * base as f64) / rates.bytes;
     // Values, gradient and moments are read, and all but the gradient written; the gradient was cleared and its norm taken.
     seconds + (4 * 10 * plan.trainable) as f64 / rates.bytes
 }

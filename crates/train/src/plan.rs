@@ -1,11 +1,18 @@
 //! What a run will do and take, before it does it: steps, schedule, memory by part.
 
+mod advice;
+mod blocks;
+mod free;
+
 use crate::optimizer::holds_halves;
 use crate::step::Execution;
 use crate::{Error, Job};
+pub(crate) use blocks::computed_again;
+use blocks::{Blocks, held_rows};
 use config::{Curve, Floor, Objective, Recompute, ScheduleKind};
+pub(crate) use free::available_memory;
 use kernels::HEAD_ROWS;
-use model::{Blueprint, Keep, Projection};
+use model::{Blueprint, Keep};
 use optim::adamw::{Layout, Member};
 use optim::schedule::{Ramp, Schedule, Shape, StableDecay, warmup_steps};
 use std::fmt::Write;
@@ -54,30 +61,48 @@ impl Plan {
     /// The fastest execution with one of these budgets that fits.
     fn within(job: &Job, load: Load, budgets: &[usize]) -> Result<Plan, Error> {
         let available = job.config.engine.max_memory.unwrap_or_else(|| available_memory() / 20 * 17);
-        let keeps: &[Keep] = match job.config.engine.recompute {
-            Recompute::Auto => &[Keep::All, Keep::Inputs],
-            Recompute::Always => &[Keep::Inputs],
-            Recompute::Never => &[Keep::All],
+        let (first, last) = match job.config.engine.recompute {
+            Recompute::Auto => (Keep::All, Keep::Inputs),
+            Recompute::Always => (Keep::Inputs, Keep::Inputs),
+            Recompute::Never => (Keep::All, Keep::All),
         };
         let mut smallest: Option<Plan> = None;
         for &budget_rows in budgets {
-            for &keep in keeps {
-                for z0_first in [false, true] {
-                    let mut execution = Execution { budget_rows, keep, z0_first, share_prompts: true, kept_logits: 0 };
-                    let plan = Plan::with(job, load, execution, available);
-                    if plan.total() <= available {
-                        execution.kept_logits = kept_logits(job, &plan, available);
-                        return Ok(Plan::with(job, load, execution, available));
-                    }
-                    if smallest.as_ref().is_none_or(|s| plan.total() < s.total()) {
-                        smallest = Some(plan);
-                    }
+            for z0_first in [false, true] {
+                let execution = Execution { budget_rows, keep: first, z0_first, share_prompts: true, kept_logits: 0 };
+                let plan = Plan::with(job, load, execution, available);
+                if plan.total() <= available {
+                    let kept_logits = kept_logits(job, &plan, available);
+                    return Ok(Plan::with(job, load, Execution { kept_logits, ..execution }, available));
+                }
+                let plan = Plan::with(job, load, Execution { keep: last, ..execution }, available);
+                if plan.total() <= available {
+                    let keep = match first == last {
+                        true => last,
+                        false => Blocks::of(job).fullest(held_rows(job, load, execution), available - plan.total()),
+                    };
+                    return Ok(Plan::with(job, load, Execution { keep, ..execution }, available));
+                }
+                if smallest.as_ref().is_none_or(|s| plan.total() < s.total()) {
+                    smallest = Some(plan);
                 }
             }
         }
         let plan = smallest.expect("at least one execution was tried");
-        let advice = "lower max_length or per_device_train_batch_size, train an adapter instead of all weights, or raise max_memory";
-        Err(Error::Memory { needed: plan.total(), available, table: format!("{}  {advice}", plan.memory_table()) })
+        Err(Error::Memory { needed: plan.total(), available, table: plan.advised(job) })
+    }
+
+    /// The parts as lines, and changes of the configuration that would take less.
+    pub fn advised(&self, job: &Job) -> String {
+        let advice = advice::changes(job, heaviest(job), self).join("\n    ");
+        format!("{}  what would change that:\n    {advice}", self.memory_table())
+    }
+
+    /// Bytes that a run's matrices may take: what it may use, less what is not in them.
+    pub fn limit(&self, job: &Job) -> usize {
+        let all = job.config.engine.max_memory.unwrap_or_else(available_memory);
+        let apart = self.memory.iter().filter(|(part, _)| ["process", "frozen weights", "data"].contains(part));
+        all.saturating_sub(apart.map(|(_, bytes)| bytes).sum()) as usize
     }
 
     /// As [`Plan::new`], with packs that do not depend on how many ranks there are: those of a micro-batch's rows.
@@ -101,33 +126,18 @@ impl Plan {
         let frozen = match job.config.tuning {
             config::Tuning::Full => 0,
             config::Tuning::Blocks(_) => stored - stored / b.num_parameters().max(1) as u64 * trainable as u64,
-            _ => stored,
+            _ => stored - crate::storage::copied_bytes(job),
         };
         let scale = |rows: usize, cap: usize| rows.min(cap);
-        let pack_base = scale(load.base, execution.budget_rows);
-        let held = if execution.z0_first || job.kto().is_none() { pack_base } else { load.base };
-        let rank_sum: usize = job.adapter.as_ref().map_or(0, |a| {
-            let kept = |p: &Projection| {
-                let on = a.adapters.modules.get(&p.path);
-                on.map_or(0, |on| on.rank + if a.adapters.dora { p.outputs } else { 0 })
-            };
-            let layers = (0..b.layers.len()).flat_map(|i| b.projections(i));
-            layers.map(|p| kept(&p)).sum::<usize>() / b.layers.len().max(1)
-        });
-        let per_row = match execution.keep {
-            Keep::All => kept_floats(b) + rank_sum,
-            Keep::Inputs | Keep::Nothing => b.hidden,
-        };
-        let saved = 4 * (held * per_row * b.layers.len()) as u64;
+        let rows = held_rows(job, load, execution);
+        let (saved, again) = Blocks::of(job).bytes(rows, execution.keep);
         let targets = scale(load.targets, execution.budget_rows.max(1));
         let held_targets = if execution.z0_first { targets } else { load.targets };
         // Of text, no more rows than the head has in hand wait for their backward.
         let waiting = if job.kto().is_some() { held_targets } else { held_targets.min(HEAD_ROWS) };
         let kept = execution.kept_logits.min(waiting * b.vocab);
         let head = 4 * (3 * held_targets * b.hidden + HEAD_ROWS.min(held_targets.max(1)) * 2048 + kept) as u64;
-        let working = 4
-            * (scale(load.base + load.tail, execution.budget_rows) * working_floats(b)
-                + if execution.keep == Keep::Inputs { pack_base * kept_floats(b) } else { 0 }) as u64;
+        let working = 4 * (scale(load.base + load.tail, execution.budget_rows) * working_floats(b)) as u64 + again;
         let tokens = 4 * job.train.data.report.tokens + 96 * job.train.data.len() as u64;
         let copies = u64::from(job.kto().is_some() && job.adapter.as_ref().is_some_and(|a| !a.starts_at_zero()));
         let arena = 4 * trainable as u64;
@@ -191,22 +201,31 @@ fn trained_tensors(job: &Job) -> Vec<Trained> {
         let mut sizes: Vec<usize> = factors
             .flat_map(|(p, r)| [r * p.inputs, r * p.outputs, if a.adapters.dora { p.outputs } else { 0 }])
             .collect();
-        sizes.extend(
-            job.checkpoint.infos().filter(|t| a.adapters.trains(&t.name)).map(weights::TensorInfo::element_count),
-        );
+        sizes.extend(job.checkpoint.infos().filter(|t| a.adapters.trains(&t.name)).map(|t| elements(b, t)));
+        if b.tied && a.adapters.trains(HEAD) && !job.checkpoint.contains(HEAD) {
+            sizes.push(b.vocab * b.hidden);
+        }
         return sizes.into_iter().map(|elements| Trained { elements, half: false, eight }).collect();
     }
     let block = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
     let trained = |name: &str| match job.tuning() {
         model::Tuning::Blocks { first, past } => block(name).is_some_and(|b| (first..past).contains(&b)),
-        _ => !(name.ends_with(".e_score_correction_bias") || b.tied && name == "lm_head.weight"),
+        _ => !(name.ends_with(".e_score_correction_bias") || b.tied && name == HEAD),
     };
     let of = |t: &weights::TensorInfo| Trained {
-        elements: t.element_count(),
+        elements: elements(b, t),
         half: holds_halves(job) && t.shape.len() > 1,
         eight: eight && !t.name.contains("embed_tokens"),
     };
     job.checkpoint.infos().filter(|t| trained(&t.name)).map(of).collect()
+}
+
+const HEAD: &str = "lm_head.weight";
+
+/// Elements of a trained tensor, with rows of the vocabulary that the checkpoint does not have.
+fn elements(b: &Blueprint, t: &weights::TensorInfo) -> usize {
+    let grows = t.name == HEAD || t.name == "model.embed_tokens.weight";
+    t.element_count() + if grows { b.grown * b.hidden } else { 0 }
 }
 
 /// Both moments.
@@ -217,13 +236,6 @@ fn optimizer_bytes(job: &Job, tensors: &[Trained]) -> u64 {
         Member { eight: t.eight, ..Member::plain(first - t.elements..first, job.adapter.is_none()) }
     });
     Layout::new(members).bytes(4) as u64
-}
-
-/// Floats kept per row and block when nothing is recomputed.
-fn kept_floats(b: &Blueprint) -> usize {
-    let (q, kv) = (b.heads * b.head_width, b.kv_heads * b.head_width);
-    let raw = if b.qk_norm { q + kv + b.heads + b.kv_heads } else { 0 };
-    2 * b.hidden + 2 * q + 2 * kv + b.heads + 2 * feed_forward_rows(b) + 2 + raw
 }
 
 /// Floats in flight per row while a block is computed or differentiated.
@@ -240,7 +252,20 @@ pub(crate) fn feed_forward_rows(b: &Blueprint) -> usize {
     })
 }
 
-/// The heaviest step of the first epoch.
+/// The step of the first epoch that takes most, and its rows.
+pub(crate) fn heaviest_step(job: &Job, execution: Execution) -> (usize, usize) {
+    let epoch = job.order.epoch(0);
+    let steps = (0..epoch.len().min(job.total_steps)).map(|s| {
+        let load = load_of(job, epoch.step(s).rows());
+        let rows = load.base + load.tail;
+        (held_rows(job, load, execution).held, rows.min(execution.budget_rows.max(load.family)), load.family, rows, s)
+    });
+    // The first of several.
+    let most = steps.max_by_key(|&(held, pack, family, rows, s)| (held, pack, family, rows, std::cmp::Reverse(s)));
+    most.map_or((0, 0), |(_, _, _, rows, s)| (s, rows))
+}
+
+/// Most of everything in a step of the first epoch.
 fn heaviest(job: &Job) -> Load {
     let mut worst = Load::default();
     let epoch = job.order.epoch(0);
@@ -281,14 +306,6 @@ fn load_of(job: &Job, units: &[u32]) -> Load {
         }
     }
     load
-}
-
-/// Memory that can be had without swapping, bytes; 4 GB where the system does not say.
-fn available_memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
-    let kilobytes = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kilobytes.map_or(4 << 30, |k| k << 10)
 }
 
 /// The learning-rate schedule of a run.

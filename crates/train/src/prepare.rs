@@ -6,7 +6,7 @@ use crate::step::TextRow;
 use crate::{Control, Error, Event};
 use config::{Config, Kto, KtoLoss, Objective, Packing, Pairing, Sft};
 use data::packing::{Bins, Piece};
-use data::{Clock, Dataset, Order, Shuffle, Tokenizer, TokenizerFiles};
+use data::{Clock, Dataset, NewToken, Order, Shuffle, Tokenizer, TokenizerFiles};
 use model::Blueprint;
 use objective::Loss;
 use std::cell::OnceCell;
@@ -28,6 +28,8 @@ pub struct Job {
     pub given_template: Option<String>,
     /// Tokens that end an answer, where a template by name ends it otherwise than the tokenizer does: its own, then the tokenizer's.
     pub ends: Vec<u32>,
+    /// Special tokens that the run gives its tokenizer.
+    pub new_tokens: Vec<NewToken>,
     /// The adapter, unless everything is trained.
     pub adapter: Option<AdapterPlan>,
     /// Rows to train on.
@@ -123,16 +125,24 @@ impl Job {
         observe: &mut dyn FnMut(Event),
     ) -> Result<Job, Error> {
         let checkpoint = Checkpoint::open(&config.model.path)?;
-        let (blueprint, changes) = crate::context::blueprint(&config)?;
+        let (mut blueprint, mut changes) = crate::context::blueprint(&config)?;
         let files = tokenizer_files(&config, clock)?;
-        let tokenizer = RunTokenizer { files, embeddings: blueprint.vocab, loaded: OnceCell::new() };
+        let mut tokenizer = RunTokenizer { files, embeddings: blueprint.vocab, loaded: OnceCell::new() };
         let mut notes = Vec::new();
+        let new_tokens = crate::vocabulary::fit(&mut config, &mut blueprint, &mut tokenizer, &mut notes)?;
         fit_length(&mut config, blueprint.max_positions, &mut notes)?;
         let balance = balance(&config, &blueprint)?;
         let adapter = AdapterPlan::new(&config.tuning, &blueprint)?;
         if adapter.is_some() && !changes.is_empty() {
             let text = "rope_scaling: the adapter fits the base with these positions; give its config.json the same when it is used or merged";
             notes.push(text.to_owned());
+        }
+        // An adapter that exists may bring an embedding with more rows, and a tokenizer for it.
+        let own = adapter.as_ref().and_then(|a| a.given.as_ref()?.vocabulary()).unwrap_or(0);
+        blueprint.grow(own);
+        tokenizer.embeddings = blueprint.vocab;
+        if blueprint.grown > 0 {
+            changes.push(("vocab_size".to_owned(), blueprint.vocab.into()));
         }
         let ends = ends(&config, &tokenizer)?;
         let (train, eval) = datasets(&config, &tokenizer, &mut notes, control, observe)?;
@@ -161,6 +171,7 @@ impl Job {
             changes,
             given_template: tokenizer.files.given_template().map(str::to_owned),
             ends,
+            new_tokens,
             adapter,
             train,
             eval,
@@ -204,6 +215,7 @@ impl Job {
         files.extend(side.into_iter().filter(|f| f.is_file()));
         if let config::Tuning::Adapter { path, .. } = &self.config.tuning {
             files.extend([weights::ADAPTER_CONFIG_FILE, weights::ADAPTER_WEIGHTS_FILE].map(|f| path.join(f)));
+            files.extend(Some(tokenizer_folder(&self.config).join("tokenizer.json")).filter(|f| f.starts_with(path)));
         }
         files.iter().map(|f| std::path::absolute(f).unwrap_or_else(|_| f.clone())).collect()
     }
@@ -251,9 +263,21 @@ fn ends(config: &Config, tokenizer: &RunTokenizer) -> Result<Vec<u32>, Error> {
     })
 }
 
+/// The folder of a run's tokenizer: the model's, or that of an adapter which trained the embedding and has one.
+pub(crate) fn tokenizer_folder(config: &Config) -> &Path {
+    match &config.tuning {
+        config::Tuning::Adapter { path, .. }
+            if weights::trains_embedding(path) && path.join("tokenizer.json").is_file() =>
+        {
+            path
+        }
+        _ => &config.model.path,
+    }
+}
+
 /// The tokenizer of a run, with the template that the run names.
 pub(crate) fn tokenizer_files(config: &Config, clock: Clock) -> Result<TokenizerFiles, Error> {
-    let files = TokenizerFiles::open(&config.model.path, clock)?;
+    let files = TokenizerFiles::open(tokenizer_folder(config), clock)?.with_tokens(&config.model.new_tokens);
     match &config.data.chat_template {
         None => Ok(files),
         Some(path) => Ok(files.with_template(path)?),
@@ -278,6 +302,12 @@ impl RunTokenizer {
         Ok(self.loaded.get_or_init(|| tokenizer))
     }
 
+    /// Keeps a tokenizer that was read, of a model with so many rows of embeddings.
+    pub(crate) fn keep(&mut self, loaded: Tokenizer, embeddings: usize) {
+        self.embeddings = embeddings;
+        self.loaded = OnceCell::from(loaded);
+    }
+
     /// Whether a tokenizer of so many ids is one of this model's.
     fn fits(&self, ids: usize) -> Result<(), Error> {
         if ids <= self.embeddings {
@@ -285,7 +315,7 @@ impl RunTokenizer {
         }
         let (model, rows) = (self.files.folder().display(), self.embeddings);
         let what = format!(
-            "{model}: the tokenizer has {ids} tokens, the model's embedding {rows} rows (vocab_size); use the tokenizer that belongs to the model"
+            "{model}: the tokenizer has {ids} tokens, the model's embedding {rows} rows (vocab_size); use the tokenizer that belongs to the model, or set resize_vocab"
         );
         Err(Error::Mismatch { what })
     }

@@ -53,11 +53,22 @@ pub fn opening(job: &Job, plan: &Plan) -> Vec<String> {
     let batch = job.config.batch;
     lines.push(format!("steps          {} of {} x {} rows", job.total_steps, batch.train_rows, batch.accumulation));
     let e = plan.execution;
-    let recompute = if e.keep == model::Keep::All { "kept" } else { "recomputed" };
+    let recompute = kept_words(e.keep);
     let sweep = if e.z0_first { "z0 first" } else { "one sweep" };
     lines.push(format!("execution      packs of {} rows, activations {recompute}, {sweep}", e.budget_rows));
     lines.push(format!("memory         {} MB expected, {} MB may be used", plan.total() >> 20, plan.available >> 20));
     lines
+}
+
+/// What blocks keep for backward, in words.
+pub fn kept_words(keep: model::Keep) -> String {
+    match keep {
+        model::Keep::All => "kept".to_owned(),
+        model::Keep::Mixed { whole, lean } => {
+            format!("kept in {whole} blocks, in {lean} without the feed-forward layer's, recomputed in the others")
+        }
+        model::Keep::Inputs | model::Keep::Nothing => "recomputed".to_owned(),
+    }
 }
 
 /// How the reference log-probabilities are had.

@@ -5,6 +5,7 @@ mod device;
 pub(crate) mod end;
 mod record;
 mod reference;
+mod rehearsal;
 mod samples;
 mod save;
 mod update;

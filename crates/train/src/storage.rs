@@ -25,8 +25,23 @@ fn scheme_of(asked: &Quantisation) -> Scheme {
 
 /// Bytes of all weights of a job's model as they are held when frozen.
 pub(crate) fn held_bytes(job: &Job) -> u64 {
-    let storage = storage_of(job);
+    held_as(job, storage_of(job).scheme)
+}
+
+/// The same, with linear layers held in codes of a scheme.
+pub(crate) fn held_as(job: &Job, scheme: Option<Scheme>) -> u64 {
+    let storage = Storage { scheme, ..storage_of(job) };
     job.checkpoint.infos().map(|info| held(&storage, info) as u64).sum()
+}
+
+/// Bytes of weights that an adapter run copies, as it trains them in full: they are not held beside the copy.
+pub(crate) fn copied_bytes(job: &Job) -> u64 {
+    let Some(a) = &job.adapter else { return 0 };
+    let storage = storage_of(job);
+    // A tied embedding whose head is another matrix now goes on being read where it lies.
+    let read = |name: &str| job.blueprint.tied && name.contains("embed_tokens") && !a.adapters.trains("lm_head.weight");
+    let copied = job.checkpoint.infos().filter(|t| a.adapters.trains(&t.name) && !read(&t.name));
+    copied.map(|info| held(&storage, info) as u64).sum()
 }
 
 fn held(storage: &Storage, info: &TensorInfo) -> usize {

@@ -13,6 +13,10 @@ use crate::peft::{
 use crate::safetensors::{Mapped, SafeTensors};
 use crate::write::{write_atomic, write_file};
 
+/// The tensors that have a row for every token, which an adapter may bring with more rows than the model has.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
+
 /// The two factors of one module, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraPair<'a> {
@@ -102,10 +106,22 @@ impl Adapter {
         Ok(Adapter { config, pairs, whole })
     }
 
+    /// Rows of the embedding, where the adapter brings one.
+    pub fn vocabulary(&self) -> Option<usize> {
+        let embedding = self.whole.iter().find(|t| t.name == EMBEDDING)?;
+        embedding.shape.first().copied()
+    }
+
     /// The factors of a module.
     pub fn get(&self, module: &str) -> Option<&LoraPair<'static>> {
         self.pairs.binary_search_by(|p| p.module.as_str().cmp(module)).ok().map(|i| &self.pairs[i])
     }
+}
+
+/// Whether an adapter folder brings an embedding; no tensor is read. Where it cannot be read it does not, and loading it says why.
+pub fn trains_embedding(dir: &Path) -> bool {
+    let file = SafeTensors::open(&dir.join(ADAPTER_WEIGHTS_FILE));
+    file.is_ok_and(|file| file.infos().any(|info| whole_of(&info.name).is_some_and(|name| name == EMBEDDING)))
 }
 
 fn read_pair(

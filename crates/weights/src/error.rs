@@ -184,6 +184,7 @@ impl Error {
         match self {
             Error::Unsupported { .. } | Error::NoTarget { .. } | Error::Pattern { .. } | Error::SameFolder { .. } => 2,
             Error::NonFinite { .. } => 5,
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::OutOfMemory => 4,
             _ => 6,
         }
     }

@@ -29,7 +29,7 @@ mod target;
 mod testdir;
 mod write;
 
-pub use adapter::{Adapter, LoraPair, WholeTensor, save_adapter};
+pub use adapter::{Adapter, LoraPair, WholeTensor, save_adapter, trains_embedding};
 pub use average::{Averaged, average};
 pub use checkpoint::Checkpoint;
 pub use convert::Element;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::adapter::{Adapter, LoraPair};
+use crate::adapter::{Adapter, EMBEDDING, HEAD, LoraPair};
 use crate::checkpoint::Checkpoint;
 use crate::dtype::{DType, TensorInfo};
 use crate::error::Error;
@@ -85,6 +85,11 @@ pub fn merge(base: &Checkpoint, adapter: &Adapter, out: &Path, options: &MergeOp
     let mut infos: Vec<TensorInfo> = base.logical_infos()?.iter().map(|info| stored_as(info, options.dtype)).collect();
     let untied = untied_head(base, adapter, &config)?;
     infos.extend(untied.iter().map(|info| stored_as(info, options.dtype)));
+    for info in &mut infos {
+        if let Some(whole) = adapter.whole.iter().find(|t| t.name == info.name) {
+            info.shape.clone_from(&whole.shape);
+        }
+    }
     let mut merged = Vec::with_capacity(adapter.pairs.len());
     let bytes = write_model(out, &infos, options.max_shard_bytes, |info, sink| {
         if let Some(whole) = adapter.whole.iter().find(|t| t.name == info.name) {
@@ -101,13 +106,12 @@ pub fn merge(base: &Checkpoint, adapter: &Adapter, out: &Path, options: &MergeOp
     })?;
     merged.sort_by(|a, b| a.module.cmp(&b.module));
     let copied = copy_companions(base.dir(), out)?;
-    let set = untied.iter().map(|_| ("tie_word_embeddings".to_owned(), false.into())).collect();
+    let mut set: Vec<(String, Value)> =
+        untied.iter().map(|_| ("tie_word_embeddings".to_owned(), false.into())).collect();
+    set.extend(adapter.vocabulary().map(|rows| ("vocab_size".to_owned(), rows.into())));
     write_config(base.dir(), out, &ConfigChanges { dtype: options.dtype, unquantized: quantised, set })?;
     Ok(MergeReport { dir: out.to_owned(), bytes, modules: merged, copied })
 }
-
-const HEAD: &str = "lm_head.weight";
-const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// The head that a model gets whose embedding was its head, and of which an adapter trained one of the two.
 fn untied_head(base: &Checkpoint, adapter: &Adapter, config: &Map<String, Value>) -> Result<Option<TensorInfo>, Error> {
@@ -128,7 +132,15 @@ fn stored_as(info: &TensorInfo, dtype: Option<DType>) -> TensorInfo {
 
 fn check_modules(base: &Checkpoint, adapter: &Adapter) -> Result<(), Error> {
     for whole in adapter.whole.iter().filter(|t| t.name != HEAD || base.contains(HEAD)) {
-        base.get_shaped(&whole.name, &whole.shape)?;
+        let stored = base.get(&whole.name)?;
+        let more = whole.shape.first() > stored.shape().first() && whole.shape.get(1) == stored.shape().get(1);
+        // New rows of the vocabulary come in both, or the merged model would have logits without embeddings.
+        let grown = more
+            && [EMBEDDING, HEAD].contains(&whole.name.as_str())
+            && adapter.vocabulary() == whole.shape.first().copied();
+        if !grown {
+            stored.expect_shape(&whole.shape)?;
+        }
     }
     for pair in &adapter.pairs {
         let name = format!("{}.weight", pair.module);

@@ -19,7 +19,7 @@ Examples:
   prospect data convert math.jsonl code.jsonl if.jsonl all.parquet --skip-bad
   prospect data convert pairs.parquet saved --to kto --split 0.95
 
-The output's name says how it is written: .jsonl, .jsonl.gz, .json, .parquet, or a folder as save_to_disk writes it.
+The output's name says how it is written: .jsonl, .jsonl.gz, .jsonl.zst, .json, .parquet, or a folder as save_to_disk writes it.
 It is written aside and renamed when it is whole; stopped or killed, the same command goes on where it was.")]
 pub(crate) struct ConvertArgs {
     /// Files, patterns, folders, registered names, or org/name on the Hub.

@@ -9,7 +9,7 @@ type Case = (&'static str, &'static str, &'static [u8], &'static [&'static str])
 const CONVERT: &[&str] = &["data", "convert", "FILE", "out.jsonl"];
 const KTO: &[&str] = &["data", "convert", "FILE", "out.jsonl", "--to", "kto"];
 
-const CASES: [Case; 30] = [
+const CASES: [Case; 31] = [
     (
         "a line that is no JSON",
         "a.jsonl",
@@ -56,6 +56,7 @@ const CASES: [Case; 30] = [
         &["data", "unpair", "FILE", "out.jsonl"],
     ),
     ("a CSV row of other length", "a.csv", b"prompt,completion\na,b\nc\n", CONVERT),
+    ("a CSV cell as Python prints it", "a.csv", b"prompt,completion\n\"[{'role': 'user'}]\",b\n", CONVERT),
     ("a gzip file that is cut off", "a.jsonl.gz", b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xab\x56", CONVERT),
     ("a zstd file that is damaged", "a.jsonl.zst", b"\x28\xb5\x2f\xfd\xff\xff\xff\xff\xff\xff\xff\xff", CONVERT),
     ("a Parquet file that is cut off", "a.parquet", b"PAR1\x00\x00\x00\x00", CONVERT),

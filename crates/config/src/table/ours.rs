@@ -90,6 +90,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     spelling("model_size", Kind::Choice(SIZES), "preset", "the preset of a size: 3b, 7b, 13b or 20b"),
     works(RUN, "compat", Kind::Choice(COMPAT), "", "trl: TRL's pairing, order, z0 scope and normalisation, for comparison runs"),
     works((Section::Model, Scope::Both), "adapter_name_or_path", Text, "", "a PEFT adapter folder to go on training; its initial state is the KTO reference"),
+    works(ROPE, "new_special_tokens", Names, "", "tokens that the tokenizer gets and never takes apart: a list, or a text with commas; embedding and head are trained"),
+    works(ROPE, "resize_vocab", Bool, "false", "give the embedding a row for every token of a tokenizer that has more; embedding and head are trained"),
     mapping("rope_scaling", ROPE_SCALING, "extends the context: scales rotary positions, and goes to the exported config.json"),
     works(DATA, "eval_dataset_name", Texts, "", "files or folders with evaluation rows"),
     works(DATA, "val_size", Kind::Float(Range::ROWS), "", "evaluation rows split off the training rows by hash: a fraction, or a number of rows"),

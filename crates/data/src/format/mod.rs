@@ -264,7 +264,12 @@ fn read_label(fields: &Fields, default: Option<bool>) -> Result<bool, BadField> 
         (None, None) => ("label", fields.get("label")),
     };
     label.and_then(Json::as_bool).ok_or_else(|| {
-        let advice = "write true for a desirable completion, false for an undesirable one, without quotes";
+        let advice = match label {
+            Some(Json::Array(_)) => {
+                "several answers in one row are lists in `completions` and `labels`, or are asked for: `alternatives`"
+            }
+            _ => "write true for a desirable completion, false for an undesirable one, without quotes",
+        };
         BadField::new(FieldPath::key(name), format!("expected boolean, found {}; {advice}", found(label)))
     })
 }

@@ -36,7 +36,15 @@ impl Csv {
         self.row += 1;
         let headers = self.reader.headers().map_err(|e| failed(&self.path, e))?;
         let cells = headers.iter().map(|name| name.trim_start_matches('\u{feff}')).zip(&self.record);
-        let row: Map<String, Json> = cells.map(|(name, cell)| (name.to_owned(), value(name, cell))).collect();
+        let cells: Vec<(&str, &str)> = cells.collect();
+        if let Some((name, _)) = cells.iter().find(|(_, cell)| is_python(cell)) {
+            let reason = "the cell is a list in Python's notation, as `to_csv` writes it; expected text or JSON. Write the data as JSON lines or Parquet".to_owned();
+            let line = self.record.position().map_or(1, ::csv::Position::line);
+            let place = Place { file: self.path.clone(), line, column: 1 };
+            return Err(Error::Row { place, field: (*name).to_owned(), reason });
+        }
+        let row: Map<String, Json> =
+            cells.into_iter().map(|(name, cell)| (name.to_owned(), value(name, cell))).collect();
         let text = serde_json::to_vec(&row).expect("JSON values serialise");
         Ok(Some(RawRow { file: self.file, line: self.row, column: 0, text }))
     }
@@ -58,6 +66,12 @@ fn failed(path: &Path, e: ::csv::Error) -> Error {
     };
     let place = Place { file: path.to_owned(), line, column: 1 };
     Error::Row { place, field: String::new(), reason }
+}
+
+/// Whether a cell is a list of turns as Python prints it.
+fn is_python(cell: &str) -> bool {
+    let cell = cell.trim();
+    cell.starts_with("[{'") && cell.ends_with("}]")
 }
 
 fn value(name: &str, cell: &str) -> Json {

@@ -1,14 +1,13 @@
 //! Opening a file that may be packed by gzip or zstd, told from its first bytes.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Chain, Cursor, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
-use ruzstd::decoding::StreamingDecoder;
-use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
 use crate::error::{Error, Result};
 
@@ -47,7 +46,10 @@ pub(super) fn open(path: &Path) -> Result<(Vec<u8>, Text, Progress)> {
     let head = head[..head.len().min(8)].to_vec();
     let text: Box<dyn Read + Send> = match head.as_slice() {
         [0x1f, 0x8b, ..] => Box::new(Members(MultiGzDecoder::new(file))),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(Frames { file: Some(file), frame: None }),
+        // A file may begin with a frame to be skipped.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            Box::new(Frames { file: Some(file), frame: None })
+        }
         _ => Box::new(file),
     };
     Ok((head, BufReader::with_capacity(BUFFER, text), progress))
@@ -77,10 +79,38 @@ fn damaged(packing: &str, e: std::io::Error) -> std::io::Error {
     }
 }
 
-/// The frames of a zstd file one after the other.
+/// The frames of a zstd file one after the other; skippable ones, as `pzstd` writes them, are passed over.
 struct Frames {
     file: Option<Source>,
-    frame: Option<Box<StreamingDecoder<Source, ruzstd::decoding::FrameDecoder>>>,
+    frame: Option<Box<StreamingDecoder<FrameSource, FrameDecoder>>>,
+}
+
+/// A frame's magic number, which has been read to know its kind, and the rest of the file.
+type FrameSource = Chain<Cursor<[u8; 4]>, Source>;
+
+impl Frames {
+    /// Opens the next frame; `None` at the end of the file.
+    fn next_frame(mut file: Source) -> std::io::Result<Option<Box<StreamingDecoder<FrameSource, FrameDecoder>>>> {
+        let mut magic = [0; 4];
+        loop {
+            if file.fill_buf()?.is_empty() {
+                return Ok(None);
+            }
+            file.read_exact(&mut magic).map_err(|e| damaged("zstd", e))?;
+            // RFC 8878, 3.1.2.
+            if u32::from_le_bytes(magic) & !0xf != 0x184d_2a50 {
+                break;
+            }
+            let mut length = [0; 4];
+            file.read_exact(&mut length).map_err(|e| damaged("zstd", e))?;
+            let length = u64::from(u32::from_le_bytes(length));
+            if std::io::copy(&mut file.by_ref().take(length), &mut std::io::sink())? < length {
+                return Err(damaged("zstd", std::io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        let frame = StreamingDecoder::new(Cursor::new(magic).chain(file));
+        frame.map(|frame| Some(Box::new(frame))).map_err(|e| damaged("zstd", std::io::Error::other(e.to_string())))
+    }
 }
 
 impl Read for Frames {
@@ -96,21 +126,10 @@ impl Read for Frames {
                 }
             }
             if let Some(frame) = self.frame.take() {
-                self.file = Some(frame.into_inner());
+                self.file = Some(frame.into_inner().into_inner().1);
             }
-            let Some(mut file) = self.file.take() else { return Ok(0) };
-            if file.fill_buf()?.is_empty() {
-                return Ok(0);
-            }
-            match StreamingDecoder::new(file) {
-                Ok(frame) => self.frame = Some(Box::new(frame)),
-                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { .. })) => {
-                    return Err(std::io::Error::other(
-                        "a skippable zstd frame is not read; pack the file again with zstd",
-                    ));
-                }
-                Err(e) => return Err(damaged("zstd", std::io::Error::other(e.to_string()))),
-            }
+            let Some(file) = self.file.take() else { return Ok(0) };
+            self.frame = Frames::next_frame(file)?;
         }
     }
 }

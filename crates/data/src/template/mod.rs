@@ -1,5 +1,6 @@
 //! Chat templates: Jinja as `transformers` runs it (trimmed blocks, plain `tojson`, `{% generation %}`), bounded in time and size.
 
+mod bounds;
 mod json;
 pub mod named;
 mod rewrite;
@@ -33,10 +34,15 @@ const GENERATORS: [(&str, &str); 5] = [
 ];
 /// Detail prefix by which `raise_exception` is told apart from the engine's own errors.
 const RAISED: &str = "raised: ";
+/// Detail prefix of what [`bounds`] refuses.
+const BOUND: &str = "bound: ";
 /// Name of the filter a `{% generation %}` block is turned into.
 const GENERATION_FILTER: &str = "__generation";
 /// Name of the function that guards what a loop iterates.
 const ITERABLE: &str = "__iterable";
+/// Names of the functions that guard what `{% set %}` keeps: in a variable, and in a namespace.
+const KEPT: &str = "__kept";
+const KEPT_ATTRIBUTE: &str = "__kept_attribute";
 /// Variable that says whether generation blocks are to be marked.
 const MARKING: &str = "__marking";
 
@@ -72,7 +78,7 @@ impl ChatTemplate {
     /// Compiles `source`. `specials` become variables (`bos_token`, ...); `clock` answers `strftime_now`.
     ///
     /// # Errors
-    /// `Syntax` if the source is not valid Jinja.
+    /// `Syntax` if the source is not valid Jinja, `Limit` for an expression that no one writes by hand.
     pub fn new(source: &str, specials: Vec<(String, String)>, clock: Clock) -> Result<Self, TemplateError> {
         let mut env = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -80,7 +86,12 @@ impl ChatTemplate {
         env.set_undefined_behavior(UndefinedBehavior::Lenient);
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         env.set_fuel(Some(FUEL));
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.set_unknown_method_callback(|state, value, method, args| {
+            if method == "format" {
+                bounds::widths(value.as_str().unwrap_or_default())?;
+            }
+            minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+        });
         env.set_formatter(write_value);
         env.add_filter("tojson", json::tojson);
         env.add_filter("safe", |text: String| format!("{}{text}{}", SAFE[0], SAFE[1]));
@@ -95,6 +106,21 @@ impl ChatTemplate {
         env.add_filter("__reject", filters::reject);
         env.add_filter("__selectattr", filters::selectattr);
         env.add_filter("__rejectattr", filters::rejectattr);
+        env.add_filter("__format", filters::format);
+        env.add_filter("format", |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
+            bounds::widths(args.first().and_then(Value::as_str).unwrap_or_default())?;
+            state.apply_filter("__format", &args)
+        });
+        env.add_filter("__indent", filters::indent);
+        env.add_filter("indent", |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
+            for arg in args.iter().skip(1) {
+                let named = if arg.is_kwargs() { arg.get_attr("width")? } else { arg.clone() };
+                bounds::width(&named)?;
+            }
+            state.apply_filter("__indent", &args)
+        });
         env.add_filter(GENERATION_FILTER, mark_generation);
         env.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
@@ -105,7 +131,10 @@ impl ChatTemplate {
                 _ => Ok(value),
             }
         });
+        env.add_function(KEPT, |value: Value| bounds::kept(value, false));
+        env.add_function(KEPT_ATTRIBUTE, |value: Value| bounds::kept(value, true));
         env.add_function("strftime_now", move |format: &str| clock.strftime(format));
+        bounds::check_source(source)?;
         let (source, generation) = rewrite::rewrite_tags(source);
         env.add_template_owned("chat", source).map_err(|e| classify(&e))?;
         Ok(ChatTemplate { env, specials, generation })
@@ -247,6 +276,9 @@ fn classify(error: &minijinja::Error) -> TemplateError {
     let new = |kind, reason: String| TemplateError { kind, line, reason };
     if let Some(message) = detail.strip_prefix(RAISED) {
         return new(TemplateErrorKind::Raised, message.to_owned());
+    }
+    if let Some(reason) = detail.strip_prefix(BOUND) {
+        return new(TemplateErrorKind::Limit, reason.to_owned());
     }
     let text = match detail {
         "" => error.kind().to_string(),

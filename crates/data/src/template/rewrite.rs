@@ -1,36 +1,61 @@
-//! The two tags in which the template engine differs from Jinja, rewritten before it reads the source.
+//! Tags that are rewritten before the template engine reads them: two in which it differs from Jinja, and one that is bounded.
 
-use super::{GENERATION_FILTER, ITERABLE};
+use super::{GENERATION_FILTER, ITERABLE, KEPT, KEPT_ATTRIBUTE};
 
-/// Rewrites the two tags in which the engine differs from Jinja; says whether there were generation blocks.
+/// Rewrites tags of three kinds; says whether there were generation blocks.
 ///
 /// `{% generation %}` blocks become filter blocks. `{% for x in e %}` becomes `{% for x in __iterable(e) %}`, because
 /// looping over `none` (a conversation without tools) is an error in Jinja and nothing here, and a template that
-/// forgets to ask whether there are tools must not render a prompt that its model never saw.
+/// forgets to ask whether there are tools must not render a prompt that its model never saw. `{% set x = e %}` becomes
+/// `{% set x = __kept((e)) %}`, which refuses what is nested past all reason.
 /// Comments, expressions and string literals are stepped over, so that text that merely mentions a tag stays.
 pub(super) fn rewrite_tags(source: &str) -> (String, bool) {
     let mut out = String::with_capacity(source.len() + 256);
-    let (mut rest, mut generation) = (source, false);
-    while let Some(at) = rest.find('{') {
-        let (text, tail) = rest.split_at(at);
+    let mut generation = false;
+    for (text, token) in pieces(source) {
         out.push_str(text);
-        let end = match tail.as_bytes().get(1) {
-            Some(b'#') => tail.find("#}").map(|e| e + 2),
-            Some(b'{') => closing(tail, "}}"),
-            Some(b'%') => closing(tail, "%}"),
-            _ => Some(1),
-        };
-        let (token, after) = tail.split_at(end.unwrap_or(tail.len()));
         if let Some(tag) = generation_tag(token) {
             out.push_str(&tag);
             generation = true;
         } else {
-            out.push_str(&for_tag(token).unwrap_or_else(|| token.to_owned()));
+            out.push_str(&for_tag(token).or_else(|| set_tag(token)).unwrap_or_else(|| token.to_owned()));
         }
-        rest = after;
     }
-    out.push_str(rest);
     (out, generation)
+}
+
+/// A source in pieces: text, and the tag, expression, comment or lone brace behind it; the last of these may be empty.
+pub(super) fn pieces(source: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut rest = source;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (text, tail) = rest.split_at(rest.find('{').unwrap_or(rest.len()));
+        let end = match tail.as_bytes().get(1) {
+            Some(b'#') => tail.find("#}").map(|e| e + 2),
+            Some(b'{') => closing(tail, "}}"),
+            Some(b'%') => closing(tail, "%}"),
+            _ => Some(1.min(tail.len())),
+        };
+        let (token, after) = tail.split_at(end.unwrap_or(tail.len()));
+        rest = after;
+        Some((text, token))
+    })
+}
+
+/// A `{% set %}` tag whose value is looked at before it is kept; `None` for any other token.
+fn set_tag(token: &str) -> Option<String> {
+    let inner = token.strip_prefix("{%")?.strip_suffix("%}")?;
+    let (_, body) = strip_control(inner, str::strip_prefix);
+    if body.split_whitespace().next() != Some("set") {
+        return None;
+    }
+    // Only names stand before the sign.
+    let (target, value) = inner.split_once('=').filter(|(target, _)| !target.contains(['|', '\'', '"']))?;
+    let (_, unclosed) = strip_control(value, str::strip_suffix);
+    let guard = if target.contains('.') { KEPT_ATTRIBUTE } else { KEPT };
+    Some(format!("{{%{target}= {guard}(({})) {}%}}", unclosed.trim(), &value[unclosed.len()..]))
 }
 
 /// A `{% for %}` tag whose iterated expression is guarded; `None` for any other token.

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use super::answer::{final_answer, same_answer};
 use super::{PROGRESS_ROWS, Progress, tell};
 use crate::error::{Error, Result};
-use crate::format::{BadField, Body, Example, Task};
+use crate::format::{BadField, Body, Example, Shape, Task, has_label};
 use crate::locate::FieldPath;
 use crate::read::{Examples, parse_json, row_error};
 use crate::sink::{Sink, Written};
@@ -90,11 +90,11 @@ pub fn label(
     let mut rows = Examples::open(files, &options);
     let mut counts = [0; 4];
     while let Some((raw, row)) = rows.next_row()? {
+        let json = parse_json(&raw).map_err(|bad| row_error(files, &raw, bad))?;
+        let told = matches!(row.shape, Shape::Pair | Shape::Graded);
+        let labelled = told || json.as_object().is_some_and(has_label);
         let gold = match rule {
-            Rule::Gold { field } => {
-                let json = parse_json(&raw).map_err(|bad| row_error(files, &raw, bad))?;
-                Some(gold(&json, field).map_err(|bad| row_error(files, &raw, bad))?)
-            }
+            Rule::Gold { field } => Some(gold(&json, field).map_err(|bad| row_error(files, &raw, bad))?),
             _ => None,
         };
         for mut example in row.examples {
@@ -111,7 +111,7 @@ pub fn label(
                 _ => unreachable!("a rule has what it needs"),
             };
             counts[usize::from(!desirable)] += 1;
-            counts[2] += usize::from(example.label.is_some_and(|old| old != desirable));
+            counts[2] += usize::from(labelled && example.label.is_some_and(|old| old != desirable));
             example.label = Some(desirable);
             sink.write(&example.to_row())?;
         }

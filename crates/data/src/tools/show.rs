@@ -110,10 +110,12 @@ fn shown(example: Example, row: &Encoded, tokenizer: &Tokenizer, options: &Optio
     }
     let dropped = if tokens.len() > limit && options.truncation == Truncation::Drop {
         Some(format!("it has {} tokens, more than `max_length` ({limit})", tokens.len()))
-    } else if !tokens.iter().any(|t| t.trained) {
-        Some(format!("cut to `max_length` ({limit}) nothing to predict is left"))
-    } else {
+    } else if tokens.iter().any(|t| t.trained) {
         None
+    } else if tokens.len() > limit {
+        Some(format!("cut to `max_length` ({limit}), nothing to predict is left"))
+    } else {
+        Some("no token of it is to be predicted".to_owned())
     };
     // White space may follow the end, as in ChatML.
     let last = tokens.iter().rfind(|t| t.trained && (t.eos || !t.text.trim().is_empty()));

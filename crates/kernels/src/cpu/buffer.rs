@@ -1,7 +1,7 @@
 //! Buffers that are used again: a step allocates what the step before it freed.
 
 use crate::Elem;
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -14,6 +14,25 @@ const LINE: usize = 64;
 /// Bytes of the first region that is asked of the system, and of the largest that is not for a single buffer.
 const REGION: Range<usize> = 64 << 20..1 << 30;
 
+/// What a device that has no room for a buffer panics with, as no operator could go on: whoever runs a whole job catches it
+/// ([`OutOfMemory::of`]) and says what was planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// Bytes of the buffer.
+    pub wanted: usize,
+    /// Bytes of buffers that were alive.
+    pub alive: usize,
+    /// Bytes that they may take; `None`: the system had no more.
+    pub limit: Option<usize>,
+}
+
+impl OutOfMemory {
+    /// What a panic was about, if it was this.
+    pub fn of(payload: &(dyn std::any::Any + Send)) -> Option<OutOfMemory> {
+        payload.downcast_ref().copied()
+    }
+}
+
 /// Memory in a few large regions, cut into what is alive and what is free. A buffer goes to the lowest place that holds it, and
 /// what becomes free joins its neighbours: so the pages that are ever touched hardly exceed the most that was alive at one
 /// time, whatever sizes the packs of later steps have.
@@ -25,9 +44,15 @@ struct State {
     regions: Vec<Region>,
     live_bytes: usize,
     peak_bytes: usize,
+    limit: Option<usize>,
 }
 
 impl BufferPool {
+    /// Buffers that are alive at one time may take so many bytes.
+    pub(crate) fn limit(&self, bytes: Option<usize>) {
+        self.state().limit = bytes;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // The state is plain numbers and regions, valid at every moment: a panic elsewhere does not spoil it.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -44,15 +69,26 @@ impl BufferPool {
     fn take(&self, bytes: usize) -> Block {
         let size = bytes.max(1).checked_next_multiple_of(LINE).expect("buffer size overflows");
         let mut state = self.state();
-        state.live_bytes += size;
-        state.peak_bytes = state.peak_bytes.max(state.live_bytes);
-        if let Some(block) = state.regions.iter_mut().find_map(|region| region.take(size)) {
-            return block;
+        let refused = OutOfMemory { wanted: size, alive: state.live_bytes, limit: state.limit };
+        if state.limit.is_some_and(|limit| limit < size.saturating_add(state.live_bytes)) {
+            drop(state);
+            std::panic::panic_any(refused);
         }
         let held: usize = state.regions.iter().map(|region| region.size).sum();
-        let mut region = Region::new(size.max(held.clamp(REGION.start, REGION.end)));
-        let block = region.take(size).expect("a new region holds what it was made for");
-        state.regions.push(region);
+        let found = state.regions.iter_mut().find_map(|region| region.take(size));
+        let Some(block) = found.or_else(|| {
+            // Where there is not enough for a generous region there may be for a small one.
+            let sizes = [size.max(held.clamp(REGION.start, REGION.end)), size];
+            let mut region = sizes.into_iter().find_map(Region::new)?;
+            let block = region.take(size);
+            state.regions.push(region);
+            block
+        }) else {
+            drop(state);
+            std::panic::panic_any(OutOfMemory { limit: None, ..refused });
+        };
+        state.live_bytes += size;
+        state.peak_bytes = state.peak_bytes.max(state.live_bytes);
         block
     }
 
@@ -92,15 +128,13 @@ unsafe impl Send for Region {}
 impl Region {
     /// Zeroed memory from the system is not touched until it is used, so a generous region costs nothing. That holds for what
     /// is aligned as `malloc` aligns; asked for more, the standard library writes the zeros itself. So a line more is asked
-    /// for, and the region begins at the first whole one.
-    fn new(size: usize) -> Region {
-        let layout = Region::layout(size);
+    /// for, and the region begins at the first whole one. `None`: the system does not give as much.
+    fn new(size: usize) -> Option<Region> {
         // SAFETY: the size is not zero.
-        let memory = unsafe { alloc_zeroed(layout) };
-        let memory = NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout));
+        let memory = NonNull::new(unsafe { System.alloc_zeroed(Region::layout(size)) })?;
         // SAFETY: at most LINE - 1 bytes on, and LINE more than `size` were asked for.
         let first = unsafe { memory.add(memory.as_ptr().align_offset(LINE)) };
-        Region { memory, first, size, free: BTreeMap::from([(0, size)]) }
+        Some(Region { memory, first, size, free: BTreeMap::from([(0, size)]) })
     }
 
     fn layout(size: usize) -> Layout {
@@ -140,7 +174,7 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: allocated with this layout, freed once; every block holds its pool, so none is alive.
-        unsafe { dealloc(self.memory.as_ptr(), Region::layout(self.size)) }
+        unsafe { System.dealloc(self.memory.as_ptr(), Region::layout(self.size)) }
     }
 }
 
@@ -208,6 +242,23 @@ mod tests {
         let state = pool.state();
         assert_eq!(state.live_bytes, 0);
         assert_eq!(state.regions[0].free, BTreeMap::from([(0, REGION.start)]));
+    }
+
+    #[test]
+    fn a_buffer_beyond_the_limit_is_refused_with_what_there_was() {
+        let pool = Arc::new(BufferPool::default());
+        pool.limit(Some(1024));
+        let held = CpuBuf::<u8>::new(&pool, 512);
+        let more = || CpuBuf::<u8>::new(&pool, 513);
+        let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(more)).err().expect("no room");
+        let said = OutOfMemory { wanted: 576, alive: 512, limit: Some(1024) };
+        assert_eq!(OutOfMemory::of(&*refused), Some(said));
+        let huge = || CpuBuf::<u8>::new(&pool, 1 << 62);
+        pool.limit(None);
+        let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(huge)).err().expect("no such memory");
+        assert_eq!(OutOfMemory::of(&*refused).map(|o| o.limit), Some(None));
+        drop(held);
+        assert_eq!(pool.state().live_bytes, 0);
     }
 
     #[test]

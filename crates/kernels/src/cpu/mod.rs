@@ -4,7 +4,7 @@ mod buffer;
 pub(crate) mod simd;
 mod stored;
 
-pub use buffer::CpuBuf;
+pub use buffer::{CpuBuf, OutOfMemory};
 pub use stored::CpuStored;
 pub(crate) use stored::Packed;
 
@@ -85,6 +85,12 @@ impl<E: Real> Cpu<E> {
     /// for generation. Many rows at a time take a little longer than in the products of training, a few rows less.
     pub fn rows_apart(&self) -> Cpu<E> {
         Cpu { threads: self.threads.clone(), buffers: self.buffers.clone(), apart: true, float: PhantomData }
+    }
+
+    /// The same CPU, whose matrices may take so many bytes at one time; beyond them it panics with [`OutOfMemory`].
+    pub fn with_limit(self, bytes: Option<usize>) -> Cpu<E> {
+        self.buffers.limit(bytes);
+        self
     }
 
     /// Runs `work` on this CPU's threads, so that the operators inside start without a hand-over.

@@ -125,6 +125,7 @@ fn plain(config: &Reader, defaults: Defaults, head_width: usize, rope: RopeSpec)
         model_type: config.text_or("model_type", "")?.to_owned(),
         hidden: config.count("hidden_size")?,
         vocab: config.count("vocab_size")?,
+        grown: 0,
         heads,
         kv_heads,
         head_width,

@@ -1,6 +1,6 @@
 //! Adapters: where they stand, what is trained beside them, and how they begin.
 
-use super::{Builder, Tuning, decays};
+use super::{Builder, EMBEDDING, HEAD, Tuning, decays};
 use crate::{Blueprint, Error, Projection};
 use kernels::{Backend, Mat, Real, Weight};
 use nn::{Linear, Lora, Table, Tensor};
@@ -138,7 +138,7 @@ impl<B: Backend> Builder<'_, B> {
     /// The head, where it is not the embedding. A tied one that adapters train, or whose embedding they train, is a matrix of
     /// its own: PEFT wraps each of the two modules by itself.
     pub(super) fn head(&mut self, b: &Blueprint) -> Result<Option<Tensor<B>>, Error> {
-        let (embed, head) = ("model.embed_tokens.weight", "lm_head.weight");
+        let (embed, head) = (EMBEDDING, HEAD);
         if !b.tied {
             return self.matrix(head, b.vocab, b.hidden).map(Some);
         }
@@ -147,7 +147,7 @@ impl<B: Backend> Builder<'_, B> {
             return Ok(None);
         }
         if adapters.trains(head) {
-            let source = self.source(embed, &[b.vocab, b.hidden])?;
+            let source = self.source(embed, &[b.vocab - b.grown, b.hidden])?;
             return Ok(Some(Tensor::Trained(self.trained_matrix(head, &[b.vocab, b.hidden], source))));
         }
         let held = self.held(embed, &[b.vocab, b.hidden])?;

@@ -49,6 +49,11 @@ pub(super) struct Source {
 }
 
 impl Source {
+    /// Elements.
+    pub(super) fn len(&self) -> usize {
+        self.tensor.info().element_count()
+    }
+
     /// Elements `range` of the tensor, where they lie.
     pub(super) fn host(&self, range: Range<usize>) -> HostTensor {
         let bytes =

@@ -214,6 +214,10 @@ fn recomputed_gradients_equal_kept_ones_bit_for_bit() {
         let kept = loss_and_grad(&cpu, &built, &built.values, &pack, &c, Keep::All);
         let again = loss_and_grad(&cpu, &built, &built.values, &pack, &c, Keep::Inputs);
         assert!(kept == again, "{arch}");
+        for keep in [Keep::Mixed { whole: 0, lean: 9 }, Keep::Mixed { whole: 1, lean: 1 }] {
+            let mixed = loss_and_grad(&cpu, &built, &built.values, &pack, &c, keep);
+            assert!(kept == mixed, "{arch}, {keep:?}");
+        }
         let bare = loss_and_grad(&cpu, &built, &built.values, &pack.base_only(), &c, Keep::All);
         assert!(kept == bare, "{arch}: the tail changed the gradient");
     }

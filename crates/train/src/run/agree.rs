@@ -66,7 +66,7 @@ pub(super) fn kept(
     let flag = |key: &str| said["plan"][key].as_bool().unwrap_or(false);
     let execution = number("budget_rows").map(|rows| Execution {
         budget_rows: rows as usize,
-        keep: if flag("recompute") { Keep::Inputs } else { Keep::All },
+        keep: keep_of(&said["plan"]),
         z0_first: flag("z0_first"),
         share_prompts: true,
         kept_logits: number("kept_logits").unwrap_or(0) as usize,
@@ -107,7 +107,7 @@ pub(super) fn plan(world: &World, job: &Job, kept: &Kept) -> Result<Plan, Error>
     Ok(own.unwrap_or_else(|| {
         let execution = Execution {
             budget_rows: said["budget_rows"].as_u64().unwrap_or(1) as usize,
-            keep: if said["recompute"] == json!(true) { Keep::Inputs } else { Keep::All },
+            keep: keep_of(&said),
             z0_first: said["z0_first"] == json!(true),
             share_prompts: true,
             kept_logits: said["kept_logits"].as_u64().unwrap_or(0) as usize,
@@ -117,8 +117,21 @@ pub(super) fn plan(world: &World, job: &Job, kept: &Kept) -> Result<Plan, Error>
 }
 
 fn execution_json(e: Execution) -> Value {
-    json!({"budget_rows": e.budget_rows, "recompute": e.keep == Keep::Inputs, "z0_first": e.z0_first,
-        "kept_logits": e.kept_logits})
+    let mut said = json!({"budget_rows": e.budget_rows, "recompute": e.keep != Keep::All, "z0_first": e.z0_first,
+        "kept_logits": e.kept_logits});
+    if let Keep::Mixed { whole, lean } = e.keep {
+        (said["whole"], said["lean"]) = (json!(whole), json!(lean));
+    }
+    said
+}
+
+fn keep_of(said: &Value) -> Keep {
+    let blocks = |key: &str| said[key].as_u64().unwrap_or(0) as usize;
+    match (said["recompute"].as_bool().unwrap_or(false), blocks("whole"), blocks("lean")) {
+        (false, ..) => Keep::All,
+        (true, 0, 0) => Keep::Inputs,
+        (true, whole, lean) => Keep::Mixed { whole, lean },
+    }
 }
 
 /// The lock of a run as it is now.

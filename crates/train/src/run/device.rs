@@ -4,8 +4,9 @@ use super::{Control, Ended, Event, Ranks, Run};
 use crate::{Error, Job, Plan};
 use config::Device;
 use kernels::cuda::{Cuda, Options, Real};
-use kernels::{Backend, Cpu};
+use kernels::{Backend, Cpu, OutOfMemory};
 use rundir::{Checkpoint, RunFolder};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// A run with all decided that can be without a device.
 #[derive(Clone, Copy)]
@@ -29,7 +30,10 @@ impl Planned<'_> {
         observe: &mut dyn FnMut(Event),
     ) -> Result<Ended, Error> {
         match self.job.config.engine.device {
-            Device::Auto | Device::Cpu => self.on(&Cpu::<f32>::new(threads), control, step, observe),
+            Device::Auto | Device::Cpu => {
+                let limit = self.plan.limit(self.job);
+                self.within_memory(&Cpu::<f32>::new(threads).with_limit(Some(limit)), control, step, observe)
+            }
             Device::Cuda(number) => {
                 let cuda = Cuda::<f32>::new(Real::open(&Options { number, ..control.gpu.clone() })?);
                 let about = cuda.about();
@@ -45,6 +49,23 @@ impl Planned<'_> {
         }
     }
 
+    /// As [`Planned::on`]; where the device runs out of memory, with what was planned.
+    fn within_memory<B: Backend>(
+        self,
+        backend: &B,
+        control: &Control,
+        step: &mut u64,
+        observe: &mut dyn FnMut(Event),
+    ) -> Result<Ended, Error> {
+        let (job, plan) = (self.job, self.plan);
+        // Nothing of a run that ended so is looked at again.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.on(backend, control, step, observe)));
+        ended.unwrap_or_else(|payload| match OutOfMemory::of(&*payload) {
+            Some(found) => Err(Error::OutOfMemory { found, table: plan.advised(job) }),
+            None => resume_unwind(payload),
+        })
+    }
+
     fn on<B: Backend>(
         self,
         backend: &B,
@@ -57,7 +78,8 @@ impl Planned<'_> {
         run.working()?;
         let begun = run.begin(found, resume, control, observe);
         *step = run.step;
-        let ended = if begun? { run.train(control, observe) } else { Ok(run.ended(true)) };
+        let ready = begun? && run.rehearse(control, observe)?;
+        let ended = if ready { run.train(control, observe) } else { Ok(run.ended(true)) };
         *step = run.step;
         ended
     }

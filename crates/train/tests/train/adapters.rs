@@ -59,6 +59,49 @@ fn an_adapter_with_every_option_trains_resumes_and_is_continued() {
 }
 
 #[test]
+fn new_tokens_get_rows_begun_as_the_mean_that_go_with_what_is_trained() {
+    let scratch = Scratch::new("tokens");
+    let new = json!({"new_special_tokens": ["<think>", "</think>"], "max_steps": 1, "weight_decay": 0.0});
+    let adapted = scratch.join("adapted");
+    finish(&small("kto", &adapted, over(&crate::lora(), new.clone())));
+    let adapter = Adapter::load(&adapted.join("final")).unwrap();
+    let base = weights::Checkpoint::open(&crate::model("qwen2")).unwrap();
+    let stored = base.get("model.embed_tokens.weight").unwrap();
+    let (rows, d) = (stored.shape()[0], stored.shape()[1]);
+    let values = stored.to_f32().unwrap();
+    assert_eq!(adapter.config.modules_to_save, ["embed_tokens", "lm_head"]);
+    for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+        let whole = adapter.whole.iter().find(|t| t.name == name).unwrap();
+        assert_eq!(whole.shape, [rows + 2, d], "{name}");
+    }
+    // No row of the data has them, so nothing moved the new rows of the embedding.
+    let grown = adapter.whole.iter().find(|t| t.name == "model.embed_tokens.weight").unwrap();
+    for (i, x) in grown.values[rows * d..].iter().enumerate() {
+        let mean = values.iter().skip(i % d).step_by(d).map(|x| f64::from(*x)).sum::<f64>() / rows as f64;
+        assert!((f64::from(*x) - mean).abs() < 1e-6, "{x} for {mean}");
+    }
+    let folder = infer::ModelFolder::open(&crate::model("qwen2"), Some(&adapted.join("final"))).unwrap();
+    assert_eq!(folder.tokenizer.encode("<think></think>", false).unwrap(), [rows as u32, rows as u32 + 1]);
+    assert_eq!(folder.tokenizer.decode(&[rows as u32], true).unwrap(), "");
+    train::merge(&crate::model("qwen2"), &adapted.join("final"), &scratch.join("merged"), None, 1).unwrap();
+    let merged = infer::ModelFolder::open(&scratch.join("merged"), None).unwrap();
+    assert_eq!((merged.blueprint.vocab, merged.tokenizer.vocab_size()), (rows + 2, rows + 2));
+
+    let on = json!({"adapter_name_or_path": adapted.join("final"), "max_steps": 1});
+    let continued = scratch.join("continued");
+    finish(&small("kto", &continued, on));
+    let again = Adapter::load(&continued.join("final")).unwrap();
+    assert_eq!(again.vocabulary(), Some(rows + 2));
+    assert!(continued.join("final/tokenizer.json").exists());
+    let whole = scratch.join("whole");
+    finish(&small("sft", &whole, new));
+    assert_eq!(infer::ModelFolder::open(&whole.join("final"), None).unwrap().blueprint.vocab, rows + 2);
+    let frozen = json!({"resize_vocab": true, "new_special_tokens": "<x>", "freeze_trainable_layers": 1});
+    let error = train(&small("sft", &scratch.join("no"), frozen), &Control::default(), &mut Vec::new()).unwrap_err();
+    assert_eq!(error.exit_code(), 2, "{error}");
+}
+
+#[test]
 fn what_is_not_done_is_refused_by_name() {
     let scratch = Scratch::new("refused");
     let cases = [

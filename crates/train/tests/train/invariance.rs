@@ -120,7 +120,7 @@ fn every_schedule_of_a_step_gives_the_same_bits() {
                 for (keep, z0_first, kept_logits) in [
                     (Keep::Inputs, false, 0),
                     (Keep::All, true, 1 << 20),
-                    (Keep::Inputs, true, 0),
+                    (Keep::Mixed { whole: 1, lean: 1 }, true, 0),
                     (Keep::All, false, 20_000),
                 ] {
                     let execution = Execution { budget_rows, keep, z0_first, kept_logits, ..PLAIN };

@@ -1,0 +1,151 @@
+//! What blocks keep of a forward pass: the most that fits, block by block.
+
+use super::{Load, feed_forward_rows};
+use crate::Job;
+use crate::step::Execution;
+use model::{Keep, Projection};
+
+/// Floats per row that a block keeps, by how it keeps them, and what computing the rest again costs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocks {
+    /// Blocks that keep something: those from the lowest trained one on.
+    count: usize,
+    /// Their inputs.
+    inputs: usize,
+    /// All but what the feed-forward layer saved.
+    lean: usize,
+    /// Everything.
+    whole: usize,
+    /// A lean block's share of the work of computing a whole block again.
+    share: f64,
+}
+
+/// Base rows that wait for backward together, and those of one pack.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeldRows {
+    pub(super) held: usize,
+    pack: usize,
+}
+
+pub(super) fn held_rows(job: &Job, load: Load, execution: Execution) -> HeldRows {
+    let pack = load.base.min(execution.budget_rows);
+    let held = if execution.z0_first || job.kto().is_none() { pack } else { load.base };
+    HeldRows { held, pack }
+}
+
+impl Blocks {
+    pub(super) fn of(job: &Job) -> Blocks {
+        let b = &job.blueprint;
+        let (q, kv, f) = (b.heads * b.head_width, b.kv_heads * b.head_width, feed_forward_rows(b));
+        let raw = if b.qk_norm { q + kv + b.heads + b.kv_heads } else { 0 };
+        let adapters: usize = job.adapter.as_ref().map_or(0, |a| {
+            let kept = |p: &Projection| {
+                let on = a.adapters.modules.get(&p.path);
+                on.map_or(0, |on| on.rank + if a.adapters.dora { p.outputs } else { 0 })
+            };
+            let layers = (0..b.layers.len()).flat_map(|i| b.projections(i));
+            layers.map(|p| kept(&p)).sum::<usize>() / b.layers.len().max(1)
+        });
+        let whole = 2 * b.hidden + 2 * q + 2 * kv + b.heads + 2 * f + 2 + raw + adapters;
+        let products = (3 * f * b.hidden + 2 * (q + kv) * b.hidden) as f64;
+        // Experts are computed again as they were; a dense layer without its last product.
+        let share = if b.experts.is_some() { 3 } else { 2 } as f64 * (f * b.hidden) as f64 / products;
+        Blocks { count: b.layers.len() - lowest(job), inputs: b.hidden, lean: whole - 2 * f, whole, share }
+    }
+
+    /// Bytes kept for backward, and those of a block that is computed again at the worst moment.
+    pub(super) fn bytes(&self, HeldRows { held, pack }: HeldRows, keep: Keep) -> (u64, u64) {
+        let Blocks { count, inputs, lean, whole, .. } = *self;
+        let (wholes, leans) = counts(keep, count);
+        let floats = wholes * whole + leans * lean + (count - wholes - leans) * inputs;
+        // What backward has passed of the pack is free by then.
+        let mut freed = wholes * (whole - inputs);
+        let mut again = if leans > 0 { (whole - lean).saturating_sub(freed) } else { 0 };
+        freed += leans * (lean - inputs);
+        if wholes + leans < count {
+            again = again.max(whole.saturating_sub(freed));
+        }
+        (4 * (held * floats) as u64, 4 * (pack * again) as u64)
+    }
+
+    /// The way of keeping that costs least time and takes at most `room` bytes more than keeping inputs only.
+    pub(super) fn fullest(&self, rows: HeldRows, room: u64) -> Keep {
+        let total = |keep| {
+            let (saved, again) = self.bytes(rows, keep);
+            saved + again
+        };
+        let limit = total(Keep::Inputs) + room;
+        let (mut best, mut spared) = (Keep::Inputs, 0.0);
+        for whole in 0..=self.count {
+            // The more that are lean, the more memory: the most that fit are found by halving.
+            let fits = |lean: usize| total(Keep::Mixed { whole, lean }) <= limit;
+            let (mut least, mut past) = (0, self.count - whole + 1);
+            if !fits(0) {
+                continue;
+            }
+            while past - least > 1 {
+                let middle = (least + past) / 2;
+                *(if fits(middle) { &mut least } else { &mut past }) = middle;
+            }
+            let spares = whole as f64 + least as f64 * (1.0 - self.share);
+            if spares > spared {
+                (best, spared) = (Keep::Mixed { whole, lean: least }, spares);
+            }
+        }
+        best
+    }
+}
+
+/// Blocks that keep everything, and those that keep all but what the feed-forward layer saved.
+fn counts(keep: Keep, blocks: usize) -> (usize, usize) {
+    match keep {
+        Keep::Nothing | Keep::Inputs => (0, 0),
+        Keep::All => (blocks, 0),
+        Keep::Mixed { whole, lean } => (whole.min(blocks), lean.min(blocks - whole.min(blocks))),
+    }
+}
+
+/// Blocks' worth of forward passes that backward makes again.
+pub(crate) fn computed_again(job: &Job, keep: Keep) -> f64 {
+    let blocks = Blocks::of(job);
+    let (whole, lean) = counts(keep, blocks.count);
+    (blocks.count - whole - lean) as f64 + lean as f64 * blocks.share
+}
+
+/// The lowest block that backward reaches.
+fn lowest(job: &Job) -> usize {
+    let (b, layers) = (&job.blueprint, job.blueprint.layers.len());
+    match (job.tuning(), &job.adapter) {
+        (model::Tuning::Blocks { first, .. }, _) => first.min(layers),
+        (_, Some(a)) if !a.adapters.touches_model() => {
+            let adapted = |i: &usize| {
+                let mut all = b.projections(*i).into_iter().chain(b.expert_projections(*i).concat());
+                all.any(|p| a.adapters.modules.contains_key(&p.path))
+            };
+            (0..layers).find(adapted).unwrap_or(layers)
+        }
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCKS: Blocks = Blocks { count: 4, inputs: 1, lean: 3, whole: 10, share: 0.5 };
+
+    fn fullest(room: usize) -> Keep {
+        BLOCKS.fullest(HeldRows { held: 100, pack: 100 }, 4 * 100 * room as u64)
+    }
+
+    #[test]
+    fn room_that_is_there_is_used_block_by_block() {
+        assert_eq!(BLOCKS.bytes(HeldRows { held: 100, pack: 100 }, Keep::Inputs), (1600, 4000));
+        // The last block's floats are free before the others are computed again: the first that is kept costs nothing.
+        assert_eq!(fullest(0), Keep::Mixed { whole: 1, lean: 0 });
+        assert_eq!(fullest(1), Keep::Mixed { whole: 1, lean: 1 });
+        assert_eq!(fullest(9), Keep::Mixed { whole: 1, lean: 3 });
+        assert_eq!(fullest(12), Keep::Mixed { whole: 2, lean: 2 });
+        assert_eq!(fullest(26), Keep::Mixed { whole: 4, lean: 0 });
+    }
+}
