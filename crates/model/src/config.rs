@@ -53,6 +53,7 @@ const INERT: &[&str] = &[
 const MATHS: &[&str] = &[
     "alibi",
     "attention_chunk_size",
+    "attention_logit_scale",
     "attention_multiplier",
     "attn_logit_softcapping",
     "attn_temperature_tuning",

@@ -55,7 +55,7 @@ fn depth(expression: &str) -> usize {
             continue;
         }
         let is_word = c.is_ascii_alphanumeric() || c == b'_' || c >= 0x80;
-        let new = !(is_word && in_word) && !c.is_ascii_whitespace();
+        let new = !(c.is_ascii_whitespace() || is_word && in_word);
         in_word = is_word;
         let nested = open.len() > 1;
         let (here, most) = open.last_mut().expect("the outermost stays");
