@@ -14,6 +14,9 @@ pub(crate) const MODEL_FILES: [&str; 5] = ["*.json", "*.safetensors", "*.jinja",
 /// What could not be fetched: the part of a run, its name, and why.
 pub(crate) type Unfetched = (&'static str, PathBuf, Failure);
 
+/// Fetches what a name says, or those files of it.
+type Fetch<'a> = dyn Fn(&HubName, &[&str]) -> Result<PathBuf, Failure> + 'a;
+
 /// Fetches what is named `org/name` and is no path here, and says where tokens are kept where the configuration does not.
 pub(crate) fn prepare(loaded: &mut Loaded, token: Option<&str>, screen: &Screen) -> Result<(), Failure> {
     prepare_but(loaded, token, screen, &mut |(_, _, failure)| Err(failure))
@@ -47,7 +50,7 @@ fn cache_folder(lookup: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
 fn fetch_all(
     config: &mut Config,
     unfetched: &mut dyn FnMut(Unfetched) -> Result<(), Failure>,
-    fetch: &dyn Fn(&HubName, &[&str]) -> Result<PathBuf, Failure>,
+    fetch: &Fetch,
 ) -> Result<(), Failure> {
     let run = config.saving.output_dir.clone();
     let found = HubName::of(RepoKind::Model, &config.model.path).filter(|_| not_of_the_run(&config.model.path, &run));
