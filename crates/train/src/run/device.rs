@@ -31,8 +31,8 @@ impl Planned<'_> {
     ) -> Result<Ended, Error> {
         match self.job.config.engine.device {
             Device::Auto | Device::Cpu => {
-                let limit = self.plan.limit(self.job);
-                self.within_memory(&Cpu::<f32>::new(threads).with_limit(Some(limit)), control, step, observe)
+                let cpu = Cpu::<f32>::new(threads).with_limit(Some(self.plan.limit(self.job)));
+                self.within_memory(|| self.on(&cpu, control, step, observe))
             }
             Device::Cuda(number) => {
                 let cuda = Cuda::<f32>::new(Real::open(&Options { number, ..control.gpu.clone() })?);
@@ -49,19 +49,11 @@ impl Planned<'_> {
         }
     }
 
-    /// As [`Planned::on`]; where the device runs out of memory, with what was planned.
-    fn within_memory<B: Backend>(
-        self,
-        backend: &B,
-        control: &Control,
-        step: &mut u64,
-        observe: &mut dyn FnMut(Event),
-    ) -> Result<Ended, Error> {
-        let (job, plan) = (self.job, self.plan);
+    /// Where the device runs out of memory, the failure says what was planned.
+    fn within_memory(self, work: impl FnOnce() -> Result<Ended, Error>) -> Result<Ended, Error> {
         // Nothing of a run that ended so is looked at again.
-        let ended = catch_unwind(AssertUnwindSafe(|| self.on(backend, control, step, observe)));
-        ended.unwrap_or_else(|payload| match OutOfMemory::of(&*payload) {
-            Some(found) => Err(Error::OutOfMemory { found, table: plan.advised(job) }),
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| match OutOfMemory::of(&*payload) {
+            Some(found) => Err(Error::OutOfMemory { found, table: self.plan.advised(self.job) }),
             None => resume_unwind(payload),
         })
     }
