@@ -56,7 +56,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         k.fill_zero(self.grads.out());
         let ctx = Context {
             backend: k,
-            params: Params { table: &self.table, values: &self.values, halves: None },
+            params: Params { table: &self.table, values: &self.values, halves: None, away: None },
             adapters: true,
             dropout: None,
         };
@@ -69,7 +69,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             let scores = self.decoder.score(&ctx, pack, &forward, false, Some(0));
             loss -= scores.logp.iter().map(|p| p.f64()).sum::<f64>() / targets as f64;
             let coefficient = vec![B::Real::of(-1.0 / targets as f64); pack.targets.len()];
-            let mut grads = Grads { table: &self.table, values: &mut self.grads };
+            let mut grads = Grads { table: &self.table, values: &mut self.grads, away: None };
             self.decoder.backward(&ctx, &mut grads, pack, &parts, forward, scores, &coefficient);
         }
         let norm = k.square_norm(self.grads.view()).sqrt();

@@ -499,6 +499,8 @@ pub struct Engine {
     pub deterministic: bool,
     /// ZeRO's stage over several ranks.
     pub zero_stage: u8,
+    /// Ranks that what is sharded is sharded over; `None`: all.
+    pub shard_ranks: Option<usize>,
     /// The same bits on any number of ranks; `None`: with several ranks, where `deterministic`.
     pub elastic: Option<bool>,
     /// How long ranks wait for one another.

@@ -491,6 +491,7 @@ impl Resolved {
             data_seed: self.count("data_seed").map_or(seed, |s| s as u64),
             deterministic: self.flag("deterministic"),
             zero_stage: self.count("zero_stage").expect(CHECKED) as u8,
+            shard_ranks: self.count("shard_ranks"),
             elastic: self.bool("elastic"),
             dist_timeout: std::time::Duration::from_secs_f64(self.number("dist_timeout")),
             recompute: match self.bool("gradient_checkpointing") {

@@ -270,10 +270,9 @@ impl Check<'_> {
 
     /// What several ranks are told.
     fn ranks(&mut self) {
-        if self.number("zero_stage").is_some_and(|stage| stage > 2.0) {
-            let help =
-                "use stage 2: the weights are whole on every rank, the gradient and the optimiser's state are sharded";
-            self.conflict(Code::NotOffered, &["zero_stage"], "ZeRO has no such stage here; it has 0, 1 and 2", help);
+        if self.number("zero_stage").is_some_and(|stage| stage > 3.0) {
+            let help = "use stage 3: trained weights, gradient and optimiser's state are sharded";
+            self.conflict(Code::NotOffered, &["zero_stage"], "ZeRO has no such stage; it has 0 to 3", help);
         }
         let (all, each) = (self.number("train_batch_size"), self.number("per_device_train_batch_size"));
         if let (Some(all), Some(each)) = (all, each)

@@ -2,8 +2,8 @@
 //!
 //! An engine ([`Comm`]) moves bytes between ranks and gives up at a deadline. Everything above it is ours and the same on every engine:
 //! [`World`] makes collectives of it, whose sums run in the order of the ranks, counts bytes and time, and names the rank
-//! that did not come; [`tree`] sums gradients in an order that does not depend on how many ranks there are; [`shards`] cuts an
-//! arena into ranges.
+//! that did not come; [`tree`] sums gradients in an order that does not depend on how many ranks there are; [`shards`] deals an
+//! arena out in stripes.
 
 mod comm;
 pub mod deal;

@@ -1,6 +1,7 @@
 //! Collectives over any engine: sums in the order of the ranks, bytes and time counted, whoever is missing named.
 
-use crate::{Comm, Error, Shards, Solo, Stuck};
+use crate::shards::even;
+use crate::{Comm, Error, Solo, Stuck};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -219,21 +220,35 @@ impl World {
         Ok(received)
     }
 
-    /// As [`World::scatter`], of ranks of which some have nothing to give: `has[i]` says whether rank `i` has, and `values` is then
-    /// as long as the arena.
+    /// Gives `parts[i]` to rank `i`, of ranks of which some have nothing to give: `has[i]` says whether rank `i` has. Receives
+    /// everyone's `own` elements, in order of rank.
     pub fn scatter_some(
         &self,
-        values: Option<&[f32]>,
+        parts: &[Vec<f32>],
         has: &[bool],
-        ranges: &[Range<usize>],
+        own: usize,
     ) -> Result<Vec<Option<Vec<f32>>>, Error> {
-        let own = ranges[self.rank()].len();
         let mut received: Vec<Vec<f32>> = has.iter().map(|h| vec![0f32; if *h { own } else { 0 }]).collect();
-        let part = |r: &Range<usize>| values.map_or(&[][..], |v| bytemuck::cast_slice(&v[r.clone()]));
-        let send: Vec<&[u8]> = ranges.iter().map(part).collect();
+        let send: Vec<&[u8]> = parts.iter().map(|p| bytemuck::cast_slice(p)).collect();
         let mut receive: Vec<&mut [u8]> = received.iter_mut().map(|r| bytemuck::cast_slice_mut(&mut r[..])).collect();
         self.exchange(Collective::ReduceScatter, &send, &mut receive)?;
         Ok(received.into_iter().zip(has).map(|(r, h)| h.then_some(r)).collect())
+    }
+
+    /// Gives `own` to the ranks `among`, of which this is one, and receives theirs: `counts[i]` elements of the `i`-th. Every rank makes
+    /// the call, those of other groups among themselves.
+    pub fn gather_among(&self, among: Range<usize>, own: &[f32], counts: &[usize]) -> Result<Vec<Vec<f32>>, Error> {
+        let mut received: Vec<Vec<f32>> = counts.iter().map(|n| vec![0f32; *n]).collect();
+        let part = |to: usize| if among.contains(&to) { bytemuck::cast_slice(own) } else { &[][..] };
+        let send: Vec<&[u8]> = (0..self.size()).map(part).collect();
+        let mut parts = received.iter_mut();
+        let receive = |from: usize| match among.contains(&from) {
+            true => bytemuck::cast_slice_mut(&mut parts.next().expect("a count for each of the group")[..]),
+            false => &mut [][..],
+        };
+        let mut receive: Vec<&mut [u8]> = (0..self.size()).map(receive).collect();
+        self.exchange(Collective::AllGather, &send, &mut receive)?;
+        Ok(received)
     }
 
     /// The sum over all ranks of the own range of `values`; added up in order of rank.
@@ -243,7 +258,7 @@ impl World {
 
     /// Replaces `values` by their sums over all ranks, added up in order of rank.
     pub fn all_reduce(&self, values: &mut [f32]) -> Result<(), Error> {
-        let ranges = Shards::new(values.len(), self.size()).ranges();
+        let ranges = even(values.len(), self.size());
         let own = summed(self.scatter_as(Collective::AllReduce, values, &ranges)?);
         values[ranges[self.rank()].clone()].copy_from_slice(&own);
         self.spread(Collective::AllReduce, values, &ranges)

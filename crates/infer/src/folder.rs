@@ -186,7 +186,7 @@ impl Model {
 
     /// What a forward pass is given; `adapters` false asks the base model.
     pub fn context(&self, adapters: bool) -> Context<'_, Cpu<f32>> {
-        let params = Params { table: &self.table, values: &self.values, halves: None };
+        let params = Params { table: &self.table, values: &self.values, halves: None, away: None };
         Context { backend: &self.backend, params, adapters, dropout: None }
     }
 

@@ -81,6 +81,13 @@ fn decays(name: &str) -> bool {
 }
 
 impl<B: Backend> Builder<'_, B> {
+    /// What `make` adds to the table is a unit of it.
+    fn unit<T>(&mut self, make: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        let made = make(self)?;
+        self.table.end_unit();
+        Ok(made)
+    }
+
     /// A trained vector, or vectors; always in `Real`.
     fn trained(&mut self, name: &str, shape: &[usize], source: Source) -> ParamId {
         let id = self.table.push_shaped(name, shape, decays(name));
@@ -186,6 +193,32 @@ impl<B: Backend> Built<B> {
         tuning: Tuning,
         positions: usize,
     ) -> Result<Built<B>, Error> {
+        let unfilled = Unfilled::new(storage, backend, checkpoint, blueprint, tuning, positions)?;
+        let all = 0..unfilled.table.reals();
+        Ok(unfilled.fill(backend, &[all]))
+    }
+}
+
+/// A decoder whose trainable arena has no values yet.
+pub struct Unfilled<B: Backend> {
+    /// Trainable tensors.
+    pub table: Table,
+    decoder: Decoder<B>,
+    sources: Vec<(ParamId, Source)>,
+    lengths: Vec<(ParamId, usize, Mat<B, B::Real>)>,
+    notes: Vec<String>,
+}
+
+impl<B: Backend> Unfilled<B> {
+    /// As [`Built::stored_as`].
+    pub fn new(
+        storage: &Storage,
+        backend: &B,
+        checkpoint: &Checkpoint,
+        blueprint: Blueprint,
+        tuning: Tuning,
+        positions: usize,
+    ) -> Result<Unfilled<B>, Error> {
         if let Tuning::Lora(adapters) = tuning {
             check_modules(&blueprint, adapters)?;
         }
@@ -200,29 +233,61 @@ impl<B: Backend> Built<B> {
             sources: Vec::new(),
         };
         let (v, d) = (blueprint.vocab, blueprint.hidden);
-        let embed = builder.matrix(EMBEDDING, v, d)?;
-        let blocks = (0..blueprint.layers.len()).map(|i| builder.block(&blueprint, i)).collect::<Result<_, _>>()?;
-        let norm = builder.norm(&blueprint, "model.norm.weight", d)?;
-        let head = builder.head(&blueprint)?;
+        // Units, as the decoder numbers them.
+        let embed = builder.unit(|b| b.matrix(EMBEDDING, v, d))?;
+        let block = |i| builder.unit(|b| b.block(&blueprint, i));
+        let blocks = (0..blueprint.layers.len()).map(block).collect::<Result<_, _>>()?;
+        let norm = builder.unit(|b| b.norm(&blueprint, "model.norm.weight", d))?;
+        let head = builder.unit(|b| b.head(&blueprint))?;
         let notes = tied_note(checkpoint, blueprint.tied);
         let Builder { table, sources, lengths, .. } = builder;
-        let (mut values, mut halves) = (backend.zeros(1, table.reals()), backend.zeros(1, table.halves()));
-        for (id, source) in sources {
-            let p = table.param(id);
-            match p.home {
-                Home::Real(_) => copy_in(backend, &source, p, &mut values, |x| x),
-                Home::Half(_) => copy_in(backend, &source, p, &mut halves, |x| bf16::from_f64(x.f64())),
-            }
-        }
-        for (id, first, norms) in lengths {
-            let at = table.param(id).values().start + first;
-            backend.upload(&backend.to_host(norms.view()), values.out().cols(at..at + norms.cols()));
-        }
         let interleaved = blueprint.latent.as_ref().is_some_and(|l| l.interleaved);
         let ropes = std::iter::once(&blueprint.rope).chain(&blueprint.local_rope);
         let rotaries = ropes.map(|rope| rotary(backend, rope, positions, interleaved)).collect();
         let decoder = Decoder::new(blueprint, embed, blocks, norm, head, rotaries);
-        Ok(Built { decoder, table, values, halves, notes })
+        Ok(Unfilled { table, decoder, sources, lengths, notes })
+    }
+
+    /// Copies the starting values in: those of `held`, ascending runs of the arena of `Real`, which then lie one after the other; and all
+    /// that are in bfloat16.
+    pub fn fill(self, backend: &B, held: &[Range<usize>]) -> Built<B> {
+        let Unfilled { table, decoder, sources, lengths, notes } = self;
+        let len = held.iter().map(ExactSizeIterator::len).sum();
+        let (mut values, mut halves) = (backend.zeros(1, len), backend.zeros(1, table.halves()));
+        let every = 0..table.halves();
+        for (id, source) in sources {
+            let p = table.param(id);
+            match p.home {
+                Home::Real(_) => copy_in(backend, &source, p, (&mut values, held), |x| x),
+                Home::Half(_) => {
+                    let held = std::slice::from_ref(&every);
+                    copy_in(backend, &source, p, (&mut halves, held), |x| bf16::from_f64(x.f64()));
+                }
+            }
+        }
+        for (id, first, norms) in lengths {
+            let at = table.param(id).values().start + first;
+            land(backend, &backend.to_host(norms.view()), at, (&mut values, held));
+        }
+        Built { decoder, table, values, halves, notes }
+    }
+}
+
+/// Uploads values that begin at element `at` of an arena, as far as they are held: `held` lies in `values` without gaps.
+pub fn land<B: Backend, T: Elem>(
+    backend: &B,
+    piece: &[T],
+    at: usize,
+    (values, held): (&mut Mat<B, T>, &[Range<usize>]),
+) {
+    let mut first = 0;
+    for run in held {
+        let (start, end) = (run.start.max(at), run.end.min(at + piece.len()));
+        if start < end {
+            let to = first + start - run.start;
+            backend.upload(&piece[start - at..end - at], values.out().cols(to..to + end - start));
+        }
+        first += run.len();
     }
 }
 
@@ -243,7 +308,7 @@ fn copy_in<B: Backend, T: Elem>(
     backend: &B,
     source: &Source,
     p: &Param,
-    values: &mut Mat<B, T>,
+    (values, held): (&mut Mat<B, T>, &[Range<usize>]),
     of: impl Fn(B::Real) -> T,
 ) {
     let (to, len) = (p.values(), source.len());
@@ -257,12 +322,12 @@ fn copy_in<B: Backend, T: Elem>(
             range.clone().zip(&*piece).for_each(|(i, x)| sums[i % p.cols] += x.f64());
         }
         let piece: Vec<T> = piece.iter().map(|x| of(*x)).collect();
-        backend.upload(&piece, values.out().cols(to.start + range.start..to.start + range.end));
+        land(backend, &piece, to.start + range.start, (&mut *values, held));
     }
     let rows = (len / p.cols.max(1)) as f64;
     let mean: Vec<T> = sums.iter().map(|sum| of(B::Real::of(sum / rows))).collect();
     for first in (to.start + len..to.end).step_by(p.cols.max(1)) {
-        backend.upload(&mean, values.out().cols(first..first + p.cols));
+        land(backend, &mean, first, (&mut *values, held));
     }
     source.tensor.release();
 }

@@ -1,5 +1,7 @@
 //! A decoder's forward and backward over one pack: the whole of it in one screen each.
 
+mod units;
+
 use crate::Blueprint;
 use kernels::{Backend, ForBackward, HEAD_ROWS, HeadExtra, HeadSaved, HeadScores, Mat, Out, Real, View, Weight};
 use nn::{
@@ -218,7 +220,8 @@ impl<B: Backend> Decoder<B> {
     /// Runs both parts of a pack through all blocks, layer by layer, so that the tail finds the base's keys and values.
     pub fn forward(&self, ctx: &Context<B>, pack: &Pack, parts: &Parts<B>, keep: Keep) -> Forward<B> {
         let Parts { base, tail, noise } = parts;
-        let (mut x_td, mut tail_td) = (self.embedded(ctx, base), self.embedded(ctx, tail));
+        let embedded = |ctx: &Context<B>| (self.embedded(ctx, base), self.embedded(ctx, tail));
+        let (mut x_td, mut tail_td) = units::at(ctx, units::EMBEDDING, embedded);
         if let Some(noise) = noise {
             let rows: Vec<u32> = (0..base.len() as u32).collect();
             let (ids, mut n_td) =
@@ -229,10 +232,13 @@ impl<B: Backend> Decoder<B> {
         let mut kept = Vec::with_capacity(self.blocks.len());
         let mut load = RouterLoad::default();
         for (i, block) in self.blocks.iter().enumerate() {
-            let (y_td, saved) = block.forward(ctx, self.rotary(i), base, &x_td, None);
-            if !tail.is_empty() {
-                tail_td = block.forward(ctx, self.rotary(i), tail, &tail_td, Some(saved.key_value())).0;
-            }
+            let (y_td, saved) = units::at(ctx, units::block(i), |ctx| {
+                let (y_td, saved) = block.forward(ctx, self.rotary(i), base, &x_td, None);
+                if !tail.is_empty() {
+                    tail_td = block.forward(ctx, self.rotary(i), tail, &tail_td, Some(saved.key_value())).0;
+                }
+                (y_td, saved)
+            });
             if let Some(more) = saved.load() {
                 load.add(more);
             }
@@ -244,9 +250,11 @@ impl<B: Backend> Decoder<B> {
         let (graded, ungraded) = pack.targets.split_at(pack.num_grad_targets);
         let rows: Vec<u32> = graded.iter().map(|t| t.row).collect();
         let x_sd = self.gathered(ctx, &rows, &x_td, &tail_td);
-        let (h_sd, norm) = self.norm.forward(ctx, x_sd.view());
         let others: Vec<u32> = ungraded.iter().map(|t| t.row).collect();
-        let ungraded_sd = self.norm.forward(ctx, self.gathered(ctx, &others, &x_td, &tail_td).view()).0;
+        let others_sd = self.gathered(ctx, &others, &x_td, &tail_td);
+        let ((h_sd, norm), ungraded_sd) = units::at(ctx, self.norm_unit(), |ctx| {
+            (self.norm.forward(ctx, x_sd.view()), self.norm.forward(ctx, others_sd.view()).0)
+        });
         Forward { graded: Trace { kept, rows, x_sd, norm, h_sd }, ungraded_sd, load }
     }
 
@@ -264,6 +272,17 @@ impl<B: Backend> Decoder<B> {
     /// Scores the targets of a forward pass. `backward` says that [`Decoder::backward`] will follow, and of how many entries of
     /// the vocabulary a trained head's logits are kept until then.
     pub fn score(
+        &self,
+        ctx: &Context<B>,
+        pack: &Pack,
+        forward: &Forward<B>,
+        extra: bool,
+        backward: Option<usize>,
+    ) -> Scores<B> {
+        units::at(ctx, self.head_unit(), |ctx| self.scored(ctx, pack, forward, extra, backward))
+    }
+
+    fn scored(
         &self,
         ctx: &Context<B>,
         pack: &Pack,
@@ -299,23 +318,20 @@ impl<B: Backend> Decoder<B> {
         let h_sd = forward.graded.h_sd.view();
         let tokens: Vec<u32> = pack.targets.iter().map(|t| t.token).collect();
         let mut scores = Scores::new(plan.extra, HeadKept::Gradient(ctx.backend.mat(h_sd.rows, h_sd.cols)));
-        for first in (0..tokens.len()).step_by(HEAD_ROWS) {
-            let rows = first..(first + HEAD_ROWS).min(tokens.len());
-            let (h_sd, tokens) = (h_sd.rows(rows.clone()), &tokens[rows.clone()]);
-            let mut kept = self.head_kept(ctx, h_sd, plan.kept_logits / rows.len());
-            let found = self.head_scores(ctx, h_sd, tokens, plan.extra, kept.receive());
-            let coefficient = coefficient(&found.logp);
-            let HeadKept::Gradient(dh_sd) = &mut scores.kept else { unreachable!("made above") };
-            self.head_backward(
-                ctx,
-                grads,
-                kept,
-                ScoredRows { h_sd, tokens, lse: &found.lse },
-                &coefficient,
-                dh_sd.out().rows(rows),
-            );
-            scores.append(found);
-        }
+        units::at(ctx, self.head_unit(), |ctx| {
+            for first in (0..tokens.len()).step_by(HEAD_ROWS) {
+                let rows = first..(first + HEAD_ROWS).min(tokens.len());
+                let (h_sd, tokens) = (h_sd.rows(rows.clone()), &tokens[rows.clone()]);
+                let mut kept = self.head_kept(ctx, h_sd, plan.kept_logits / rows.len());
+                let found = self.head_scores(ctx, h_sd, tokens, plan.extra, kept.receive());
+                let coefficient = coefficient(&found.logp);
+                let HeadKept::Gradient(dh_sd) = &mut scores.kept else { unreachable!("made above") };
+                let scored = ScoredRows { h_sd, tokens, lse: &found.lse };
+                self.head_backward(ctx, grads, kept, scored, &coefficient, dh_sd.out().rows(rows));
+                scores.append(found);
+            }
+        });
+        self.end_head(ctx, grads);
         scores
     }
 
@@ -374,13 +390,18 @@ impl<B: Backend> Decoder<B> {
                 assert!(coefficient.len() == rows.len(), "{} coefficients, {} targets", coefficient.len(), rows.len());
                 let mut dh_sd = k.mat(h_sd.rows(), h_sd.cols());
                 let scored = ScoredRows { h_sd: h_sd.view(), tokens: &tokens, lse: &scores.lse };
-                self.head_backward(ctx, grads, kept, scored, coefficient, dh_sd.out());
+                units::at(ctx, self.head_unit(), |ctx| {
+                    self.head_backward(ctx, grads, kept, scored, coefficient, dh_sd.out());
+                });
+                self.end_head(ctx, grads);
                 dh_sd
             }
         };
         drop(h_sd);
         let mut dx_sd = k.mat(x_sd.rows(), x_sd.cols());
-        self.norm.backward(ctx, grads, x_sd.view(), &norm, dh_sd.view(), dx_sd.out());
+        units::back(ctx, grads, self.norm_unit(), |ctx, grads| {
+            self.norm.backward(ctx, grads, x_sd.view(), &norm, dh_sd.view(), dx_sd.out());
+        });
         dh_sd = k.zeros(parts.base.len(), self.blueprint.hidden);
         k.scatter_add(dx_sd.view(), &rows, &[], dh_sd.acc());
         let mut dx_td = Some(dh_sd);
@@ -389,14 +410,17 @@ impl<B: Backend> Decoder<B> {
             let below = below_all || i > self.lowest_trained;
             let kept = kept.pop().expect("backward without a kept forward pass");
             let dy_td = dx_td.take().expect("every block but the lowest hands a gradient down");
-            dx_td = block.backward(ctx, grads, self.rotary(i), &parts.base, kept, dy_td, below);
+            dx_td = units::back(ctx, grads, units::block(i), |ctx, grads| {
+                block.backward(ctx, grads, self.rotary(i), &parts.base, kept, dy_td, below)
+            });
         }
         if let (Tensor::Trained(id), Some(mut dx_td)) = (&self.embed, dx_td) {
             if let Some(scale) = self.blueprint.embed_scale {
                 k.scale(scale, dx_td.out());
             }
-            k.embed_back(parts.base.tokens.view(), dx_td.view(), grads.acc(*id));
+            k.embed_back(parts.base.tokens.view(), dx_td.view(), grads.unit(units::EMBEDDING).acc(*id));
         }
+        grads.end_unit(k, units::EMBEDDING);
     }
 
     /// Backward of scored rows: their gradient into `dh_sd`, that of a trained head added to its own.
@@ -422,6 +446,7 @@ impl<B: Backend> Decoder<B> {
             panic!("backward of a pass that was scored without it");
         };
         let saved = HeadSaved { tokens, lse, coefficient, logits: logits_vs.as_mut().map(Mat::out) };
+        let mut grads = grads.unit(self.head_unit());
         let (w_vd, dw_vd) = (self.head(&ctx.params), grads.acc(*id));
         match self.blueprint.logit_cap {
             None => ctx.backend.head_back(h_sd, w_vd, saved, dh_sd, dw_vd),
@@ -432,21 +457,23 @@ impl<B: Backend> Decoder<B> {
     /// Runs rows whose earlier keys and values lie in `cache`, and writes their own there. Returns rows `wanted` after the final
     /// norm.
     pub fn step(&self, ctx: &Context<B>, step: &Step<B>, cache: &mut Cache<B>, wanted: &[u32]) -> Mat<B> {
-        let mut x_td = self.embedded(ctx, &step.part);
+        let mut x_td = units::at(ctx, units::EMBEDDING, |ctx| self.embedded(ctx, &step.part));
         for (i, (block, layer)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
-            x_td = block.step(ctx, (self.rotary(i), step), &x_td, layer);
+            x_td = units::at(ctx, units::block(i), |ctx| block.step(ctx, (self.rotary(i), step), &x_td, layer));
         }
         let picked = self.gathered(ctx, wanted, &x_td, &x_td);
-        self.norm.forward(ctx, picked.view()).0
+        units::at(ctx, self.norm_unit(), |ctx| self.norm.forward(ctx, picked.view()).0)
     }
 
     /// Logits of hidden rows, `[rows, v]`.
     pub fn head_logits(&self, ctx: &Context<B>, h_sd: &Mat<B>) -> Vec<B::Real> {
-        let w_vd = self.head(&ctx.params);
-        match self.blueprint.logit_cap {
-            None => ctx.backend.logits(h_sd.view(), w_vd),
-            Some(cap) => ctx.backend.capped_logits(cap, h_sd.view(), w_vd),
-        }
+        units::at(ctx, self.head_unit(), |ctx| {
+            let w_vd = self.head(&ctx.params);
+            match self.blueprint.logit_cap {
+                None => ctx.backend.logits(h_sd.view(), w_vd),
+                Some(cap) => ctx.backend.capped_logits(cap, h_sd.view(), w_vd),
+            }
+        })
     }
 
     /// An empty cache of `slots` rows.

@@ -13,7 +13,7 @@ mod error;
 mod rope;
 
 pub use blueprint::{Blueprint, ExpertLayout, ExpertSpec, LatentSpec, LayerSpec, Projection, SharedSpec};
-pub use build::{Adapters, Biases, Built, Factors, LoraInit, Start, Storage, Tuning, initialise_lora};
+pub use build::{Adapters, Biases, Built, Factors, LoraInit, Start, Storage, Tuning, Unfilled, initialise_lora, land};
 pub use decoder::{Cache, Coefficients, Decoder, Forward, HeadPlan, Keep, Parts, Scores, Trace};
 pub use error::Error;
 pub use rope::{RopeScaling, RopeSpec};

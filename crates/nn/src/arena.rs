@@ -52,8 +52,12 @@ impl Param {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     params: Vec<Param>,
+    /// Parameters before the first.
+    before: usize,
     len: usize,
     halves: usize,
+    /// Where units end.
+    units: Vec<usize>,
 }
 
 impl Table {
@@ -85,6 +89,29 @@ impl Table {
         self.len += rows * cols;
         id
     }
+
+    /// Ends a unit: what was added since the last one ended is needed together.
+    pub fn end_unit(&mut self) {
+        self.units.push(self.len);
+    }
+
+    /// The elements of every unit in the arena of gradients, in order. A unit without parameters has none.
+    pub fn units(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let ends = std::iter::once(0).chain(self.units.iter().copied());
+        ends.zip(&self.units).map(|(start, end)| start..*end)
+    }
+
+    /// The parameters of a unit, `range`, alone: their values are all there is, their gradients begin at `at`.
+    pub fn window(&self, range: Range<usize>, at: usize) -> Table {
+        let before = self.params.partition_point(|p| p.offset < range.start);
+        let within = self.params[before..].iter().take_while(|p| p.offset < range.end);
+        let moved = |p: &Param| {
+            let first = p.offset - range.start;
+            Param { offset: at + first, home: Home::Real(first), ..p.clone() }
+        };
+        Table { params: within.map(moved).collect(), before, len: range.len(), halves: 0, units: Vec::new() }
+    }
+
     /// All parameters in arena order.
     pub fn params(&self) -> &[Param] {
         &self.params
@@ -107,7 +134,7 @@ impl Table {
     }
     /// A parameter's entry.
     pub fn param(&self, id: ParamId) -> &Param {
-        &self.params[id.0 as usize]
+        &self.params[id.0 as usize - self.before]
     }
 }
 
@@ -119,6 +146,15 @@ pub struct Params<'a, B: Backend> {
     pub values: &'a Mat<B, B::Real>,
     /// `[1, table.halves()]`; needed when that is not 0.
     pub halves: Option<&'a Mat<B, bf16>>,
+    /// Who has the others, where `values` are not all of them.
+    pub away: Option<&'a dyn Away<B>>,
+}
+
+/// Values of which others have parts, given a unit of the table at a time. Everyone asks for the same units in the same order.
+pub trait Away<B: Backend>: Sync {
+    /// The values of a unit, `[1, n]`, and where its parameters lie among them; `None` where it has no parameters. `own` is what
+    /// is here of all values.
+    fn gather(&self, backend: &B, own: &Mat<B, B::Real>, unit: usize) -> Option<(&Table, Mat<B, B::Real>)>;
 }
 
 impl<B: Backend> Clone for Params<'_, B> {
@@ -156,6 +192,16 @@ pub struct Grads<'a, B: Backend> {
     pub table: &'a Table,
     /// The arena.
     pub values: &'a mut Mat<B, B::Real>,
+    /// Whom gradients are given to, where `values` have room for those of some units only.
+    pub away: Option<&'a mut dyn Leave<B>>,
+}
+
+/// Takes gradients away, a unit of the table at a time.
+pub trait Leave<B: Backend> {
+    /// Where the gradients of a unit are added up.
+    fn table(&self, unit: usize) -> &Table;
+    /// Takes those of a unit, and leaves zeros.
+    fn leave(&mut self, backend: &B, unit: usize, values: &mut Mat<B, B::Real>);
 }
 
 impl<B: Backend> Grads<'_, B> {
@@ -163,5 +209,18 @@ impl<B: Backend> Grads<'_, B> {
     pub fn acc(&mut self, id: ParamId) -> Acc<'_, B, B::Real> {
         let p = self.table.param(id);
         self.values.out().cols(p.range()).reshape(p.rows, p.cols).into_acc()
+    }
+
+    /// Those of a unit.
+    pub fn unit(&mut self, unit: usize) -> Grads<'_, B> {
+        let table = self.away.as_ref().map_or(self.table, |away| away.table(unit));
+        Grads { table, values: self.values, away: None }
+    }
+
+    /// Nothing is added to those of a unit any more.
+    pub fn end_unit(&mut self, backend: &B, unit: usize) {
+        if let Some(away) = &mut self.away {
+            away.leave(backend, unit, self.values);
+        }
     }
 }

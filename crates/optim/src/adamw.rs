@@ -58,16 +58,26 @@ pub enum Place {
 struct Group {
     member: Member,
     place: Place,
+    /// Where its gradients begin among those that are handed in.
+    first: usize,
+}
+
+/// What is updated here of a tensor, or a part of that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its elements in the arena of gradients.
+    pub range: Range<usize>,
+    /// Where its moments are.
+    pub place: Place,
 }
 
 /// Where everything is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
-    /// Of each tensor, in their order: of what is updated here.
-    pub places: Vec<Place>,
+    /// In the order of the arena: a tensor each, unless other ranks have parts of some.
+    pub pieces: Vec<Piece>,
     groups: Vec<Group>,
-    /// The elements of the arena that are updated here; all of it unless other ranks have the rest.
-    range: Range<usize>,
+    len: usize,
     plain: usize,
     codes: usize,
     blocks: usize,
@@ -76,34 +86,37 @@ pub struct Layout {
 impl Layout {
     /// Of tensors that follow one another in the arena of gradients. Neighbours that are treated alike are updated at once.
     pub fn new(members: impl IntoIterator<Item = Member>) -> Layout {
-        let members: Vec<Member> = members.into_iter().collect();
-        let end = members.last().map_or(0, |member| member.range.end);
-        Layout::of_range(0..end, members)
-    }
-
-    /// Of some elements of the arena, of which all tensors are given. No tensor whose moments have eight bits may be cut.
-    pub fn of_range(range: Range<usize>, members: impl IntoIterator<Item = Member>) -> Layout {
-        let mut layout = Layout { range, ..Layout::default() };
-        members.into_iter().for_each(|member| layout.push(member));
+        let mut layout = Layout::default();
+        members.into_iter().for_each(|member| layout.push(&member, &member.range));
         layout
     }
 
-    /// What lies in the range of a tensor.
-    fn cut(&self, member: Member) -> Member {
-        let Range { start, end } = member.range;
-        let within = |at: usize| at.clamp(self.range.start, self.range.end).clamp(start, end);
-        let range = within(start)..within(end);
-        assert!(
-            !member.eight || range.is_empty() || range == (start..end),
-            "moments in eight bits of {start}..{end} are cut to {range:?}"
-        );
-        Member { values: (member.values.0 + range.start - start, member.values.1), range, ..member }
+    /// Of some runs of elements of the arena, ascending, of which all tensors are given. A tensor whose moments have eight bits is
+    /// only cut at whole blocks.
+    pub fn of_ranges(ranges: &[Range<usize>], members: impl IntoIterator<Item = Member>) -> Layout {
+        let mut layout = Layout::default();
+        let mut next = 0;
+        for member in members {
+            next += ranges[next..].partition_point(|r| r.end <= member.range.start);
+            for range in ranges[next..].iter().take_while(|r| r.start < member.range.end) {
+                layout.push(&member, &(range.start.max(member.range.start)..range.end.min(member.range.end)));
+            }
+        }
+        layout
     }
 
-    fn push(&mut self, member: Member) {
-        let member = self.cut(member);
-        let n = member.range.len();
-        let place = if member.eight && n >= LEAST_EIGHT {
+    /// The same for values of which no more are held than are updated: they lie as the gradients do.
+    pub fn with_values_beside(mut self) -> Layout {
+        self.groups.iter_mut().for_each(|group| group.member.values.0 = group.first);
+        self
+    }
+
+    fn push(&mut self, member: &Member, range: &Range<usize>) {
+        let (n, before) = (range.len(), range.start - member.range.start);
+        let place = if member.eight && member.range.len() >= LEAST_EIGHT {
+            let end = range.end - member.range.start;
+            let whole = before.is_multiple_of(BLOCK) && (end.is_multiple_of(BLOCK) || range.end == member.range.end);
+            assert!(whole, "moments in eight bits of {:?} are cut to {range:?}", member.range);
             let blocks = n.div_ceil(BLOCK);
             (self.codes, self.blocks) = (self.codes + n, self.blocks + blocks);
             Place::Eight(self.codes - n..self.codes, self.blocks - blocks..self.blocks)
@@ -111,10 +124,17 @@ impl Layout {
             self.plain += n;
             Place::Plain(self.plain - n..self.plain)
         };
-        self.places.push(place.clone());
+        self.pieces.push(Piece { range: range.clone(), place: place.clone() });
+        let first = self.len;
+        self.len += n;
         if n == 0 {
             return;
         }
+        let member = Member {
+            range: range.clone(),
+            values: (member.values.0 + before, member.values.1),
+            ..*member
+        };
         if let (Some(last), Place::Plain(own)) = (self.groups.last_mut(), &place)
             && let Place::Plain(before) = &mut last.place
             && last.member.decay == member.decay
@@ -124,7 +144,17 @@ impl Layout {
             (last.member.range.end, before.end) = (member.range.end, own.end);
             return;
         }
-        self.groups.push(Group { member, place });
+        self.groups.push(Group { member, place, first });
+    }
+
+    /// Elements that are updated.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// Whether all moments have full precision.
@@ -176,13 +206,8 @@ impl<B: Backend> AdamW<B> {
         AdamW { settings, m, v, eight, layout, steps: 0 }
     }
 
-    /// The elements of the arena it updates.
-    pub fn range(&self) -> Range<usize> {
-        self.layout.range.clone()
-    }
-
-    /// One update of the values that are held as `Real` and of those in bfloat16, both whole; `grads` are those of the
-    /// optimiser's range, and are multiplied by `grad_scale` first.
+    /// One update of the values that are held as `Real` and of those in bfloat16; `grads` are those of what the optimiser updates,
+    /// and are multiplied by `grad_scale` first.
     pub fn update(
         &mut self,
         backend: &B,
@@ -195,11 +220,10 @@ impl<B: Backend> AdamW<B> {
         self.steps += 1;
         let Settings { beta1, beta2, epsilon, weight_decay, rounding, seed } = self.settings;
         let [m8, v8] = &mut self.eight;
-        for Group { member: Member { range, values: (first, half), decay, .. }, place } in &self.layout.groups {
+        for Group { member: Member { range, values: (at, half), decay, .. }, place, first } in &self.layout.groups {
             let weight_decay = if *decay { weight_decay } else { 0.0 };
             let step = AdamwStep { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.steps, grad_scale };
-            let own = range.start - self.layout.range.start..range.end - self.layout.range.start;
-            let (at, grads) = (*first..first + range.len(), grads.view().cols(own));
+            let (at, grads) = (*at..at + range.len(), grads.view().cols(*first..first + range.len()));
             if let (Place::Plain(own), false) = (place, *half) {
                 let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(own.clone()).into_acc());
                 backend.adamw(&step, values.out().cols(at).into_acc(), grads, m, v);

@@ -108,28 +108,61 @@ fn small_tensors_and_those_that_may_not_keep_moments_of_full_precision() {
     let eight = |range, eight| Member { eight, ..Member::plain(range, true) };
     let layout = Layout::new([eight(0..4095, true), eight(4095..8191, true), eight(8191..12_288, false)]);
     let plain = |range| Place::Plain(range);
-    assert_eq!(layout.places, [plain(0..4095), Place::Eight(0..4096, 0..16), plain(4095..8192)]);
+    let places: Vec<Place> = layout.pieces.iter().map(|piece| piece.place.clone()).collect();
+    assert_eq!(places, [plain(0..4095), Place::Eight(0..4096, 0..16), plain(4095..8192)]);
     assert_eq!(layout.bytes(4), 2 * (8192 * 4 + 4096 + 16 * 4));
 }
 
+/// Stripes of 20 000 elements, of which each of two has every other one.
+fn stripes(borders: &[usize], of: usize) -> Vec<std::ops::Range<usize>> {
+    borders.windows(2).skip(of).step_by(2).map(|s| s[0]..s[1]).collect()
+}
+
 #[test]
-fn ranges_updated_apart_are_the_whole_updated_at_once() {
+fn stripes_updated_apart_are_the_whole_updated_at_once() {
+    let (cpu, n) = (Cpu::<f32>::new(2), 20_000);
+    // The second is in bfloat16, and the last two in blocks of eight bits.
+    let eight = |range, values| Member { eight: true, values, ..Member::plain(range, true) };
+    let halves = Member { values: (0, true), ..Member::plain(50..950, false) };
+    let after = Member { values: (50, false), ..Member::plain(950..1000, true) };
+    let members = || [Member::plain(0..50, true), halves.clone(), after.clone(), eight(1000..9000, (100, false)), eight(9000..n, (900, true))];
+    let numbers = |f: fn(f32) -> f32| (0..n).map(|i| f(i as f32)).collect::<Vec<f32>>();
+    let (p, g) = (numbers(f32::sin), numbers(f32::cos));
+    let start = |values: usize| cpu.from_host(1, values, &p[..values]);
+    let updated = |parts: &[Vec<std::ops::Range<usize>>]| {
+        let mut values = start(8100);
+        let mut rounded = cpu.from_host(1, n - 8100, &vec![bf16::from_f32(0.5); n - 8100]);
+        for ranges in parts {
+            let mut optimiser = AdamW::new(&cpu, DEFAULTS, Layout::of_ranges(ranges, members()));
+            let own: Vec<f32> = ranges.iter().flat_map(|r| g[r.clone()].to_vec()).collect();
+            assert_eq!(optimiser.layout.len(), own.len());
+            optimiser.update(&cpu, &mut values, &mut rounded, &cpu.from_host(1, own.len(), &own), 1e-3, 1.0);
+        }
+        (cpu.to_host::<f32>(values.view()), cpu.to_host::<bf16>(rounded.view()))
+    };
+    let whole = updated(&[vec![0..n]]);
+    assert!(whole.0 != p[..8100]);
+    let borders = [0, 7, 60, 970, 1000 + 256, 1000 + 30 * 256, 9000 + 512, 9000 + 4096, n];
+    assert!(updated(&[stripes(&borders, 0), stripes(&borders, 1)]) == whole);
+}
+
+#[test]
+fn values_that_lie_beside_their_gradients_are_updated_as_those_of_the_whole() {
     let cpu = Cpu::<f64>::new(2);
     let members = || [Member::plain(0..5, true), Member::plain(5..9, false), Member::plain(9..20, true)];
     let (p, g): (Vec<f64>, Vec<f64>) = (0..20).map(|i| (f64::from(i).sin(), f64::from(i).cos())).unzip();
     let updated = |ranges: &[std::ops::Range<usize>]| {
-        let mut values = cpu.from_host(1, 20, &p);
-        for range in ranges {
-            let mut optimiser = AdamW::new(&cpu, DEFAULTS, Layout::of_range(range.clone(), members()));
-            assert_eq!((optimiser.range(), optimiser.m.cols()), (range.clone(), range.len()));
-            let own = cpu.from_host(1, range.len(), &g[range.clone()]);
-            optimiser.update(&cpu, &mut values, &mut cpu.zeros(1, 0), &own, 1e-3, 1.0);
-        }
+        let of = |all: &[f64]| ranges.iter().flat_map(|r| all[r.clone()].to_vec()).collect::<Vec<f64>>();
+        let (own, grads) = (of(&p), of(&g));
+        let mut values = cpu.from_host(1, own.len(), &own);
+        let layout = Layout::of_ranges(ranges, members()).with_values_beside();
+        let mut optimiser = AdamW::new(&cpu, DEFAULTS, layout);
+        optimiser.update(&cpu, &mut values, &mut cpu.zeros(1, 0), &cpu.from_host(1, grads.len(), &grads), 1e-3, 1.0);
         cpu.to_host::<f64>(values.view())
     };
-    let whole = updated(&[0..20, 20..20]);
-    assert!(whole != p);
-    assert_eq!(updated(&[0..7, 7..7, 7..12, 12..20]), whole);
+    let whole = updated(&[0..20]);
+    let parts = [0..3, 6..12, 19..20];
+    assert_eq!(updated(&parts), parts.iter().flat_map(|r| whole[r.clone()].to_vec()).collect::<Vec<f64>>());
 }
 
 /// bitsandbytes 0.50 on the CPU.

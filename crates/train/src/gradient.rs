@@ -1,9 +1,11 @@
 //! A step's gradient on its way: pack by pack, summed in an order that depends on who computes, or on nobody.
 
 use crate::Error;
+use crate::spread::{Leaf, Spread, host};
+use crate::step::{StepContext, Turn};
 use dist::tree::{Node, Tree};
-use dist::{Shards, World};
-use kernels::{Backend, Mat, Real};
+use kernels::{Backend, Mat};
+use nn::Grads;
 
 /// The gradient of a step while its packs are differentiated.
 pub struct Gradient<B: Backend> {
@@ -12,6 +14,8 @@ pub struct Gradient<B: Backend> {
     sum: Sum,
     /// Packs of the groups before this one.
     before: u64,
+    /// This rank's pack of the present turn, and every rank's.
+    turn: (Option<Node>, Vec<Option<Node>>),
 }
 
 /// How packs are added up.
@@ -20,24 +24,28 @@ enum Sum {
     Running,
     /// Each by itself, as a leaf of a fixed tree; what this rank can add up it does.
     Tree(Tree),
-    /// As `Tree`, and each goes to its owners at once: one tree per rank, of this rank's shard.
+    /// As `Tree`, and each goes to its owners at once: one tree for each unit, of what this rank has of it.
     Sharded(Vec<Tree>),
 }
 
 impl<B: Backend> Gradient<B> {
-    /// Packs are added up one after the other, as fits one process.
-    pub fn running(backend: &B, len: usize) -> Gradient<B> {
-        Gradient { values: backend.zeros(1, len), sum: Sum::Running, before: 0 }
+    fn new(backend: &B, len: usize, sum: Sum) -> Gradient<B> {
+        Gradient { values: backend.zeros(1, len), sum, before: 0, turn: (None, Vec::new()) }
     }
 
-    /// Packs are leaves of a fixed tree: the sum is the same over any number of ranks. With `sharded` no rank keeps more than its
-    /// shard of it.
-    pub(crate) fn elastic(backend: &B, len: usize, sharded: Option<usize>) -> Gradient<B> {
-        let sum = match sharded {
-            None => Sum::Tree(Tree::default()),
-            Some(ranks) => Sum::Sharded(vec![Tree::default(); ranks]),
-        };
-        Gradient { values: backend.zeros(1, len), sum, before: 0 }
+    /// Packs are added up one after the other, as fits one process.
+    pub fn running(backend: &B, len: usize) -> Gradient<B> {
+        Gradient::new(backend, len, Sum::Running)
+    }
+
+    /// Packs are leaves of a fixed tree: the sum is the same over any number of ranks.
+    pub(crate) fn elastic(backend: &B, len: usize) -> Gradient<B> {
+        Gradient::new(backend, len, Sum::Tree(Tree::default()))
+    }
+
+    /// The same, and no rank keeps more than its shard of the sum, and of a pack's gradient not more than is computed at a time.
+    pub(crate) fn sharded(backend: &B, spread: &Spread) -> Gradient<B> {
+        Gradient::new(backend, spread.room(), Sum::Sharded(vec![Tree::default(); spread.units()]))
     }
 
     /// Before the first pack of a step.
@@ -56,88 +64,80 @@ impl<B: Backend> Gradient<B> {
         self.before += packs as u64;
     }
 
-    /// After a turn: pack `pack` of the group was differentiated, or none. Errors are kept by the world.
-    pub(crate) fn end_turn(&mut self, backend: &B, world: Option<&World>, pack: Option<usize>) {
-        let node = pack.map(|p| Node { level: 0, index: self.before + p as u64 });
-        match (&mut self.sum, node) {
-            (Sum::Running, _) | (Sum::Tree(_), None) => return,
-            (Sum::Tree(tree), Some(node)) => tree.push(node, host(backend, &self.values)),
-            (Sum::Sharded(trees), node) => {
-                let world = world.expect("a gradient in shards has ranks to shard it over");
-                let leaf = node.map(|_| host(backend, &self.values));
-                if send(world, node.zip(leaf.as_deref()), self.values.cols(), trees).is_err() {
-                    return;
-                }
+    /// Before a turn.
+    pub(crate) fn begin_turn(&mut self, turn: &Turn) {
+        let node = |pack: &Option<usize>| pack.map(|p| Node { level: 0, index: self.before + p as u64 });
+        self.turn = (node(&turn.pack), turn.all.iter().map(node).collect());
+    }
+
+    /// Has something added to the gradient of the present turn's pack.
+    pub(crate) fn add<R>(&mut self, cx: &StepContext<B>, work: impl FnOnce(&mut Grads<B>) -> R) -> R {
+        let (table, values) = (&cx.policy.table, &mut self.values);
+        match (&mut self.sum, cx.team) {
+            (Sum::Sharded(trees), Some(spread)) => {
+                let mut leaf = Leaf { spread, trees, own: self.turn.0, all: &self.turn.1 };
+                work(&mut Grads { table, values, away: Some(&mut leaf) })
             }
+            _ => work(&mut Grads { table, values, away: None }),
         }
-        backend.fill_zero(self.values.out());
+    }
+
+    /// After a turn.
+    pub(crate) fn end_turn(&mut self, backend: &B) {
+        if let (Sum::Tree(tree), Some(node)) = (&mut self.sum, self.turn.0) {
+            tree.push(node, host(backend, &self.values, 0..self.values.cols()));
+            backend.fill_zero(self.values.out());
+        }
     }
 
     /// This rank's shard of the sum over all ranks.
-    pub(crate) fn reduced(&mut self, backend: &B, world: &World) -> Result<Vec<f32>, Error> {
-        let len = self.values.cols();
-        let shard = Shards::new(len, world.size()).range(world.rank()).len();
-        if let (1, Sum::Tree(tree)) = (world.size(), &mut self.sum) {
-            return Ok(std::mem::take(tree).finish().unwrap_or_else(|| vec![0.0; shard]));
-        }
-        let mut trees = match &mut self.sum {
-            Sum::Sharded(trees) => std::mem::take(trees),
-            sum => {
-                let own = match sum {
-                    Sum::Tree(tree) => std::mem::take(tree),
-                    _ => {
-                        let mut tree = Tree::default();
-                        tree.push(Node { level: 0, index: world.rank() as u64 }, host(backend, &self.values));
-                        tree
-                    }
-                };
-                exchanged(world, own, len)?
+    pub(crate) fn reduced(&mut self, backend: &B, spread: &Spread) -> Result<Vec<f32>, Error> {
+        let world = spread.world;
+        let own = match &mut self.sum {
+            Sum::Sharded(trees) => {
+                let missing = |unit| vec![0.0; spread.own_of(unit).len()];
+                let sums = trees.iter_mut().enumerate();
+                let sums = sums.map(|(unit, tree)| std::mem::take(tree).finish().unwrap_or_else(|| missing(unit)));
+                let own: Vec<f32> = sums.flatten().collect();
+                return world.failure().map_or(Ok(own), |e| Err(e.into()));
+            }
+            Sum::Tree(tree) => std::mem::take(tree),
+            Sum::Running => {
+                let mut tree = Tree::default();
+                let node = Node { level: 0, index: world.rank() as u64 };
+                tree.push(node, host(backend, &self.values, 0..self.values.cols()));
+                tree
             }
         };
-        // Every group of rows is dealt anew, so the leaves of one rank may lie between another's.
-        let mut nodes: Vec<_> = trees.iter_mut().flat_map(|tree| std::mem::take(tree).into_nodes()).collect();
-        nodes.sort_by_key(|(node, _)| node.first_leaf());
-        let mut whole = Tree::default();
-        nodes.into_iter().for_each(|(node, values)| whole.push(node, values));
-        if let Sum::Sharded(own) = &mut self.sum {
-            *own = trees;
+        if world.size() == 1 {
+            return Ok(own.finish().unwrap_or_else(|| vec![0.0; self.values.cols()]));
         }
-        if let Some(e) = world.failure() {
-            return Err(e.into());
-        }
-        Ok(whole.finish().unwrap_or_else(|| vec![0.0; shard]))
+        exchanged(spread, own, self.values.cols())
     }
 }
 
-/// Gives the nodes of the own tree to their owners, one at a time; returns every rank's, of the own shard.
-fn exchanged(world: &World, own: Tree, len: usize) -> Result<Vec<Tree>, Error> {
-    let counts = world.gather_numbers(&[own.nodes().len() as f64])?;
-    let rounds = counts.iter().map(|c| c[0] as usize).max().unwrap_or(0);
-    let mut trees = vec![Tree::default(); world.size()];
+/// Gives the nodes of the own tree to their owners, one at a time; returns the sum of everyone's, of the own shard.
+fn exchanged(spread: &Spread, own: Tree, len: usize) -> Result<Vec<f32>, Error> {
+    let world = spread.world;
+    let place = |(node, _): &(Node, Vec<f32>)| [f64::from(node.level), node.index as f64];
+    let places = world.gather_numbers(&own.nodes().iter().flat_map(place).collect::<Vec<_>>())?;
+    let rounds = places.iter().map(|p| p.len() / 2).max().unwrap_or(0);
     let mut nodes = own.into_nodes().into_iter();
-    for _ in 0..rounds {
+    let mut found = Vec::new();
+    for round in 0..rounds {
         let node = nodes.next();
-        send(world, node.as_ref().map(|(n, v)| (*n, &v[..])), len, &mut trees)?;
-    }
-    Ok(trees)
-}
-
-/// One round: every rank gives one node, or none, to the owners of its parts.
-fn send(world: &World, node: Option<(Node, &[f32])>, len: usize, trees: &mut [Tree]) -> Result<(), dist::Error> {
-    let place = node.map_or(vec![], |(n, _)| vec![f64::from(n.level), n.index as f64]);
-    let places = world.gather_numbers(&place)?;
-    let has: Vec<bool> = places.iter().map(|p| !p.is_empty()).collect();
-    let ranges = Shards::new(len, world.size()).ranges();
-    let parts = world.scatter_some(node.map(|(_, v)| v), &has, &ranges)?;
-    for ((place, part), tree) in places.iter().zip(parts).zip(trees) {
-        if let (&[level, index], Some(part)) = (&place[..], part) {
-            tree.push(Node { level: level as u32, index: index as u64 }, part);
+        let has: Vec<bool> = places.iter().map(|p| p.len() > 2 * round).collect();
+        let parts = spread.scattered(0..len, node.as_ref().map(|(_, v)| &v[..]), &has)?;
+        for (place, part) in places.iter().zip(parts) {
+            if let Some(part) = part {
+                let (level, index) = (place[2 * round] as u32, place[2 * round + 1] as u64);
+                found.push((Node { level, index }, part));
+            }
         }
     }
-    Ok(())
-}
-
-/// An arena in single precision.
-fn host<B: Backend>(backend: &B, values: &Mat<B, B::Real>) -> Vec<f32> {
-    backend.to_host(values.view()).iter().map(|x| x.f64() as f32).collect()
+    // Every group of rows is dealt anew, so the leaves of one rank may lie between another's.
+    found.sort_by_key(|(node, _)| node.first_leaf());
+    let mut whole = Tree::default();
+    found.into_iter().for_each(|(node, values)| whole.push(node, values));
+    Ok(whole.finish().unwrap_or_else(|| vec![0.0; spread.own().iter().map(ExactSizeIterator::len).sum()]))
 }

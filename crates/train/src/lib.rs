@@ -27,6 +27,7 @@ mod report;
 mod run;
 mod score;
 mod sets;
+mod spread;
 mod stages;
 mod state;
 pub mod step;

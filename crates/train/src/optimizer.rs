@@ -11,8 +11,8 @@ pub(crate) fn holds_halves(job: &Job) -> bool {
     job.adapter.is_none() && job.config.optimizer.master == config::Master::None
 }
 
-/// The optimiser's settings, and where its state of a range of the arena is.
-pub fn optimizer_of(job: &Job, table: &nn::Table, range: Range<usize>) -> (Settings, Layout) {
+/// The optimiser's settings, and where its state of some runs of the arena is.
+pub fn optimizer_of(job: &Job, table: &nn::Table, ranges: &[Range<usize>]) -> (Settings, Layout) {
     let o = &job.config.optimizer;
     let settings = Settings {
         beta1: o.beta1,
@@ -29,5 +29,5 @@ pub fn optimizer_of(job: &Job, table: &nn::Table, range: Range<usize>) -> (Setti
         // Transformers keeps moments of embeddings in full precision.
         eight: o.name == OptimizerName::Adamw8bit && !p.name.contains("embed_tokens"),
     };
-    (settings, Layout::of_range(range, table.params().iter().map(member)))
+    (settings, Layout::of_ranges(ranges, table.params().iter().map(member)))
 }

@@ -1,11 +1,13 @@
 //! The model that is trained, and what it is compared with.
 
 use crate::Error;
+use crate::spread::{host, real};
 use config::{Lora, LoraBias, LoraClaims, LoraStart, Targets, Tuning};
 use kernels::{Backend, Mat, Memory, bf16};
 use model::{Adapters, Biases, Blueprint, Decoder, Factors, LoraInit, Start, initialise_lora};
-use nn::Table;
+use nn::{Home, Table};
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 use weights::{Adapter, AdapterConfig};
 
@@ -21,6 +23,52 @@ pub struct Policy<B: Backend> {
     pub halves: Mat<B, bf16>,
     /// The reference of preference losses.
     pub reference: Reference<B>,
+}
+
+impl<B: Backend> Policy<B> {
+    /// Values of elements `range` of the arena in single precision, where all values are here.
+    pub(crate) fn host(&self, backend: &B, range: Range<usize>) -> Vec<f32> {
+        let mut all = Vec::with_capacity(range.len());
+        for (home, at) in self.homes(range) {
+            match home {
+                Home::Real(_) => all.extend(host(backend, &self.values, at)),
+                Home::Half(_) => {
+                    all.extend(Memory::to_host(backend, self.halves.view().cols(at)).iter().map(|x| x.to_f32()));
+                }
+            }
+        }
+        all
+    }
+
+    /// Takes over values that begin at element `first` of the arena.
+    pub(crate) fn put(&mut self, backend: &B, first: usize, values: &[f32]) {
+        let mut rest = values;
+        for (home, at) in self.homes(first..first + values.len()) {
+            let (these, after) = rest.split_at(at.len());
+            match home {
+                Home::Real(_) => backend.upload(&real::<B>(these), self.values.out().cols(at)),
+                Home::Half(_) => {
+                    let rounded: Vec<bf16> = these.iter().map(|x| bf16::from_f32(*x)).collect();
+                    backend.upload(&rounded, self.halves.out().cols(at));
+                }
+            }
+            rest = after;
+        }
+    }
+
+    /// Where the values of elements `range` of the arena are, in order.
+    fn homes(&self, range: Range<usize>) -> Vec<(Home, Range<usize>)> {
+        let params = self.table.params();
+        if self.table.halves() == 0 {
+            return vec![(Home::Real(0), range)];
+        }
+        let first = params.partition_point(|p| p.range().end <= range.start);
+        let part = |p: &nn::Param| {
+            let (start, end) = (range.start.max(p.offset), range.end.min(p.range().end));
+            (p.home, p.values().start + start - p.offset..p.values().start + end - p.offset)
+        };
+        params[first..].iter().take_while(|p| p.offset < range.end).map(part).collect()
+    }
 }
 
 /// Where reference log-probabilities come from. Never a second model in memory.

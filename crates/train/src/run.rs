@@ -3,6 +3,7 @@
 pub(crate) mod agree;
 mod device;
 pub(crate) mod end;
+pub(crate) mod load;
 mod record;
 mod reference;
 mod rehearsal;
@@ -15,6 +16,7 @@ use crate::gradient::Gradient;
 use crate::optimizer::optimizer_of;
 use crate::plan::schedule_of;
 use crate::policy::Policy;
+use crate::spread::Spread;
 use crate::step::{
     Execution, Interrupted, RowGroup, StepContext, StepReport, TextRow, preference_step, score_preference, text_step,
 };
@@ -24,7 +26,6 @@ use config::{Config, HomogeneousBatch, Loaded, Normalisation, Resume, Z0Scope};
 use data::Clock;
 use dist::World;
 use kernels::Backend;
-use model::Built;
 use nn::Dropout;
 use objective::metrics::{Metric, Window};
 use optim::adamw::AdamW;
@@ -127,7 +128,7 @@ pub fn run_on(
     observe: &mut dyn FnMut(Event),
 ) -> Result<Ended, Error> {
     world.set_timeout(loaded.config.engine.dist_timeout);
-    update::fits(world, &loaded.config.optimizer)?;
+    update::fits(world, &loaded.config)?;
     let result = match loaded.stages.is_empty() {
         true => run_one(world, loaded, inputs, control, observe),
         false => crate::stages::run(world, loaded, inputs, control, observe),
@@ -204,7 +205,8 @@ fn in_folder(
     }
     let (found, passed_over) = agree::checkpoint(world, &job, folder, kept.resume)?;
     passed_over.into_iter().for_each(|p| observe(Event::Note(p)));
-    let ranks = Ranks { world, elastic: kept.elastic, zero: job.config.engine.zero_stage };
+    let zero = if world.size() == 1 { 0 } else { job.config.engine.zero_stage };
+    let ranks = Ranks { world, elastic: kept.elastic, zero };
     let planned = device::Planned { ranks, job: &job, plan: &plan, folder, found: found.as_ref(), resume: kept.resume };
     planned.run(kept.threads, control, step, observe)
 }
@@ -215,7 +217,7 @@ struct Ranks<'a> {
     world: &'a World,
     /// Gradients are summed in a fixed tree over packs: the same bits on any number of ranks.
     elastic: bool,
-    /// ZeRO's stage: 0 everything is everywhere, 1 the optimiser's state is in shards, 2 the gradient too.
+    /// ZeRO's stage, as in [`Spread`].
     zero: u8,
 }
 
@@ -232,6 +234,7 @@ struct Place<'s> {
 struct Run<'a, B: Backend> {
     backend: &'a B,
     ranks: Ranks<'a>,
+    spread: Spread<'a>,
     job: &'a Job,
     folder: &'a RunFolder,
     execution: Execution,
@@ -270,21 +273,9 @@ impl<'a, B: Backend> Run<'a, B> {
         found: Option<&Checkpoint>,
         observe: &mut dyn FnMut(Event),
     ) -> Result<Run<'a, B>, Error> {
-        let Built { decoder, table, mut values, halves, notes } = Built::stored_as(
-            &crate::storage::storage_of(job),
-            backend,
-            &job.checkpoint,
-            job.blueprint.clone(),
-            job.tuning(),
-            job.positions,
-        )?;
-        notes.into_iter().for_each(|n| observe(Event::Note(n)));
-        if let Some(adapter) = &job.adapter {
-            adapter.initialise(backend, &table, &mut values, job.config.engine.seed)?;
-        }
-        let reference = reference::reference_of(backend, job, &values);
-        let policy = Policy { decoder, table, values, halves, reference };
-        let (settings, layout) = optimizer_of(job, &policy.table, ranks.updated(policy.table.len()));
+        let (policy, spread) = ranks.load(backend, job, observe)?;
+        let (settings, layout) = optimizer_of(job, &policy.table, &ranks.updated(&spread, policy.table.len()));
+        let layout = if ranks.zero == 3 { layout.with_values_beside() } else { layout };
         let at = |key: &str| found.and_then(|c| c.manifest.meta.get(key)).and_then(Value::as_u64);
         if let Some(found) = found {
             folder.discard_after(found.step())?;
@@ -293,6 +284,7 @@ impl<'a, B: Backend> Run<'a, B> {
         let mut run = Run {
             backend,
             ranks,
+            spread,
             job,
             folder,
             execution: plan.execution,
@@ -364,7 +356,7 @@ impl<'a, B: Backend> Run<'a, B> {
             balance: self.job.balance,
             dropout: (dropout && self.dropout > 0.0).then_some(Dropout { p: self.dropout, key }),
             interrupted,
-            team: Some(self.ranks.world),
+            team: Some(&self.spread),
         }
     }
 
@@ -390,7 +382,7 @@ impl<'a, B: Backend> Run<'a, B> {
 
     fn train(&mut self, control: &Control, observe: &mut dyn FnMut(Event)) -> Result<Ended, Error> {
         let total = self.job.total_steps as u64;
-        let mut grads = self.ranks.gradient(self.backend, self.policy.table.len());
+        let mut grads = self.ranks.gradient(self.backend, &self.spread, self.policy.table.len());
         let mut epoch: Option<(usize, data::order::Epoch)> = None;
         if self.evaluation_due {
             self.evaluate(control, observe)?;

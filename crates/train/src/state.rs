@@ -1,8 +1,13 @@
 //! The arena and the optimiser as files: what a checkpoint holds, and what `final/` holds.
 
+pub(crate) mod shard;
+
 use crate::policy::Policy;
+use crate::run::load::whole_for;
+use crate::spread::{Read, real};
 use crate::{Error, Job};
 use kernels::{Backend, Mat, Real, bf16};
+use model::land;
 use nn::{Home, Param, Table};
 use optim::adamw::{AdamW, Layout, Place};
 use std::borrow::Cow;
@@ -13,6 +18,9 @@ use weights::{ConfigChanges, DType, LoraFactor, LoraPair, SafeTensors, Sink, Ten
 
 /// Optimiser state beside the weights.
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+
+/// Elements whose moments in eight bits share their largest amount.
+const BLOCK: usize = kernels::adamw8::BLOCK;
 
 /// Elements taken from the arena at a time.
 const CHUNK: usize = 1 << 20;
@@ -28,19 +36,11 @@ fn put<B: Backend>(backend: &B, from: &Mat<B, B::Real>, range: Range<usize>, sin
 }
 
 /// Writes a parameter's values.
-fn put_values<B: Backend>(backend: &B, policy: &Policy<B>, p: &Param, sink: &mut Sink) -> Result<(), Error> {
-    if let Home::Real(_) = p.home {
-        return put(backend, &policy.values, p.values(), sink);
-    }
-    for start in p.values().step_by(CHUNK) {
-        sink.put(&backend.to_host(policy.halves.view().cols(start..(start + CHUNK).min(p.values().end))))?;
+fn put_values(read: &Read, p: &Param, sink: &mut Sink) -> Result<(), Error> {
+    for start in p.range().step_by(CHUNK) {
+        sink.put(&read(start..(start + CHUNK).min(p.range().end))?)?;
     }
     Ok(())
-}
-
-/// A parameter's values in single precision.
-fn host<B: Backend>(backend: &B, values: &Mat<B, B::Real>, p: &Param) -> Vec<f32> {
-    backend.to_host(values.view().cols(p.values())).iter().map(|x| x.f64() as f32).collect()
 }
 
 /// The stored dtype of the model folder that a full run writes.
@@ -52,42 +52,43 @@ fn export_dtype(job: &Job) -> DType {
     }
 }
 
-/// Writes the trained weights into a folder that PEFT or transformers loads.
-pub(crate) fn write_weights<B: Backend>(backend: &B, job: &Job, policy: &Policy<B>, dir: &Path) -> Result<(), Error> {
-    let Policy { table, values, .. } = policy;
+/// Writes the trained weights into a folder that PEFT or transformers loads; values are asked of `values`.
+pub(crate) fn write_weights(job: &Job, table: &Table, values: &Read, dir: &Path) -> Result<(), Error> {
     match &job.adapter {
         Some(adapter) => {
             let mut config = adapter.config.clone();
             config.base_model_name_or_path = Some(job.config.model.path.display().to_string());
             let factor = |module: &str, factor| {
                 let name = weights::tensor_name(module, factor);
-                table.params().iter().find(|p| p.name == name).map(|p| Cow::Owned(host(backend, values, p)))
+                let param = table.params().iter().find(|p| p.name == name);
+                param.map(|p| values(p.range()).map(Cow::Owned)).transpose()
             };
-            let pair = |(module, on): (&String, &model::Factors)| LoraPair {
-                module: module.clone(),
-                rank: on.rank,
-                scale: on.scale,
-                a: factor(module, LoraFactor::A).unwrap_or_default(),
-                b: factor(module, LoraFactor::B).unwrap_or_default(),
-                magnitude: factor(module, LoraFactor::Magnitude),
+            let pair = |(module, on): (&String, &model::Factors)| -> Result<LoraPair, Error> {
+                Ok(LoraPair {
+                    module: module.clone(),
+                    rank: on.rank,
+                    scale: on.scale,
+                    a: factor(module, LoraFactor::A)?.unwrap_or_default(),
+                    b: factor(module, LoraFactor::B)?.unwrap_or_default(),
+                    magnitude: factor(module, LoraFactor::Magnitude)?,
+                })
             };
-            let pairs: Vec<LoraPair> = adapter.adapters.modules.iter().map(pair).collect();
-            let whole = |p: &Param| WholeTensor {
-                name: p.name.clone(),
-                shape: p.shape.clone(),
-                values: host(backend, values, p).into(),
+            let pairs = adapter.adapters.modules.iter().map(pair).collect::<Result<Vec<LoraPair>, _>>()?;
+            let whole = |p: &Param| -> Result<WholeTensor, Error> {
+                let values = values(p.range())?.into();
+                Ok(WholeTensor { name: p.name.clone(), shape: p.shape.clone(), values })
             };
-            let whole: Vec<WholeTensor> =
-                table.params().iter().filter(|p| module_of(&p.name).is_none()).map(whole).collect();
+            let whole = table.params().iter().filter(|p| module_of(&p.name).is_none()).map(whole);
+            let whole = whole.collect::<Result<Vec<WholeTensor>, Error>>()?;
             weights::save_adapter(dir, &config, &pairs, &whole, DType::F32)?;
         }
-        None => write_model(backend, job, policy, dir)?,
+        None => write_model(job, table, values, dir)?,
     }
     Ok(())
 }
 
-fn write_model<B: Backend>(backend: &B, job: &Job, policy: &Policy<B>, dir: &Path) -> Result<(), Error> {
-    let (dtype, table) = (export_dtype(job), &policy.table);
+fn write_model(job: &Job, table: &Table, values: &Read, dir: &Path) -> Result<(), Error> {
+    let dtype = export_dtype(job);
     let trained = |name: &str| table.params().iter().find(|p| p.name == name);
     // Tensors that are never trained, but belong to the model.
     let fixed = |t: &&TensorInfo| t.name.ends_with(".e_score_correction_bias");
@@ -104,7 +105,7 @@ fn write_model<B: Backend>(backend: &B, job: &Job, policy: &Policy<B>, dir: &Pat
     };
     weights::write_model(dir, &infos, 5 << 30, |info, sink| -> Result<(), Error> {
         match trained(&info.name) {
-            Some(p) => put_values(backend, policy, p, sink),
+            Some(p) => put_values(values, p, sink),
             None => {
                 let frozen = job.checkpoint.get(&info.name)?.to_f32()?;
                 frozen.chunks(CHUNK).try_for_each(|piece| sink.put(piece))?;
@@ -157,7 +158,7 @@ impl Saved<'_> {
 /// Everything that is saved of an optimiser, in order.
 fn parts<'t>(table: &'t Table, layout: &'t Layout, rounded: bool) -> Vec<Saved<'t>> {
     let of = |part| move |(param, place)| Saved { param, place, part };
-    let all = || table.params().iter().zip(&layout.places);
+    let all = || table.params().iter().zip(layout.pieces.iter().map(|piece| &piece.place));
     let eight = || all().filter(|(_, place)| matches!(place, Place::Eight(..)));
     let mut parts: Vec<Saved> = (0..2).flat_map(|i| all().map(of(Part::Moment(i)))).collect();
     parts.extend((0..2).flat_map(|i| eight().map(of(Part::Absmax(i)))));
@@ -207,126 +208,21 @@ pub(crate) fn shard_file(rank: usize, ranks: usize) -> String {
     format!("optimizer-{:05}-of-{ranks:05}.safetensors", rank + 1)
 }
 
-/// Writes the part of the optimiser's state that lies in `range` of the arena. Tensors are flat, and named by their part and
-/// their first element: `m@4096`.
-pub(crate) fn write_shard<B: Backend>(
-    backend: &B,
-    job: &Job,
-    values: &Mat<B, B::Real>,
-    optimizer: &AdamW<B>,
-    range: Range<usize>,
-    path: &Path,
-) -> Result<(), Error> {
-    let rounded = job.adapter.is_none() && export_dtype(job) != DType::F32;
-    let parts: &[&str] = if rounded { &["m", "v", "values"] } else { &["m", "v"] };
-    let name = |part: &&str| format!("{part}@{}", range.start);
-    let infos: Vec<TensorInfo> =
-        parts.iter().map(|part| TensorInfo::new(name(part), DType::F32, [range.len()])).collect();
-    weights::write_file(path, &infos, |info, sink: &mut Sink| -> Result<(), Error> {
-        let (from, first) = match info.name.split('@').next() {
-            Some("m") => (&optimizer.m, optimizer.range().start),
-            Some("v") => (&optimizer.v, optimizer.range().start),
-            _ => (values, 0),
-        };
-        for start in range.clone().step_by(CHUNK) {
-            let piece = from.view().cols(start - first..(start + CHUNK).min(range.end) - first);
-            let piece: Vec<f32> = backend.to_host(piece).iter().map(|x| x.f64() as f32).collect();
-            sink.put(&piece)?;
-        }
-        Ok(())
-    })?;
-    Ok(())
-}
-
-/// A piece of a checkpoint's state: what it is of (`m`, `v`, `values`), where it lies in the arena, and the numbers.
-struct Piece {
-    part: String,
-    range: Range<usize>,
-    tensor: weights::Mapped,
-}
-
-/// The state that a checkpoint has, whatever ranks wrote it: one file with a tensor per parameter, or one flat piece per rank.
-fn pieces(table: &Table, dir: &Path) -> Result<Vec<Piece>, Error> {
-    let single = dir.join(OPTIMIZER_FILE);
-    let mut pieces = Vec::new();
-    let take = |file: &SafeTensors, name: &str, part: &str, range: Range<usize>, shape: &[usize]| {
-        let tensor = file.get(name).ok_or_else(|| Error::Mismatch {
-            what: format!("{}: tensor {name} is missing; the checkpoint is of another run", file.path().display()),
-        })?;
-        tensor.expect_shape(shape)?;
-        Ok::<Piece, Error>(Piece { part: part.to_owned(), range, tensor })
-    };
-    if single.exists() {
-        let file = SafeTensors::open(&single)?;
-        let rounded = table.params().first().is_some_and(|p| file.get(&format!("values.{}", p.name)).is_some());
-        for part in if rounded { &["m", "v", "values"][..] } else { &["m", "v"] } {
-            for p in table.params() {
-                pieces.push(take(&file, &format!("{part}.{}", p.name), part, p.range(), &[p.rows, p.cols])?);
-            }
-        }
-        return Ok(pieces);
-    }
-    let listed = std::fs::read_dir(dir).map_err(|source| Error::Io { doing: "list", path: dir.to_owned(), source })?;
-    let mut names: Vec<String> = listed.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
-    names.retain(|n| n.starts_with("optimizer-") && n.ends_with(".safetensors"));
-    names.sort();
-    for name in names {
-        let file = SafeTensors::open(&dir.join(name))?;
-        for info in file.infos() {
-            let place = info.name.split_once('@').and_then(|(part, start)| Some((part, start.parse::<usize>().ok()?)));
-            let Some((part, start)) = place else { continue };
-            let len: usize = info.shape.iter().product();
-            pieces.push(take(&file, &info.name, part, start..start + len, &[len])?);
-        }
-    }
-    Ok(pieces)
-}
-
-/// Reads a checkpoint's values and moments back, as far as the optimiser has them.
+/// Reads a checkpoint's values and moments back, as far as they are held here: `held` of the values, and of the moments what the
+/// optimiser has, which may be the `whole`.
 pub(crate) fn read<B: Backend>(
     backend: &B,
     job: &Job,
-    policy: &mut Policy<B>,
-    optimizer: &mut AdamW<B>,
+    (policy, held): (&mut Policy<B>, &[Range<usize>]),
+    (optimizer, whole): (&mut AdamW<B>, bool),
     dir: &Path,
 ) -> Result<(), Error> {
-    let whole = optimizer.range() == (0..policy.table.len());
-    if whole && (dir.join(OPTIMIZER_FILE).exists() || !optimizer.layout.is_plain()) {
+    if whole && dir.join(OPTIMIZER_FILE).exists() {
         return read_whole(backend, job, policy, optimizer, dir);
     }
-    let pieces = pieces(&policy.table, dir)?;
-    let rounded = pieces.iter().any(|p| p.part == "values");
-    let (own, len) = (optimizer.range(), policy.table.len());
-    let mut found = [0; 3];
-    for piece in &pieces {
-        let (into, wanted, count) = match piece.part.as_str() {
-            "m" => (&mut optimizer.m, own.clone(), 0),
-            "v" => (&mut optimizer.v, own.clone(), 1),
-            _ => (&mut policy.values, 0..len, 2),
-        };
-        let (start, end) = (piece.range.start.max(wanted.start), piece.range.end.min(wanted.end));
-        if start < end {
-            let numbers = piece.tensor.to_f32()?;
-            let numbers = &numbers[start - piece.range.start..end - piece.range.start];
-            upload(backend, into, start - wanted.start..end - wanted.start, numbers);
-            found[count] += end - start;
-        }
-    }
-    let missing = |what: &str, expected: usize, found: usize| Error::Mismatch {
-        what: format!(
-            "{}: {found} of {expected} elements of {what} are there; the checkpoint is of another run, or of a rank whose file is gone",
-            dir.display()
-        ),
-    };
-    for (what, found) in [("m", found[0]), ("v", found[1])] {
-        if found != own.len() {
-            return Err(missing(what, own.len(), found));
-        }
-    }
-    match rounded {
-        true if found[2] != len => Err(missing("the values", len, found[2])),
+    match shard::read(backend, (&mut *policy, held), optimizer, dir)? {
         true => Ok(()),
-        false => read_weights(backend, job, policy, dir),
+        false => read_weights(backend, job, (policy, held), dir),
     }
 }
 
@@ -371,15 +267,15 @@ fn read_whole<B: Backend>(
             }
         }
     }
-    let every = !rounded;
-    read_some(backend, job, policy, dir, |p| every || matches!(p.home, Home::Half(_)))
+    let (every, held) = (!rounded, [0..table.reals()]);
+    read_some(backend, job, (policy, &held), dir, |p| every || matches!(p.home, Home::Half(_)))
 }
 
-/// Reads the trained weights of a checkpoint or of `final/`.
+/// Reads the trained weights of a checkpoint or of `final/`, as far as they are held.
 pub(crate) fn read_weights<B: Backend>(
     backend: &B,
     job: &Job,
-    policy: &mut Policy<B>,
+    policy: (&mut Policy<B>, &[Range<usize>]),
     dir: &Path,
 ) -> Result<(), Error> {
     read_some(backend, job, policy, dir, |_| true)
@@ -389,7 +285,7 @@ pub(crate) fn read_weights<B: Backend>(
 fn read_some<B: Backend>(
     backend: &B,
     job: &Job,
-    policy: &mut Policy<B>,
+    (policy, held): (&mut Policy<B>, &[Range<usize>]),
     dir: &Path,
     wanted: impl Fn(&Param) -> bool,
 ) -> Result<(), Error> {
@@ -399,14 +295,16 @@ fn read_some<B: Backend>(
     }
     if job.adapter.is_some() {
         let adapter = weights::Adapter::load(dir)?;
-        return Ok(model::initialise_lora(backend, table, values, &model::LoraInit::From(&adapter))?);
+        return whole_for(backend, table, (values, held), |values| {
+            Ok(model::initialise_lora(backend, table, values, &model::LoraInit::From(&adapter))?)
+        });
     }
     let checkpoint = weights::Checkpoint::open(dir)?;
     for p in table.params().iter().filter(|p| wanted(p)) {
         let tensor = checkpoint.get(&p.name)?;
         tensor.expect_shape(&p.shape)?;
         match p.home {
-            Home::Real(_) => upload(backend, values, p.values(), &tensor.to_f32()?),
+            Home::Real(first) => land(backend, &real::<B>(&tensor.to_f32()?), first, (&mut *values, held)),
             Home::Half(_) => {
                 let exact: Vec<bf16> = tensor.to_f32()?.iter().map(|x| bf16::from_f32(*x)).collect();
                 backend.upload(&exact, halves.out().cols(p.values()));
@@ -417,6 +315,5 @@ fn read_some<B: Backend>(
 }
 
 fn upload<B: Backend>(backend: &B, into: &mut Mat<B, B::Real>, range: Range<usize>, values: &[f32]) {
-    let values: Vec<B::Real> = values.iter().map(|x| B::Real::of(f64::from(*x))).collect();
-    backend.upload(&values, into.out().cols(range));
+    backend.upload(&real::<B>(values), into.out().cols(range));
 }

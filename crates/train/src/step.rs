@@ -12,16 +12,18 @@ mod ranks;
 
 use crate::gradient::Gradient;
 use crate::policy::{Policy, Reference};
+use crate::spread::Spread;
 pub(crate) use balance::Balanced;
 use balance::balanced_text;
 use data::Dataset;
-use dist::World;
 use kernels::{Backend, Real};
 use model::{Coefficients, Forward, HeadPlan, Keep, Parts, Scores};
-use nn::{Context, Dropout, Grads, Params, RouterLoad};
+use nn::{Away, Context, Dropout, Params, RouterLoad};
 use objective::metrics::{Group, Metric, TokenSums, preference_values, sft_values};
 use objective::{Kl, Loss, Outcome, RowLoss, Settings};
 use pack::{Answer, Family, Pack, families_of_rows, plan_packs_with};
+pub(crate) use ranks::Turn;
+use std::borrow::Cow;
 
 /// How a step is computed; the memory plan decides. Only `budget_rows` can change a result, and only in its last bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +81,7 @@ pub struct StepContext<'a, B: Backend> {
     /// Asked between packs; `true` abandons the step.
     pub interrupted: &'a (dyn Fn() -> bool + Sync),
     /// All ranks, if there are several.
-    pub team: Option<&'a World>,
+    pub team: Option<&'a Spread<'a>>,
 }
 
 /// Rows that share a `z0`, with each row's factor in the step's loss.
@@ -149,9 +151,10 @@ impl<'a, B: Backend> StepContext<'a, B> {
         };
         let dropout =
             self.dropout.filter(|_| who == Who::Policy).map(|d| Dropout { key: d.key ^ (pack as u64) << 40, ..d });
+        let away = self.team.filter(|spread| spread.zero == 3).map(|spread| spread as &dyn Away<B>);
         Context {
             backend: self.backend,
-            params: Params { table: &policy.table, values: initial, halves: Some(&policy.halves) },
+            params: Params { table: &policy.table, values: initial, halves: Some(&policy.halves), away },
             adapters: who == Who::Policy || !matches!(policy.reference, Reference::AdaptersOff),
             dropout,
         }
@@ -172,10 +175,14 @@ impl<'a, B: Backend> StepContext<'a, B> {
     ) -> Result<(Vec<Sequence>, RouterLoad), Interrupted> {
         let mut loads = Vec::new();
         let mut sums = vec![Sequence::default(); sequences];
-        for i in self.turns(packs).flatten() {
+        for turn in self.turns(packs) {
             if self.stopping() {
                 return Err(Interrupted);
             }
+            let Some(i) = turn.pack else {
+                self.attend_forward(who);
+                continue;
+            };
             let (ctx, pack) = (self.context(who, i), &packs[i]);
             let forward = self.policy.decoder.forward(&ctx, pack, &self.parts(pack, who), Keep::Nothing);
             accumulate(pack, &self.policy.decoder.score(&ctx, pack, &forward, extra, None), &mut sums);
@@ -236,16 +243,10 @@ impl<'a, B: Backend> StepContext<'a, B> {
     ) {
         let graded = &pack.targets[..pack.num_grad_targets];
         let coefficient: Vec<B::Real> = graded.iter().map(|t| B::Real::of(dlogp(t.sequence))).collect();
-        let mut grads = Grads { table: &self.policy.table, values: &mut grads.values };
-        self.policy.decoder.backward(
-            &self.context(Who::Policy, i),
-            &mut grads,
-            pack,
-            &parts,
-            forward,
-            scores,
-            &coefficient,
-        );
+        let ctx = self.context(Who::Policy, i);
+        grads.add(self, |grads| {
+            self.policy.decoder.backward(&ctx, grads, pack, &parts, forward, scores, &coefficient);
+        });
     }
 
     /// Forward and backward over one pack, where a token's log-probability alone decides its coefficient.
@@ -259,12 +260,13 @@ impl<'a, B: Backend> StepContext<'a, B> {
         sums: &mut [Sequence],
     ) {
         let (decoder, ctx) = (&self.policy.decoder, self.context(Who::Policy, i));
-        let mut grads = Grads { table: &self.policy.table, values: &mut grads.values };
         let forward = decoder.forward(&ctx, pack, parts, self.execution.keep);
         let plan = HeadPlan { extra: self.extra, kept_logits: self.execution.kept_logits };
-        let scores = decoder.score_backward(&ctx, &mut grads, pack, &forward, plan, coefficient);
-        accumulate(pack, &scores, sums);
-        decoder.backward(&ctx, &mut grads, pack, parts, forward, scores, &[]);
+        grads.add(self, |grads| {
+            let scores = decoder.score_backward(&ctx, grads, pack, &forward, plan, coefficient);
+            accumulate(pack, &scores, sums);
+            decoder.backward(&ctx, grads, pack, parts, forward, scores, &[]);
+        });
     }
 
     /// Packs of a preference group: sequence `s` is row `s`, sequence `m + s` its prompt with its partner's completion.
@@ -424,21 +426,28 @@ pub fn preference_step<B: Backend>(
             if cx.stopping() {
                 return Err(Interrupted);
             }
-            if let Some(i) = turn {
-                match kept.get_mut(i).and_then(Option::take) {
-                    Some(mut pass) => {
-                        balanced.prepare(&mut pass);
-                        cx.backward(i, &packs[i], pass, dlogp, grads);
+            grads.begin_turn(&turn);
+            match turn.pack {
+                Some(i) => {
+                    let (pack, mut pass) = match kept.get_mut(i).and_then(Option::take) {
+                        Some(pass) => (Cow::Borrowed(&packs[i]), pass),
+                        None => {
+                            let pack = packs[i].base_only();
+                            let pass = cx.kept(i, &pack, 1);
+                            (Cow::Owned(pack), pass)
+                        }
+                    };
+                    balanced.prepare(&mut pass);
+                    cx.backward(i, &pack, pass, dlogp, grads);
+                }
+                None => {
+                    if cx.execution.z0_first {
+                        cx.attend_forward(Who::Policy);
                     }
-                    None => {
-                        let pack = packs[i].base_only();
-                        let mut pass = cx.kept(i, &pack, 1);
-                        balanced.prepare(&mut pass);
-                        cx.backward(i, &pack, pass, dlogp, grads);
-                    }
+                    cx.attend_backward(grads, true);
                 }
             }
-            grads.end_turn(cx.backend, cx.team, turn);
+            grads.end_turn(cx.backend);
         }
         grads.next_group(packs.len());
     }
@@ -464,10 +473,14 @@ fn policy_sweep<B: Backend>(
     let mut loads = Vec::new();
     let mut sums = vec![Sequence::default(); sequences];
     let mut kept: Passes<B> = packs.iter().map(|_| None).collect();
-    for i in cx.turns(packs).flatten() {
+    for turn in cx.turns(packs) {
         if cx.stopping() {
             return Err(Interrupted);
         }
+        let Some(i) = turn.pack else {
+            cx.attend_forward(Who::Policy);
+            continue;
+        };
         let mut pass = cx.kept(i, &packs[i], packs.len());
         accumulate(&packs[i], &pass.2, &mut sums);
         loads.push(std::mem::take(&mut pass.1.load));
@@ -526,13 +539,17 @@ fn plain_text<B: Backend>(
         if cx.stopping() {
             return Err(Interrupted);
         }
-        if let Some(i) = turn {
+        grads.begin_turn(&turn);
+        if let Some(i) = turn.pack {
             let parts = cx.parts(&packs[i], Who::Policy);
             let mut coefficients = |logp: &[B::Real]| vec![B::Real::of(coefficient); logp.len()];
             cx.whole_pass(i, &packs[i], &parts, &mut coefficients, grads, &mut sums);
             numbers.push(Vec::new());
+        } else {
+            cx.attend_forward(Who::Policy);
+            cx.attend_backward(grads, false);
         }
-        grads.end_turn(cx.backend, cx.team, turn);
+        grads.end_turn(cx.backend);
     }
     cx.share(&packs, &mut sums, &mut numbers)?;
     Ok(sums)

@@ -9,7 +9,6 @@ use crate::step::{
 use config::Objective;
 use kernels::{Backend, Mat, Memory, Real};
 use model::Parts;
-use nn::Grads;
 use objective::metrics::{Metric, TokenSums, sft_values};
 use objective::{dft, sft};
 use pack::Pack;
@@ -174,7 +173,8 @@ impl<B: Backend> StepContext<'_, B> {
             if self.stopping() {
                 return Err(Interrupted);
             }
-            if let Some(i) = turn {
+            grads.begin_turn(&turn);
+            if let Some(i) = turn.pack {
                 let (pack, mut loss) = (&packs[i], 0.0);
                 let mut coefficients = |logp: &[B::Real]| window.shape.coefficients(logp, window.each, &mut loss);
                 let parts = self.shaped_parts(window, i);
@@ -188,9 +188,14 @@ impl<B: Backend> StepContext<'_, B> {
                     waiting[i] = Some((pass, coefficient));
                 }
                 losses.push(vec![loss]);
+            } else {
+                self.attend_forward(Who::Policy);
+                if self.balance.is_none() {
+                    self.attend_backward(grads, false);
+                }
             }
             if self.balance.is_none() {
-                grads.end_turn(self.backend, self.team, turn);
+                grads.end_turn(self.backend);
             }
         }
         self.share(packs, sums, &mut losses)?;
@@ -201,11 +206,15 @@ impl<B: Backend> StepContext<'_, B> {
         let load = self.share_load(packs, sums, &loads)?;
         let balanced = Balanced::new(self.balance, &load, 1.0 / windows as f64);
         for turn in self.turns(packs) {
-            if let Some((i, (mut pass, coefficient))) = turn.and_then(|i| Some((i, waiting[i].take()?))) {
-                balanced.prepare(&mut pass);
-                self.shaped_back(window, i, (pass, coefficient), grads);
+            grads.begin_turn(&turn);
+            match turn.pack.and_then(|i| Some((i, waiting[i].take()?))) {
+                Some((i, (mut pass, coefficient))) => {
+                    balanced.prepare(&mut pass);
+                    self.shaped_back(window, i, (pass, coefficient), grads);
+                }
+                None => self.attend_backward(grads, true),
             }
-            grads.end_turn(self.backend, self.team, turn);
+            grads.end_turn(self.backend);
         }
         groups.push(balanced.values);
         Ok(loss + balanced.loss)
@@ -232,8 +241,9 @@ impl<B: Backend> StepContext<'_, B> {
 
     fn shaped_back(&self, window: &Window, i: usize, (pass, coefficient): Waiting<B>, grads: &mut Gradient<B>) {
         let (parts, forward, scores) = pass;
-        let mut grads = Grads { table: &self.policy.table, values: &mut grads.values };
-        let ctx = self.context(Who::Policy, window.number + i);
-        self.policy.decoder.backward(&ctx, &mut grads, &window.packs[i], &parts, forward, scores, &coefficient);
+        let (ctx, pack) = (self.context(Who::Policy, window.number + i), &window.packs[i]);
+        grads.add(self, |grads| {
+            self.policy.decoder.backward(&ctx, grads, pack, &parts, forward, scores, &coefficient);
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! What every engine has to do. `solo` and `threads` here; `mpi` where the tests are started by `mpirun` (feature `mpi`).
 
 use dist::threads::threads;
+use dist::shards::even;
 use dist::{Collective, Error, Shards, Solo, Stuck, World};
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ pub(crate) fn conforms(world: &World) {
     assert_eq!(world.hosts().len(), size);
     // Nothing, less than a rank's worth, primes, one past a block, several megabytes.
     for len in [0, 1, 7, 1024, 1025, 4099, 1 << 20] {
-        let ranges = Shards::new(len, size).ranges();
+        let ranges = even(len, size);
         let want = expected(size, len);
         let mut all = values(rank, len);
         world.all_reduce(&mut all).unwrap();
@@ -46,12 +47,18 @@ pub(crate) fn conforms(world: &World) {
     let numbers = world.gather_numbers(&[rank as f64, 0.5]).unwrap();
     assert_eq!(numbers, (0..size).map(|r| vec![r as f64, 0.5]).collect::<Vec<_>>());
     let has: Vec<bool> = (0..size).map(|r| r % 2 == 0).collect();
-    let ranges = Shards::new(5000, size).ranges();
-    let own = values(rank, 5000);
-    let got = world.scatter_some(has[rank].then_some(&own), &has, &ranges).unwrap();
-    for (from, part) in got.iter().enumerate() {
-        assert_eq!(*part, has[from].then(|| values(from, 5000)[ranges[rank].clone()].to_vec()));
+    let shards = Shards::new(5000, size);
+    let part = |from: usize, to: usize| shards.pick(to, 0..5000, &values(from, 5000));
+    let parts: Vec<Vec<f32>> = (0..size).map(|to| if has[rank] { part(rank, to) } else { Vec::new() }).collect();
+    let got = world.scatter_some(&parts, &has, shards.count(rank, 0..5000)).unwrap();
+    for (from, received) in got.iter().enumerate() {
+        assert_eq!(*received, has[from].then(|| part(from, rank)));
     }
+    // In groups of two, of which the last may be alone.
+    let group = rank / 2 * 2..(rank / 2 * 2 + 2).min(size);
+    let counts: Vec<usize> = group.clone().map(|r| 100 + r).collect();
+    let got = world.gather_among(group.clone(), &values(rank, 100 + rank), &counts).unwrap();
+    assert_eq!(got, group.map(|r| values(r, 100 + r)).collect::<Vec<_>>());
     let before = world.meter().of(Collective::Barrier);
     world.barrier().unwrap();
     let after = world.meter().of(Collective::Barrier);
@@ -104,7 +111,7 @@ fn a_rank_that_does_not_come_is_named_by_all_others_in_every_collective() {
                 if world.rank() == absent {
                     return None;
                 }
-                let ranges = Shards::new(3072, 3).ranges();
+                let ranges = even(3072, 3);
                 let begin = Instant::now();
                 let result = match what {
                     Collective::AllReduce => world.all_reduce(&mut [1.0; 3072]),

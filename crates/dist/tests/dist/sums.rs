@@ -55,30 +55,55 @@ fn a_rank_keeps_no_more_than_two_nodes_of_a_level() {
 }
 
 #[test]
-fn shards_tile_the_arena_at_borders_that_do_not_move() {
+fn shards_tile_the_arena_in_stripes_whose_borders_do_not_move() {
     for len in [0, 1, 1023, 1024, 1025, 70_001, 100 << 20] {
-        let block = Shards::new(len, 1).block();
+        let whole: Vec<_> = Shards::new(len, 1).parts(0, 0..len).collect();
         for ranks in 1..=7 {
             let shards = Shards::new(len, ranks);
-            assert_eq!(shards.block(), block);
-            let ranges = shards.ranges();
-            assert_eq!((ranges[0].start, ranges[ranks - 1].end), (0, len));
-            assert!(ranges.windows(2).all(|w| w[0].end == w[1].start));
-            assert!(ranges.iter().all(|r| r.start.is_multiple_of(block) || r.start == len));
-            let longest = ranges.iter().map(ExactSizeIterator::len).max().unwrap();
-            assert!(longest <= len.div_ceil(ranks) + block, "{longest} of {len} over {ranks}");
+            let mut all: Vec<_> = (0..ranks).flat_map(|r| shards.parts(r, 0..len)).collect();
+            all.sort_by_key(|r| r.start);
+            assert_eq!(all, whole, "{len} over {ranks}");
+            let longest = (0..ranks).map(|r| shards.count(r, 0..len)).max().unwrap();
+            let stripe = whole.first().map_or(0, ExactSizeIterator::len);
+            assert!(longest <= len.div_ceil(ranks) + stripe, "{longest} of {len} over {ranks}");
         }
+        assert_eq!(whole.iter().map(ExactSizeIterator::len).sum::<usize>(), len);
     }
 }
 
 #[test]
-fn sums_of_squares_by_block_are_the_same_over_any_number_of_ranks() {
+fn what_ranks_have_of_a_window_lies_together_with_each_of_them() {
+    let values: Vec<f32> = (0..40_000).map(|i| i as f32).collect();
+    // No stripe begins within the last tensor's blocks of 300.
+    let blocks = |at: usize| if at < 20_000 { at } else { 20_000 + (at - 20_000) / 300 * 300 };
+    for (ranks, window) in [(1, 0..40_000), (2, 100..39_000), (3, 19_999..20_001), (4, 7_000..31_000), (5, 50..50)] {
+        let shards = Shards::with_borders(values.len(), ranks, blocks);
+        let mut found = vec![-1.0; window.len()];
+        for rank in 0..ranks {
+            let own = shards.pick(rank, 0..values.len(), &values);
+            let part = &own[shards.place(rank, window.clone())];
+            assert_eq!(part, shards.pick(rank, window.clone(), &values[window.clone()]));
+            assert_eq!(part.len(), shards.count(rank, window.clone()));
+            let mut rest = part;
+            for at in shards.parts(rank, window.clone()) {
+                assert!(at.end == window.end || blocks(at.end) == at.end, "{at:?}");
+                let (these, after) = rest.split_at(at.len());
+                found[at.start - window.start..at.end - window.start].copy_from_slice(these);
+                rest = after;
+            }
+        }
+        assert_eq!(found, values[window]);
+    }
+}
+
+#[test]
+fn sums_of_squares_by_stripe_are_the_same_over_any_number_of_ranks() {
     let values: Vec<f32> = (0..40_000).map(|i| (i as f32 * 0.37).sin()).collect();
-    let whole = Shards::new(values.len(), 1).square_sums(&values);
+    let whole = Shards::new(values.len(), 1).square_sums(0, &values);
     for ranks in 2..6 {
         let shards = Shards::new(values.len(), ranks);
-        let parts = shards.ranges().into_iter().flat_map(|r| shards.square_sums(&values[r]));
-        assert_eq!(parts.collect::<Vec<_>>(), whole);
+        let sums = |rank| shards.square_sums(rank, &shards.pick(rank, 0..values.len(), &values));
+        assert_eq!(shards.in_order(&(0..ranks).map(sums).collect::<Vec<_>>()), whole);
     }
 }
 

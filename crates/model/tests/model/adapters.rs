@@ -101,7 +101,7 @@ fn gradients_of_lengths_factors_and_biases_equal_pefts() {
         let scores = built.decoder.score(&ctx, &pack, &forward, false, Some(0));
         let n = pack.targets.len();
         let mut values = cpu.zeros(1, built.table.len());
-        let mut grads = Grads { table: &built.table, values: &mut values };
+        let mut grads = Grads { table: &built.table, values: &mut values, away: None };
         built.decoder.backward(&ctx, &mut grads, &pack, &parts, forward, scores, &vec![-1.0 / n as f32; n]);
         let all = cpu.to_host::<f32>(values.view());
         let mut compared = 0;
@@ -147,7 +147,7 @@ fn an_embedding_and_norms_below_every_adapter_get_their_whole_gradient() {
         let forward = built.decoder.forward(&ctx, &pack, &parts, Keep::All);
         let scores = built.decoder.score(&ctx, &pack, &forward, false, Some(0));
         let mut grads = cpu.zeros(1, n);
-        let into = &mut Grads { table: &built.table, values: &mut grads };
+        let into = &mut Grads { table: &built.table, values: &mut grads, away: None };
         built.decoder.backward(&ctx, into, &pack, &parts, forward, scores, &vec![1.0; pack.targets.len()]);
         let along: f64 = cpu.to_host::<f64>(grads.view()).iter().zip(&direction).map(|(g, d)| g * d).sum();
         let slope = testkit::slope(loss);

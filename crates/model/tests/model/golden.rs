@@ -62,7 +62,7 @@ pub(crate) fn gradients_equal<B: Backend<Act = f32, Real = f32>>(cpu: &B) {
         let scores = built.decoder.score(&ctx, &pack, &forward, false, Some(0));
         let n = pack.targets.len();
         let mut values = cpu.zeros(1, built.table.len());
-        let mut grads = Grads { table: &built.table, values: &mut values };
+        let mut grads = Grads { table: &built.table, values: &mut values, away: None };
         built.decoder.backward(&ctx, &mut grads, &pack, &parts, forward, scores, &vec![-1.0 / n as f32; n]);
         let expected =
             SafeTensors::open(&golden_dir().join("forward").join(&arch).join("nll_gradients.safetensors")).unwrap();

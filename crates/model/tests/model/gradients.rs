@@ -49,7 +49,7 @@ fn loss_and_grad<B: Double>(
     let mut grads = backend.zeros(1, built.table.len());
     built.decoder.backward(
         &ctx,
-        &mut Grads { table: &built.table, values: &mut grads },
+        &mut Grads { table: &built.table, values: &mut grads, away: None },
         pack,
         &parts,
         forward,

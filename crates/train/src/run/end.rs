@@ -59,12 +59,11 @@ impl<B: Backend> Run<'_, B> {
             self.best.filter(|(_, step)| self.job.config.evaluation.load_best_at_end && *step != self.step)
         {
             let best = self.folder.path().join(format!("checkpoint-{step}"));
-            state::read_weights(self.backend, self.job, &mut self.policy, &best)?;
+            let held = self.spread.held(&self.policy.table);
+            state::read_weights(self.backend, self.job, (&mut self.policy, &held), &best)?;
             observe(Event::Note(format!("final/ holds the best checkpoint, of step {step}")));
         }
-        if self.ranks.world.leads() {
-            self.write_final()?;
-        }
+        self.write_final()?;
         let ended = self.ended(false);
         if self.one_class_steps > 0 {
             self.text.line(&format!("{} steps had rows of one class only", self.one_class_steps))?;
@@ -79,14 +78,16 @@ impl<B: Backend> Run<'_, B> {
     }
 
     fn write_final(&self) -> Result<(), Error> {
-        let staging = self.folder.begin_final(self.step)?;
-        let dir = staging.path().to_owned();
-        state::write_weights(self.backend, self.job, &self.policy, &dir)?;
-        if self.job.adapter.is_some() {
-            crate::companions::write(self.job, &dir)?;
-        }
-        self.working()?;
-        staging.commit(json!({"step": self.step}))?;
-        Ok(())
+        self.spread.reading(self.backend, &self.policy, |read| {
+            let staging = self.folder.begin_final(self.step)?;
+            let dir = staging.path().to_owned();
+            state::write_weights(self.job, &self.policy.table, read, &dir)?;
+            if self.job.adapter.is_some() {
+                crate::companions::write(self.job, &dir)?;
+            }
+            self.working()?;
+            staging.commit(json!({"step": self.step}))?;
+            Ok(())
+        })
     }
 }

@@ -22,7 +22,7 @@ impl<B: Backend> Run<'_, B> {
             return Ok(true);
         }
         let epoch = self.job.order.epoch(0);
-        let mut grads = self.ranks.gradient(self.backend, self.policy.table.len());
+        let mut grads = self.ranks.gradient(self.backend, &self.spread, self.policy.table.len());
         grads.begin(self.backend);
         let interrupted = || control.stop.load(Ordering::SeqCst);
         let made = self.backend.within(|| self.gradient(epoch.step(heaviest), &interrupted, &mut grads));

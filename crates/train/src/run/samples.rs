@@ -2,11 +2,11 @@
 
 use super::{Event, Run};
 use crate::Error;
+use crate::step::Who;
 use config::Samples;
 use data::{Clock, RenderInput, Tokenizer};
 use infer::{Generator, Limits, Request, Sampling};
 use kernels::Backend;
-use nn::{Context, Params};
 use serde_json::json;
 
 /// Rows of one forward pass.
@@ -21,9 +21,8 @@ impl<B: Backend> Run<'_, B> {
         let positions = self.job.positions.min(self.job.blueprint.max_positions);
         let requests = requests(samples, &tokenizer, positions)?;
         let stop: Vec<u32> = tokenizer.eos_id().into_iter().collect();
-        let params =
-            Params { table: &self.policy.table, values: &self.policy.values, halves: Some(&self.policy.halves) };
-        let ctx = Context { backend: self.backend, params, adapters: true, dropout: None };
+        let never = || false;
+        let ctx = self.context(&self.job.train, 0, false, &never).context(Who::Policy, 0);
         let limits = Limits { positions, cache_rows: 4 * positions, step_rows: STEP_ROWS };
         let outputs = Generator::new(&ctx, &self.policy.decoder, limits).generate(&requests, &stop, &mut |_, _| {})?;
         let mut answers = Vec::new();

@@ -3,9 +3,9 @@
 use super::{Event, Run};
 use crate::gradient::Gradient;
 use crate::step::{Interrupted, StepReport};
-use crate::{Error, Job, state};
+use crate::state::{self, shard};
+use crate::{Error, Job};
 use config::{Resume, Section, Status};
-use dist::Shards;
 use kernels::Backend;
 use objective::metrics::Window;
 use rundir::{Checkpoint, RunFolder};
@@ -75,7 +75,8 @@ impl<B: Backend> Run<'_, B> {
         if world.size() == 1 {
             let staging = self.folder.begin_checkpoint(self.step)?;
             let dir = staging.path().to_owned();
-            state::write_weights(self.backend, self.job, policy, &dir)?;
+            let read = |range| Ok(policy.host(self.backend, range));
+            state::write_weights(self.job, &policy.table, &read, &dir)?;
             state::write_optimizer(self.backend, self.job, policy, &self.optimizer, &dir)?;
             self.working()?;
             return Ok(Some(staging.commit(meta)?));
@@ -83,17 +84,18 @@ impl<B: Backend> Run<'_, B> {
         let staging = if world.leads() { Some(self.folder.begin_checkpoint(self.step)?) } else { None };
         let dir = staging.as_ref().map_or_else(String::new, |s| s.path().display().to_string());
         let dir = PathBuf::from(String::from_utf8_lossy(&world.broadcast(dir.as_bytes())?).into_owned());
-        let file = state::shard_file(world.rank(), world.size());
-        let range = Shards::new(policy.table.len(), world.size()).range(world.rank());
-        state::write_shard(self.backend, self.job, &policy.values, &self.optimizer, range, &dir.join(&file))?;
-        if world.leads() {
-            state::write_weights(self.backend, self.job, policy, &dir)?;
+        let mut hash = Vec::new();
+        if self.spread.writes() {
+            let file = state::shard_file(world.rank(), world.size());
+            shard::write(self.backend, self.job, policy, &self.spread, &self.optimizer, &dir.join(&file))?;
+            self.working()?;
+            let durable = rundir::checkpoint::durable(&dir, &file)?;
+            hash = serde_json::to_vec(&durable).expect("strings and numbers");
         }
-        self.working()?;
-        let hash = rundir::checkpoint::durable(&dir, &file)?;
-        let hashes = world.gather(&serde_json::to_vec(&hash).expect("strings and numbers"))?;
+        self.spread.reading(self.backend, policy, |read| state::write_weights(self.job, &policy.table, read, &dir))?;
+        let hashes = world.gather(&hash)?;
         let Some(mut staging) = staging else { return Ok(None) };
-        for hash in hashes {
+        for hash in hashes.into_iter().filter(|hash| !hash.is_empty()) {
             let hash = serde_json::from_slice(&hash).map_err(|e| Error::Mismatch { what: e.to_string() })?;
             staging.adopt_hashed(hash)?;
         }
@@ -131,7 +133,9 @@ impl<B: Backend> Run<'_, B> {
             ),
         };
         let number = |key: &str| meta.get(key).and_then(Value::as_u64).ok_or_else(|| broken(key));
-        state::read(self.backend, self.job, &mut self.policy, &mut self.optimizer, &found.path)?;
+        let held = self.spread.held(&self.policy.table);
+        let whole = self.ranks.zero == 0;
+        state::read(self.backend, self.job, (&mut self.policy, &held), (&mut self.optimizer, whole), &found.path)?;
         self.step = found.step();
         self.tokens = number("tokens")?;
         self.optimizer.steps = number("updates")?;
@@ -180,6 +184,7 @@ fn decides(key: &str) -> bool {
         "num_train_epochs",
         "kl_warn",
         "zero_stage",
+        "shard_ranks",
         "dist_timeout",
         "kl_stop",
         "threads",

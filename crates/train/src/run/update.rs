@@ -1,28 +1,32 @@
-//! From a step's gradient to new values: on one rank, or each rank its range of the arena.
+//! From a step's gradient to new values: on one rank, or each rank its shard of the arena.
 
 use super::{Ranks, Run};
 use crate::Error;
 use crate::gradient::Gradient;
 use crate::policy::Policy;
-use config::{Master, OptimizerName};
-use dist::{Shards, World};
-use kernels::{Backend, Mat, Real};
-use optim::adamw::clip;
+use crate::spread::{Spread, real};
+use config::Master;
+use dist::World;
+use kernels::{Backend, Memory};
 use std::ops::Range;
+use optim::adamw::clip;
 
-/// Refuses what one process alone can update.
-pub(super) fn fits(world: &World, optimizer: &config::Optimizer) -> Result<(), Error> {
-    let key = match (optimizer.name, optimizer.master) {
-        _ if world.size() == 1 => return Ok(()),
-        (OptimizerName::Adamw8bit, _) => "optim: adamw_8bit",
-        (_, Master::None) => "optim_master: none",
-        _ => return Ok(()),
-    };
-    let what = format!(
-        "{key}: expected one process, found {} ranks; use `optim: adamw_torch` with `optim_master: f32`, whose state `zero_stage: 1` shards over them",
-        world.size()
-    );
-    Err(Error::Mismatch { what })
+/// Refuses what ranks have no way for.
+pub(super) fn fits(world: &World, config: &config::Config) -> Result<(), Error> {
+    let (engine, ranks) = (&config.engine, world.size());
+    if ranks == 1 {
+        return Ok(());
+    }
+    if config.optimizer.master == Master::None && engine.zero_stage == 3 {
+        let what = "optim_master: none: expected zero_stage 0, 1 or 2, found 3, whose ranks hand one another values in float32; use zero_stage: 2, or optim_master: f32";
+        return Err(Error::Mismatch { what: what.to_owned() });
+    }
+    match engine.shard_ranks {
+        Some(group) if !ranks.is_multiple_of(group) => Err(Error::Mismatch {
+            what: format!("shard_ranks: expected a divisor of the {ranks} ranks, found {group}"),
+        }),
+        _ => Ok(()),
+    }
 }
 
 impl Ranks<'_> {
@@ -32,18 +36,16 @@ impl Ranks<'_> {
     }
 
     /// The elements of an arena that this rank's optimiser updates.
-    pub(super) fn updated(&self, len: usize) -> Range<usize> {
-        match self.zero {
-            0 => 0..len,
-            _ => Shards::new(len, self.world.size()).range(self.world.rank()),
-        }
+    pub(super) fn updated(&self, spread: &Spread, len: usize) -> Vec<Range<usize>> {
+        if self.zero == 0 { vec![0..len] } else { spread.own() }
     }
 
     /// Room for a gradient.
-    pub(super) fn gradient<B: Backend>(&self, backend: &B, len: usize) -> Gradient<B> {
-        match self.elastic {
-            false => Gradient::running(backend, len),
-            true => Gradient::elastic(backend, len, (self.zero >= 2).then_some(self.world.size())),
+    pub(super) fn gradient<B: Backend>(&self, backend: &B, spread: &Spread, len: usize) -> Gradient<B> {
+        match (self.elastic, self.zero) {
+            (_, 2..) => Gradient::sharded(backend, spread),
+            (true, _) => Gradient::elastic(backend, len),
+            (false, _) => Gradient::running(backend, len),
         }
     }
 
@@ -62,43 +64,37 @@ impl<B: Backend> Run<'_, B> {
         rate: f64,
         skip: bool,
     ) -> Result<f64, Error> {
+        let backend = self.backend;
         if self.ranks.alone() {
-            let norm = self.backend.square_norm(grads.values.view()).sqrt();
+            let norm = backend.square_norm(grads.values.view()).sqrt();
             let scale = self.scale(norm, step)?;
             if !skip {
                 let Policy { values, halves, .. } = &mut self.policy;
-                self.optimizer.update(self.backend, values, halves, &grads.values, rate, scale);
+                self.optimizer.update(backend, values, halves, &grads.values, rate, scale);
             }
             return Ok(norm);
         }
-        let world = self.ranks.world;
-        let len = self.policy.table.len();
-        let shards = Shards::new(len, world.size());
-        let own = grads.reduced(self.backend, world)?;
-        let squares = world.gather_numbers(&shards.square_sums(&own))?;
-        let norm = squares.iter().flatten().sum::<f64>().sqrt();
+        let own = grads.reduced(backend, &self.spread)?;
+        let norm = self.spread.norm(&own)?;
         let scale = self.scale(norm, step)?;
         if skip {
             return Ok(norm);
         }
-        let ranges = shards.ranges();
-        if self.ranks.zero == 0 || world.size() == 1 {
-            let mut all = vec![0.0; len];
-            all[ranges[world.rank()].clone()].copy_from_slice(&own);
-            world.all_gather(&mut all, &ranges)?;
-            upload(self.backend, &all, &mut grads.values);
-            let Policy { values, halves, .. } = &mut self.policy;
-            self.optimizer.update(self.backend, values, halves, &grads.values, rate, scale);
+        let Policy { values, halves, .. } = &mut self.policy;
+        if self.ranks.zero == 0 {
+            self.spread.gather_all(&own, &mut |at, part| {
+                backend.upload(&real::<B>(part), grads.values.out().cols(at..at + part.len()));
+            })?;
+            self.optimizer.update(backend, values, halves, &grads.values, rate, scale);
             return Ok(norm);
         }
-        let mut own_grads = self.backend.mat(1, own.len());
-        upload(self.backend, &own, &mut own_grads);
-        let Policy { values, halves, .. } = &mut self.policy;
-        self.optimizer.update(self.backend, values, halves, &own_grads, rate, scale);
-        let mut all: Vec<f32> =
-            self.backend.to_host(self.policy.values.view()).iter().map(|x| x.f64() as f32).collect();
-        world.all_gather(&mut all, &ranges)?;
-        upload(self.backend, &all, &mut self.policy.values);
+        let own = Memory::from_host(backend, 1, own.len(), &real::<B>(&own));
+        self.optimizer.update(backend, values, halves, &own, rate, scale);
+        if self.ranks.zero < 3 {
+            let own = self.spread.own_values(backend, &self.policy, 0..self.policy.table.len());
+            let policy = &mut self.policy;
+            self.spread.gather_all(&own, &mut |at, part| policy.put(backend, at, part))?;
+        }
         Ok(norm)
     }
 
@@ -109,9 +105,4 @@ impl<B: Backend> Run<'_, B> {
         }
         Ok(self.job.config.optimizer.max_grad_norm.map_or(1.0, |max| clip(norm, max)))
     }
-}
-
-fn upload<B: Backend>(backend: &B, values: &[f32], into: &mut Mat<B, B::Real>) {
-    let values: Vec<B::Real> = values.iter().map(|x| B::Real::of(f64::from(*x))).collect();
-    backend.upload(&values, into.out());
 }

@@ -1,6 +1,6 @@
 //! The load-balancing loss of routers: taken over all packs of a group, then handed to their backward passes.
 
-use super::{Interrupted, Sequence};
+use super::{Interrupted, Sequence, Who};
 use super::{Pass, StepContext, StepReport, TextRow, accumulate, text_packs};
 use crate::gradient::Gradient;
 use kernels::Backend;
@@ -67,10 +67,14 @@ pub(super) fn balanced_text<B: Backend>(
         let sums = &mut sums[first..first + n];
         let mut loads = Vec::new();
         let mut passes: Vec<Option<Pass<B>>> = packs.iter().map(|_| None).collect();
-        for i in cx.turns(&packs).flatten() {
+        for turn in cx.turns(&packs) {
             if cx.stopping() {
                 return Err(Interrupted);
             }
+            let Some(i) = turn.pack else {
+                cx.attend_forward(Who::Policy);
+                continue;
+            };
             let mut pass = cx.kept(number + i, &packs[i], packs.len());
             accumulate(&packs[i], &pass.2, sums);
             loads.push(std::mem::take(&mut pass.1.load));
@@ -79,11 +83,15 @@ pub(super) fn balanced_text<B: Backend>(
         let load = cx.share_load(&packs, sums, &loads)?;
         let balanced = Balanced::new(cx.balance, &load, 1.0 / micro_batches.len() as f64);
         for turn in cx.turns(&packs) {
-            if let Some((i, mut pass)) = turn.and_then(|i| Some((i, passes[i].take()?))) {
-                balanced.prepare(&mut pass);
-                cx.backward(number + i, &packs[i], pass, |_| coefficient, grads);
+            grads.begin_turn(&turn);
+            match turn.pack.and_then(|i| Some((i, passes[i].take()?))) {
+                Some((i, mut pass)) => {
+                    balanced.prepare(&mut pass);
+                    cx.backward(number + i, &packs[i], pass, |_| coefficient, grads);
+                }
+                None => cx.attend_backward(grads, true),
             }
-            grads.end_turn(cx.backend, cx.team, turn);
+            grads.end_turn(cx.backend);
         }
         grads.next_group(packs.len());
         number += packs.len();

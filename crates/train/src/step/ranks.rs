@@ -3,47 +3,71 @@
 //! Every rank cuts the whole step into the same packs, computes those that fall to it, and hears the sums of all others. What follows
 //! (z0, losses, metrics, the balancing of experts) is the same arithmetic on the same numbers on every rank.
 
-use super::{Interrupted, Sequence, StepContext};
+use super::{Interrupted, Sequence, StepContext, Who};
+use crate::gradient::Gradient;
 use dist::World;
 use dist::deal::deal;
 use kernels::Backend;
 use nn::RouterLoad;
 use objective::metrics::TokenSums;
 use pack::Pack;
-use std::ops::Range;
 
 /// Numbers that say what a sequence's sums are.
 const NUMBERS: usize = 5;
 
+/// One pack or none for every rank. All ranks have as many turns.
+pub(crate) struct Turn {
+    /// This rank's pack, by number.
+    pub(crate) pack: Option<usize>,
+    /// Every rank's.
+    pub(crate) all: Vec<Option<usize>>,
+}
+
 impl<'a, B: Backend> StepContext<'a, B> {
     /// The other ranks, if there are any.
     pub(super) fn others(&self) -> Option<&'a World> {
-        self.team.filter(|world| world.size() > 1)
+        self.team.map(|spread| spread.world).filter(|world| world.size() > 1)
     }
 
-    /// Whether to abandon the step here. Several ranks only do so together, where they share sums.
+    /// Whether to abandon the step here. Several ranks only do so together, where they share sums, or when they lost one another.
     pub(crate) fn stopping(&self) -> bool {
-        self.others().is_none() && (self.interrupted)()
+        self.others().map_or_else(|| (self.interrupted)(), |world| world.failure().is_some())
     }
 
-    /// Which packs are whose: runs of about the same cost.
-    fn dealt(&self, packs: &[Pack]) -> Vec<Range<usize>> {
+    /// Which packs are whose, ascending: runs of about the same cost; or, where ranks exchange something at every pack, neighbours at the
+    /// same time, as these can be added up at once.
+    fn dealt(&self, packs: &[Pack]) -> Vec<Vec<usize>> {
         let ranks = self.others().map_or(1, World::size);
+        if self.team.is_some_and(|spread| spread.zero >= 2) {
+            return (0..ranks).map(|rank| (rank..packs.len()).step_by(ranks).collect()).collect();
+        }
         let blueprint = &self.policy.decoder.blueprint;
         let weights = blueprint.num_parameters() as u64;
         let per_pair = (4 * blueprint.heads * blueprint.head_width * blueprint.layers.len()) as u64;
         let costs: Vec<u64> =
             packs.iter().map(|p| 2 * weights * p.num_rows() as u64 + per_pair * p.attention_pairs(None)).collect();
-        deal(&costs, ranks)
+        deal(&costs, ranks).into_iter().map(Iterator::collect).collect()
     }
 
-    /// This rank's packs, by number, then `None` as often as another rank has a pack more: every rank has as many turns.
-    pub(crate) fn turns(&self, packs: &[Pack]) -> impl Iterator<Item = Option<usize>> + use<B> {
-        let dealt = self.dealt(packs);
-        let most = dealt.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let own = dealt[self.others().map_or(0, World::rank)].clone();
-        let idle = most - own.len();
-        own.map(Some).chain(std::iter::repeat_n(None, idle))
+    /// Who has which pack when.
+    pub(crate) fn turns(&self, packs: &[Pack]) -> impl Iterator<Item = Turn> + use<B> {
+        let (dealt, rank) = (self.dealt(packs), self.others().map_or(0, World::rank));
+        let most = dealt.iter().map(Vec::len).max().unwrap_or(0);
+        (0..most).map(move |turn| {
+            let all: Vec<Option<usize>> = dealt.iter().map(|own| own.get(turn).copied()).collect();
+            Turn { pack: all[rank], all }
+        })
+    }
+
+    /// Stands by while other ranks go forward in a turn that has no pack for this one.
+    pub(crate) fn attend_forward(&self, who: Who) {
+        self.policy.decoder.attend_forward(&self.context(who, 0));
+    }
+
+    /// The same while they go backward, through the head as well unless they were there when they scored.
+    pub(crate) fn attend_backward(&self, grads: &mut Gradient<B>, head: bool) {
+        let ctx = self.context(Who::Policy, 0);
+        grads.add(self, |grads| self.policy.decoder.attend_backward(&ctx, grads, head));
     }
 
     /// Completes `sums` and `numbers` (some for each pack, of the own packs so far) with those of all ranks.
@@ -55,9 +79,10 @@ impl<'a, B: Backend> StepContext<'a, B> {
     ) -> Result<(), Interrupted> {
         let Some(world) = self.others() else { return Ok(()) };
         let dealt = self.dealt(packs);
-        let own = dealt[world.rank()].clone();
+        let own = &dealt[world.rank()];
         let mut said = vec![f64::from(u8::from((self.interrupted)()))];
-        for (pack, numbers) in packs[own].iter().zip(&*numbers) {
+        for (&pack, numbers) in own.iter().zip(&*numbers) {
+            let pack = &packs[pack];
             for s in sequences_of(pack) {
                 let Sequence { logp, sums } = &sums[s];
                 said.extend([*logp, sums.tokens as f64, sums.entropy, sums.mean_logit, sums.correct as f64]);
@@ -71,10 +96,11 @@ impl<'a, B: Backend> StepContext<'a, B> {
             return Err(Interrupted);
         }
         numbers.clear();
-        for (said, range) in all.iter().zip(dealt) {
+        numbers.resize(packs.len(), Vec::new());
+        for (said, own) in all.iter().zip(&dealt) {
             let mut said = &said[1..];
-            for pack in &packs[range] {
-                for s in sequences_of(pack) {
+            for &pack in own {
+                for s in sequences_of(&packs[pack]) {
                     let (own, rest) = said.split_at(NUMBERS);
                     sums[s] = Sequence {
                         logp: own[0],
@@ -88,7 +114,7 @@ impl<'a, B: Backend> StepContext<'a, B> {
                     said = rest;
                 }
                 let (own, rest) = said[1..].split_at(said[0] as usize);
-                numbers.push(own.to_vec());
+                numbers[pack] = own.to_vec();
                 said = rest;
             }
         }

@@ -108,8 +108,12 @@ fn moments(dir: &Path) -> Vec<u32> {
     for file in files {
         let file = SafeTensors::open(&file).unwrap();
         for info in file.infos().filter(|i| !i.name.starts_with("values")) {
-            let values = file.get(&info.name).unwrap().to_f32().unwrap();
-            moments[usize::from(info.name.starts_with('v'))].extend(values.iter().map(|x| x.to_bits()));
+            let tensor = file.get(&info.name).unwrap();
+            let bits: Vec<u32> = match tensor.dtype() {
+                weights::DType::U8 => tensor.bytes().iter().map(|code| u32::from(*code)).collect(),
+                _ => tensor.to_f32().unwrap().iter().map(|x| x.to_bits()).collect(),
+            };
+            moments[usize::from(info.name.starts_with('v'))].extend(bits);
         }
     }
     moments.iter_mut().for_each(|part| part.sort_unstable());
@@ -118,13 +122,19 @@ fn moments(dir: &Path) -> Vec<u32> {
 
 /// Trains the same on one to four ranks and on every stage, and compares everything.
 fn assert_same_on_any_number_of_ranks(name: &str, config: &dyn Fn(&Path) -> Value) {
+    assert_same_on(name, config, &[(2, json!(0)), (3, json!(1)), (4, json!(2)), (2, json!(3)), (4, json!(3))]);
+}
+
+/// Trains the same on one rank, and on so many and such stages, and compares everything.
+fn assert_same_on(name: &str, config: &dyn Fn(&Path) -> Value, spreads: &[(usize, Value)]) {
     let scratch = Scratch::new(name);
     let alone = scratch.join("alone");
     finish_on(1, &config(&alone));
     let alone = State::of(&alone, 4);
-    for (ranks, zero) in [(2, 0), (3, 1), (4, 2), (2, 2), (3, 0)] {
-        let output = scratch.join(&format!("{ranks}-{zero}"));
-        finish_on(ranks, &over(&config(&output), json!({"zero_stage": zero})));
+    for (ranks, zero) in spreads {
+        let output = scratch.join(&format!("{ranks}-{}", zero.to_string().replace(['"', '{', '}', ':', ','], "-")));
+        let keys = if zero.is_object() { zero.clone() } else { json!({"zero_stage": zero}) };
+        finish_on(*ranks, &over(&config(&output), keys));
         State::of(&output, 4).assert_same(&alone, &format!("{ranks} ranks, stage {zero}"));
     }
 }
@@ -163,13 +173,42 @@ fn experts_have_the_same_bits_on_any_number_of_ranks() {
 }
 
 #[test]
+fn a_base_in_codes_has_the_same_bits_on_any_number_of_ranks() {
+    let keys = json!({"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"});
+    let spreads = [(2, json!(0)), (3, json!(2)), (2, json!(3))];
+    assert_same_on("ranks-qlora", &|out| job("kto", out, over(&lora(), keys.clone())), &spreads);
+}
+
+#[test]
+fn moments_in_eight_bits_have_the_same_bits_on_any_number_of_ranks() {
+    let spreads = [(3, json!(0)), (2, json!(1)), (4, json!(2)), (3, json!(3))];
+    assert_same_on("ranks-eight", &|out| job("sft", out, json!({"optim": "adamw_8bit"})), &spreads);
+}
+
+#[test]
+fn values_in_bfloat16_alone_have_the_same_bits_on_any_number_of_ranks() {
+    let keys = json!({"optim_master": "none", "dtype": "bfloat16", "optim": "adamw_8bit"});
+    let spreads = [(2, json!(0)), (3, json!(1)), (2, json!(2))];
+    assert_same_on("ranks-halves", &|out| job("kto", out, keys.clone()), &spreads);
+}
+
+#[test]
+fn groups_of_ranks_that_have_the_same_shards_train_the_same() {
+    let spread = |zero: u8, group: usize| json!({"zero_stage": zero, "shard_ranks": group});
+    let spreads = [(4, spread(3, 2)), (4, spread(2, 2)), (2, spread(3, 1)), (4, spread(1, 2))];
+    assert_same_on("ranks-groups", &|out| job("kto", out, json!({})), &spreads);
+}
+
+#[test]
 fn a_run_goes_on_over_other_ranks_and_stages_with_the_same_bits() {
     let scratch = Scratch::new("ranks-chain");
-    for (name, with) in [("lora", lora()), ("full", json!({})), ("rounded", json!({"dtype": "bfloat16"}))] {
+    let eight = json!({"optim": "adamw_8bit"});
+    let kinds = [("lora", lora()), ("full", json!({})), ("rounded", json!({"dtype": "bfloat16"})), ("eight", eight)];
+    for (name, with) in kinds {
         let (whole, chain) = (scratch.join(&format!("whole-{name}")), scratch.join(&format!("chain-{name}")));
         let config = |out: &Path| job("kto", out, over(&with, json!({"max_steps": 5})));
         finish_on(1, &config(&whole));
-        for (i, (ranks, zero)) in [(4, 2), (2, 1), (3, 0), (1, 0)].into_iter().enumerate() {
+        for (i, (ranks, zero)) in [(4, 3), (2, 1), (3, 2), (1, 0)].into_iter().enumerate() {
             let keys = json!({"zero_stage": zero, "resume_from_checkpoint": true});
             let config = over(&config(&chain), keys);
             if i < 3 { stop_on(ranks, &config, i as u64 + 1, ranks - 1) } else { finish_on(ranks, &config) }

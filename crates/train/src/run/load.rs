@@ -1,0 +1,66 @@
+//! The model that a run trains, with as much of its values as this rank holds.
+
+use super::{Event, Ranks, reference};
+use crate::policy::Policy;
+use crate::spread::{Spread, host, real};
+use crate::{Error, Job};
+use config::OptimizerName;
+use kernels::adamw8::BLOCK;
+use kernels::{Backend, Mat};
+use model::{Built, Unfilled, land};
+use nn::Table;
+use std::ops::Range;
+
+impl<'a> Ranks<'a> {
+    /// How the arena of `table` is spread over these ranks.
+    fn spread(&self, job: &Job, table: &Table) -> Spread<'a> {
+        let group = job.config.engine.shard_ranks.filter(|_| self.world.size() > 1);
+        let block = if job.config.optimizer.name == OptimizerName::Adamw8bit { BLOCK } else { 1 };
+        Spread::new(self.world, self.zero, group.unwrap_or(self.world.size()), table, block)
+    }
+
+    /// Builds the model, and says whose which of its values are.
+    pub(super) fn load<B: Backend>(
+        &self,
+        backend: &B,
+        job: &Job,
+        observe: &mut dyn FnMut(Event),
+    ) -> Result<(Policy<B>, Spread<'a>), Error> {
+        let storage = crate::storage::storage_of(job);
+        let (checkpoint, blueprint) = (&job.checkpoint, job.blueprint.clone());
+        let unfilled = Unfilled::new(&storage, backend, checkpoint, blueprint, job.tuning(), job.positions)?;
+        let spread = self.spread(job, &unfilled.table);
+        let held = spread.held(&unfilled.table);
+        let Built { decoder, table, mut values, halves, notes } = unfilled.fill(backend, &held);
+        notes.into_iter().for_each(|n| observe(Event::Note(n)));
+        if let Some(adapter) = &job.adapter {
+            whole_for(backend, &table, (&mut values, &held), |values| {
+                adapter.initialise(backend, &table, values, job.config.engine.seed)
+            })?;
+        }
+        let reference = reference::reference_of(backend, job, &values);
+        Ok((Policy { decoder, table, values, halves, reference }, spread))
+    }
+}
+
+/// Has something done that knows of whole arenas only, to one of which `held` is here.
+pub(crate) fn whole_for<B: Backend>(
+    backend: &B,
+    table: &Table,
+    (values, held): (&mut Mat<B, B::Real>, &[Range<usize>]),
+    work: impl FnOnce(&mut Mat<B, B::Real>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    if values.cols() == table.reals() {
+        return work(values);
+    }
+    let mut whole = backend.zeros(1, table.reals());
+    let mut first = 0;
+    for run in held {
+        let part = host(backend, values, first..first + run.len());
+        backend.upload(&real::<B>(&part), whole.out().cols(run.clone()));
+        first += run.len();
+    }
+    work(&mut whole)?;
+    land(backend, &backend.to_host(whole.view()), 0, (values, held));
+    Ok(())
+}
