@@ -55,7 +55,7 @@ def trainer_of(args, rows, folder):
         learning_rate=1e-5,
         max_length=1024,
         gradient_checkpointing=args.checkpointing,
-        bf16=False,
+        bf16=args.bf16,
         use_cpu=True,
         logging_steps=1,
         save_strategy="no",
@@ -77,6 +77,7 @@ def main():
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=True, help="as TRL's default")
+    parser.add_argument("--bf16", action="store_true", help="autocast")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)

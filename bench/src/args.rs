@@ -51,6 +51,9 @@ pub(crate) struct Arguments {
     /// Which weights are trained.
     #[arg(long, value_delimiter = ',', default_values = ["lora", "full"])]
     pub(crate) tuning: Vec<Tuning>,
+    /// Runs and steps in mixed precision, `bf16: true`, on both sides.
+    #[arg(long)]
+    pub(crate) bf16: bool,
     /// Rows of a step [default: 4 for KTO, 8 for SFT].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch: Option<u32>,

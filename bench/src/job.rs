@@ -27,6 +27,8 @@ pub(crate) struct Case<'a> {
     pub(crate) tuning: Tuning,
     /// Rows of a step.
     pub(crate) batch: usize,
+    /// Mixed precision.
+    pub(crate) bf16: bool,
 }
 
 impl Case<'_> {
@@ -49,12 +51,13 @@ impl Case<'_> {
         format!(
             "trainer: {}\nmodel_name_or_path: {}\ndataset_name: {}\noutput_dir: {}\noverwrite_output_dir: true\n\
              per_device_train_batch_size: {}\nmax_steps: {steps}\nlearning_rate: 1e-5\nmax_length: 1024\nshuffle: false\n\
-             save_strategy: \"no\"\nlogging_steps: 1\n{adapter}",
+             save_strategy: \"no\"\nlogging_steps: 1\nbf16: {}\n{adapter}",
             self.objective.name(),
             path(self.model),
             path(self.data),
             path(output),
             self.batch,
+            self.bf16,
         )
     }
 

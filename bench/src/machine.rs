@@ -69,6 +69,12 @@ pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// The processor, in mixed precision or not.
+pub(crate) fn cpu(bf16: bool) -> Cpu<f32> {
+    let cpu = Cpu::new(threads());
+    if bf16 { cpu.mixed() } else { cpu }
+}
+
 /// What a program prints, trimmed; empty when it cannot be asked.
 pub(crate) fn ask(dir: &Path, program: &str, words: &[&str]) -> String {
     let output = Command::new(program).args(words).current_dir(dir).output();

@@ -21,8 +21,7 @@ use args::{Arguments, Tuning};
 use clap::Parser;
 use error::Error;
 use job::Case;
-use kernels::Cpu;
-use machine::{Machine, Rates, threads};
+use machine::{Machine, Rates};
 use progress::Progress;
 use report::Results;
 use runs::Setup;
@@ -70,7 +69,7 @@ fn measure(arguments: &Arguments) -> Result<(), Error> {
         rounds: arguments.rounds as usize,
         steps: (arguments.count as usize, arguments.peer_count as usize),
     };
-    let mut results = begin(root);
+    let mut results = begin(root, arguments.bf16);
     let output = output(arguments, root, &results)?;
     let measured = fill(arguments, &parts, &setup, &output, &mut results);
     if arguments.scratch.is_none() {
@@ -96,8 +95,8 @@ fn prospect(arguments: &Arguments) -> Result<PathBuf, Error> {
     Err(Error::Usage(format!("no binary at {}; build it with: cargo build --release -p prospect", path.display())))
 }
 
-fn begin(root: &Path) -> Results {
-    let cpu = Cpu::<f32>::new(threads());
+fn begin(root: &Path, bf16: bool) -> Results {
+    let cpu = machine::cpu(bf16);
     eprintln!("rates of large products and copies");
     Results {
         date: rundir::time::now(),
@@ -105,6 +104,7 @@ fn begin(root: &Path) -> Results {
         rustc: machine::ask(root, "rustc", &["--version"]),
         version: env!("CARGO_PKG_VERSION"),
         machine: Machine::look(),
+        bf16,
         rates: Rates::default().measure(&cpu),
         operators: Vec::new(),
         runs: Vec::new(),
@@ -156,7 +156,7 @@ fn fill(
             + count(parts.operators, operators::SHAPES.len())
             + count(parts.steps, cases.len())
             + count(parts.runs, cases.len() * setup.rounds * sides)
-            + count(parts.runs && setup.peer.is_some(), tunings.len() * setup.rounds * 2)
+            + count(parts.runs && setup.peer.is_some() && !arguments.bf16, tunings.len() * setup.rounds * 2)
             + count(parts.lengths, arguments.models.len().min(1))
             + arguments.configs.len(),
     );
@@ -200,7 +200,7 @@ fn fill(
             results.runs.push(run);
             keep(output, results)?;
         }
-        if setup.peer.is_some() {
+        if setup.peer.is_some() && !arguments.bf16 {
             results.plain = plain::compare(tunings, setup, &mut progress)?;
             keep(output, results)?;
         }
@@ -231,7 +231,7 @@ fn cases(arguments: &Arguments) -> Vec<Case<'_>> {
         for (objective, data) in arguments.data() {
             for &tuning in &arguments.tuning {
                 let batch = arguments.batch(objective);
-                cases.push(Case { name, model, data, objective, tuning, batch });
+                cases.push(Case { name, model, data, objective, tuning, batch, bf16: arguments.bf16 });
             }
         }
     }

@@ -20,6 +20,8 @@ pub(crate) struct Results {
     pub(crate) rustc: String,
     pub(crate) version: &'static str,
     pub(crate) machine: Machine,
+    /// Mixed precision on both sides.
+    pub(crate) bf16: bool,
     pub(crate) rates: Rates,
     pub(crate) operators: Vec<Operator>,
     pub(crate) runs: Vec<Run>,
@@ -48,6 +50,9 @@ impl Results {
             short(self.rates.flops / 1e9),
             short(self.rates.bytes / 1e9),
         );
+        if self.bf16 {
+            out += "\nMixed precision, bfloat16, on both sides.\n";
+        }
         let parts = [
             ("Whole runs", self.runs(), RUNS),
             ("The same through TRL", self.peers(), PEERS),

@@ -152,6 +152,9 @@ fn trl(case: &Case, setup: &Setup) -> Result<(Once, Value), Error> {
     if case.tuning == crate::args::Tuning::Lora {
         command.args(["--lora", &crate::args::RANK.to_string()]);
     }
+    if case.bf16 {
+        command.arg("--bf16");
+    }
     let finished = child::run(&mut command)?;
     let said = finished.json("peer_trl.py")?;
     let figure = |key: &str| number(&said, key, "peer_trl.py");

@@ -4,8 +4,7 @@ use crate::arithmetic::median;
 use crate::error::Error;
 
 use crate::job::{Case, Stepper, work_of};
-use crate::machine::{Yardstick, threads};
-use kernels::Cpu;
+use crate::machine::{self, Yardstick};
 use kernels::timed::{Operator, Timed};
 use serde::Serialize;
 use std::path::Path;
@@ -85,7 +84,7 @@ impl Steps {
 
 /// Makes one step that does not count, and `count` that do, with a large product before and after each.
 pub(crate) fn measure(case: &Case, count: usize, scratch: &Path) -> Result<Steps, Error> {
-    let backend = Timed::new(Cpu::<f32>::new(threads()));
+    let backend = Timed::new(machine::cpu(case.bf16));
     let mut yardstick = Yardstick::new(&backend.inner);
     let begin = Instant::now();
     let job = case.load(count + 1, &scratch.join("steps"))?;

@@ -497,6 +497,8 @@ pub struct Engine {
     pub data_seed: u64,
     /// Reductions in a fixed order.
     pub deterministic: bool,
+    /// Mixed precision where the processor has it.
+    pub bf16: bool,
     /// ZeRO's stage over several ranks.
     pub zero_stage: u8,
     /// Ranks that what is sharded is sharded over; `None`: all.

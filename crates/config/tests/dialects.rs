@@ -148,7 +148,7 @@ fn eight_processes_are_started_and_shard_what_zero_shards() {
         "{reason}"
     );
     let works: Vec<String> = found.iter().map(|a| brief(&a.outcome)).filter(|o| o != "no effect").collect();
-    assert_eq!(works, ["zero_stage: 2"]);
+    assert_eq!(works, ["zero_stage: 2", "bf16: true"]);
 }
 
 /// LLaMA-Factory's example for stage 3, which the founding document of the 32B run names.

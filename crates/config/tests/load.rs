@@ -92,6 +92,7 @@ fn a_trl_file_of_another_era_runs_unchanged_with_every_key_accounted_for() {
     assert_eq!((c.evaluation.every, c.logging.every), (Interval::Never, Interval::Steps(1)));
     assert_eq!((c.engine.seed, c.engine.recompute), (233, Recompute::Always));
     assert_eq!((kto(c).loss, kto(c).beta), (KtoLoss::Kto, 0.1));
+    assert!(c.engine.bf16);
     let idle: Vec<&str> =
         loaded.notes.iter().filter(|n| n.kind == NoteKind::NoEffect).map(|n| n.key.as_str()).collect();
     assert_eq!(
@@ -101,7 +102,6 @@ fn a_trl_file_of_another_era_runs_unchanged_with_every_key_accounted_for() {
             "attn_implementation",
             "do_eval",
             "gradient_checkpointing_kwargs",
-            "bf16",
             "use_liger_kernel",
             "use_liger_loss"
         ]

@@ -141,6 +141,13 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether the same call, made again, can go on with what was done before this happened: it was stopped, or a disk was full.
+    pub(crate) fn may_go_on(&self) -> bool {
+        matches!(self, Error::Stopped { .. } | Error::Write { .. } | Error::Table(tables::Error::Io { .. }))
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -158,6 +158,8 @@ pub struct Sink {
     rows: u64,
     bytes: u64,
     line: Vec<u8>,
+    /// Whether someone knows where [`Sink::settle`] left it.
+    settled: bool,
     /// Whether the rows stay when the sink is dropped before its end.
     kept: bool,
 }
@@ -192,7 +194,7 @@ impl Sink {
         let Position { rows, bytes } = from.unwrap_or_default();
         file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes))).map_err(io)?;
         let mut sink = Sink::over(path, target, part, spool, file);
-        sink.rows = rows;
+        (sink.rows, sink.settled) = (rows, from.is_some());
         if target.is_table() && rows > 0 {
             let mut kind = Kind::Null;
             sink.replay(&mut |row, _| {
@@ -212,18 +214,20 @@ impl Sink {
         let out = self.out.take().expect("rows are settled before the end");
         let (bytes, out) = out.settle().map_err(|source| Error::Write { path: self.path.clone(), source })?;
         self.out = Some(out);
+        self.settled = true;
         Ok(Position { rows: self.rows, bytes })
     }
 
-    /// From now on the rows stay when the sink is dropped, for [`Sink::going_on`].
-    pub(crate) fn keep(&mut self) {
-        self.kept = true;
+    /// What was settled stays when the sink is dropped, for [`Sink::going_on`]. Says whether anything was.
+    pub(crate) fn keep(&mut self) -> bool {
+        self.kept = self.settled;
+        self.kept
     }
 
     fn over(path: &Path, target: Target, part: PathBuf, spool: PathBuf, file: File) -> Sink {
         let out = Some(Out::new(target, file));
         let (path, kind, line) = (path.to_owned(), Kind::Null, Vec::new());
-        Sink { path, target, part, spool, out, kind, rows: 0, bytes: 0, line, kept: false }
+        Sink { path, target, part, spool, out, kind, rows: 0, bytes: 0, line, settled: false, kept: false }
     }
 
     /// Adds a row.
@@ -266,8 +270,8 @@ impl Sink {
         self.finish_telling(&mut |_, _| Ok(()))
     }
 
-    /// As [`Sink::finish`]; of a table, `go_on` is told how many of the waiting bytes are written. Where it says `Stopped`, the rows
-    /// stay for [`Sink::going_on`].
+    /// As [`Sink::finish`]; of a table, `go_on` is told how many of the waiting bytes are written. Where it says `Stopped`, and where the
+    /// disk refuses the table, the rows stay for [`Sink::going_on`].
     pub(crate) fn finish_telling(mut self, go_on: GoOn<'_>) -> Result<Written> {
         let mut rows = 0_u64;
         let mut now_and_then = |done, total| {
@@ -275,7 +279,7 @@ impl Sink {
             if rows.is_multiple_of(TELLING_ROWS) { go_on(done, total) } else { Ok(()) }
         };
         let written = self.put_in_place(&mut now_and_then);
-        self.kept = matches!(written, Err(Error::Stopped { .. }));
+        self.kept = self.settled && written.as_ref().is_err_and(Error::may_go_on);
         written
     }
 
@@ -355,11 +359,13 @@ impl Sink {
 impl Drop for Sink {
     fn drop(&mut self) {
         self.out = None;
-        if self.kept {
+        // Nothing to do about temporary files that cannot be removed.
+        if !self.kept {
+            let _ = std::fs::remove_file(&self.spool);
+        }
+        if self.kept && self.part == self.spool {
             return;
         }
-        // Nothing to do about temporary files that cannot be removed.
-        let _ = std::fs::remove_file(&self.spool);
         let _ = std::fs::remove_file(&self.part);
         let _ = std::fs::remove_dir_all(&self.part);
     }

@@ -408,3 +408,27 @@ fn what_data_are_for_is_told_from_the_first_row() {
     assert_eq!(of(json!({"what": "a"})), (None, Task::Sft));
     assert_eq!(detect(&folder.rows("b.jsonl", &[]), &Options::new(Task::Sft)).unwrap(), None);
 }
+
+#[test]
+fn rows_that_wait_for_their_table_stay_when_the_table_cannot_be_written() {
+    let folder = Folder::new("refused");
+    let rows: Vec<Json> =
+        (0..1000).map(|n| json!({"prompt": "q", "completion": format!("a{n}"), "label": true})).collect();
+    let files = folder.rows("in.jsonl", &rows);
+    let (options, out) = (Options::new(Task::Kto), folder.out("out/a.parquet"));
+    let names = || std::fs::read_dir(out.parent().unwrap()).unwrap().flatten().map(|entry| entry.path());
+    // Stopped in the second pass, the waiting rows tell the names of what is temporary.
+    let mut told = 0;
+    let mut stop = |_, _| {
+        told += 1;
+        if told > 10 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    assert_eq!(convert::convert(&files, &out, &options, None, &mut stop).unwrap_err().exit_code(), 75);
+    let waiting = names().find(|path| path.extension().is_some_and(|e| e == "rows")).expect("rows wait");
+    std::fs::create_dir_all(waiting.with_extension("part")).unwrap();
+    let refused = convert::convert(&files, &out, &options, None, &mut silent()).unwrap_err();
+    assert_eq!((refused.exit_code(), waiting.exists(), out.exists()), (6, true, false), "{refused}");
+    let done = convert::convert(&files, &out, &options, None, &mut silent()).unwrap();
+    assert_eq!((done.gone_on_from, done.written[0].rows), (1000, 1000));
+    assert!(names().eq([out.clone()]), "{:?}", names().collect::<Vec<_>>());
+}

@@ -3,7 +3,7 @@
 use crate::work::{self, Work};
 use crate::{Job, Plan};
 use config::Objective;
-use kernels::{Backend, Cpu, Weight};
+use kernels::{Backend, Weight};
 use model::Blueprint;
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,10 @@ impl Rates {
     /// Of this machine's processor, on the shapes of a job's model and the threads that its run would have.
     pub fn here(job: &Job) -> Rates {
         let own = || std::thread::available_parallelism().map_or(1, usize::from);
-        Rates::measure(&Cpu::<f32>::new(job.config.engine.threads.unwrap_or_else(own)), &job.blueprint)
+        Rates::measure(
+            &crate::run::device::processor(job, job.config.engine.threads.unwrap_or_else(own)),
+            &job.blueprint,
+        )
     }
 
     /// Measures a device on the shapes of a model, for about two seconds.

@@ -174,7 +174,7 @@ impl Plan {
 
 /// Share of the room of weights, gradients and moments that the logits of a trained head may take: as many need not be
 /// computed again, and the peak stays what the optimiser makes it.
-const LOGITS_SHARE: u64 = 8;
+const LOGITS_SHARE: u64 = 16;
 
 /// Logits that a trained head keeps for backward, within a plan that fits without any.
 fn kept_logits(job: &Job, plan: &Plan, available: u64) -> usize {

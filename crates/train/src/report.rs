@@ -1,7 +1,8 @@
 //! What a run writes for people: `train.log`, plots, the card.
 
 use crate::{Error, Job, Plan};
-use config::{Objective, Tuning};
+use config::{Device, Objective, Tuning};
+use kernels::Cpu;
 use rundir::RunFolder;
 use rundir::card::Card;
 use std::fmt::Write;
@@ -55,7 +56,14 @@ pub fn opening(job: &Job, plan: &Plan) -> Vec<String> {
     let e = plan.execution;
     let recompute = kept_words(e.keep);
     let sweep = if e.z0_first { "z0 first" } else { "one sweep" };
-    lines.push(format!("execution      packs of {} rows, activations {recompute}, {sweep}", e.budget_rows));
+    let engine = &job.config.engine;
+    let products = match (engine.bf16, engine.device) {
+        (false, _) => "",
+        (true, Device::Cuda(_)) => ", products in float32 (bf16 is for the CPU yet)",
+        (true, _) if Cpu::<f32>::has_mixed() => ", products in bfloat16",
+        (true, _) => ", products in float32 (bf16: this processor does not multiply bfloat16)",
+    };
+    lines.push(format!("execution      packs of {} rows, activations {recompute}, {sweep}{products}", e.budget_rows));
     lines.push(format!("memory         {} MB expected, {} MB may be used", plan.total() >> 20, plan.available >> 20));
     lines
 }

@@ -1,7 +1,7 @@
 //! A run: steps, logging, evaluation, checkpoints, and every way it can end.
 
 pub(crate) mod agree;
-mod device;
+pub(crate) mod device;
 pub(crate) mod end;
 pub(crate) mod load;
 mod record;

@@ -27,13 +27,14 @@ fn a_plan_says_what_would_happen_and_writes_nothing() {
 #[test]
 fn runs_are_trained_listed_shown_and_compared() {
     let scratch = Scratch::new();
-    let run = scratch.kto_run("max_steps: 3\nbf16: true");
+    let run = scratch.kto_run("max_steps: 3\nbf16: true\ntf32: true");
     let output = scratch.prospect(&["train", text(&run), "--json"]);
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
     for part in [
         "run folder     run",
-        "note: `bf16` has no effect",
+        "note: `tf32` has no effect",
+        ", products in ",
         "step 3/3  loss ",
         "saved run/checkpoint-3",
         "prospect resume run",

@@ -1,6 +1,7 @@
 //! accelerate launch files: how processes are started, and what DeepSpeed is to shard.
 
 use super::{Outcome, Row, To};
+use crate::table::because::FLOAT32;
 use To::{By, Key, NoEffect, Unless};
 
 /// Keys of which two make a file one of accelerate's.
@@ -8,7 +9,6 @@ pub(super) const MARKS: &[&str] =
     &["compute_environment", "distributed_type", "num_processes", "num_machines", "machine_rank", "deepspeed_config"];
 
 const LAUNCHED: &str = "ranks are started by `prospect launch`, mpirun or srun, and find one another";
-const FLOAT32: &str = "arithmetic is float32 on the CPU; how weights are stored is `dtype`";
 const SHARDING: &str = "what is sharded over ranks is `zero_stage`";
 const COMPILED: &str = "the program is compiled already";
 
@@ -19,6 +19,13 @@ fn processes(text: &str) -> Outcome {
             "start {n} ranks with `prospect launch -n {n}`, mpirun or srun; a step then has the rows of all of them. For the same rows per step in one process, multiply `gradient_accumulation_steps` by {n}"
         )),
         Err(_) => Outcome::Refused("expected a number of processes".into()),
+    }
+}
+
+fn precision(text: &str) -> Outcome {
+    match text {
+        "bf16" => Outcome::Works { key: "bf16".into(), value: "true".into(), remark: "" },
+        _ => Outcome::NoEffect(FLOAT32.into()),
     }
 }
 
@@ -37,7 +44,7 @@ pub(super) const ROWS: &[Row] = &[
     ("main_process_ip", NoEffect(LAUNCHED)),
     ("main_process_port", NoEffect(LAUNCHED)),
     ("main_training_function", NoEffect("the command says what is done")),
-    ("mixed_precision", NoEffect(FLOAT32)),
+    ("mixed_precision", By(precision)),
     ("num_machines", NoEffect(LAUNCHED)),
     ("num_processes", By(processes)),
     ("rdzv_backend", NoEffect(LAUNCHED)),

@@ -1,6 +1,7 @@
 //! Axolotl's YAML; keys it shares with transformers are in our own table.
 
 use super::{Line, Outcome, Row, To};
+use crate::table::because::FLOAT32;
 use Line::{Anyway, Is};
 use To::{By, Key, KeyBut, NoEffect, Respelled, Secret, Unless, Values};
 
@@ -24,8 +25,15 @@ const ON_INPUTS: &[(&str, Line)] = &[("true", Is("completion_only_loss", "false"
 const TOKENISED: &str = "entries are found by what made them";
 const KERNELS: &str = "the engine here has its own kernels";
 const SHARDING: &str = "a run is one process here: nothing is spread or gathered";
+const MIXED: &[(&str, Line)] = &[
+    ("true", Is("bf16", "true")),
+    ("auto", Is("bf16", "true")),
+    ("full", Is("bf16", "true")),
+    ("false", Anyway),
+    ("null", Anyway),
+    ("", Anyway),
+];
 const TEXT: &str = "rows are text";
-const FLOAT32: &str = "arithmetic is float32 on the CPU; how weights are stored is `dtype`";
 const SHAPES: &str = "the shape of a row is recognised from its fields";
 const SPECIAL: &str = "the tokenizer's own special tokens are used";
 const FIELDS: &str =
@@ -156,10 +164,10 @@ pub(super) const ROWS: &[Row] = &[
     ("liger_layer_norm", NoEffect(KERNELS)),
     ("liger_fused_linear_cross_entropy", NoEffect(KERNELS)),
     ("unsloth_cross_entropy_loss", NoEffect(KERNELS)),
-    ("bf16", NoEffect(FLOAT32)),
+    ("bf16", Values(MIXED, "expected true, false, auto or full")),
     ("fp16", NoEffect(FLOAT32)),
     ("tf32", NoEffect(FLOAT32)),
-    ("bfloat16", NoEffect(FLOAT32)),
+    ("bfloat16", Values(MIXED, "expected true, false, auto or full")),
     ("float16", NoEffect(FLOAT32)),
     ("fsdp_version", NoEffect(SHARDING)),
     ("fsdp_final_state_dict_type", NoEffect(SHARDING)),

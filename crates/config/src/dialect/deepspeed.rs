@@ -1,6 +1,7 @@
 //! DeepSpeed's JSON: the stage of ZeRO; the rest says how its own engine goes about it.
 
 use super::{Outcome, Row, To};
+use crate::table::because::FLOAT32;
 use To::{By, NoEffect, Unless};
 
 /// Keys of which two make a file one of DeepSpeed's.
@@ -14,7 +15,6 @@ pub(super) const MARKS: &[&str] = &[
 ];
 
 const ENGINE: &str = "how DeepSpeed goes about it; ranks here exchange ranges of one arena";
-const FLOAT32: &str = "arithmetic is float32 on the CPU; how weights are stored is `dtype`";
 const IN_MEMORY: &str = "everything is in CPU memory";
 
 /// ZeRO's stage as ours.

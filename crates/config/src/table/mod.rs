@@ -185,11 +185,12 @@ pub(super) const fn mapping(key: &'static str, inner: &'static [Entry], doc: &'s
 }
 
 /// Reasons that many keys share.
-pub(super) mod because {
+pub(crate) mod because {
     pub(in crate::table) const RANKS: &str =
         "ranks spread the work and gather it themselves; what they shard is `zero_stage`";
     pub(in crate::table) const TORCH_KERNELS: &str = "it chooses among torch's kernels; the engine here has its own";
-    pub(in crate::table) const FLOAT32: &str = "arithmetic is float32 on the CPU; how weights are stored is `dtype`";
+    pub(crate) const FLOAT32: &str =
+        "arithmetic is float32, mixed with `bf16: true`; how weights are stored is `dtype`";
     pub(in crate::table) const NO_PADDING: &str = "rows are packed: there is no padding anywhere";
     pub(in crate::table) const NO_LOADER: &str =
         "rows are tokenised once before training and read from memory: there are no loader workers";

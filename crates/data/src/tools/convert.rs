@@ -59,7 +59,7 @@ const JOURNAL_BYTES: u64 = 128 << 20;
 /// Writes `files` to `output`; pairs and rows with several answers become one row per answer, in their order.
 ///
 /// With `split`, prompts are divided by their hash: all rows of a prompt together, and the same ones whatever the order of the
-/// rows. Stopped by `progress` or killed, what was done lies beside the output under a hidden name, and the same call goes on
+/// rows. Stopped by `progress`, killed, or with the disk full, what was done lies beside the output under a hidden name, and the same call goes on
 /// from there.
 ///
 /// # Errors
@@ -81,7 +81,7 @@ pub fn convert(
     let (outputs, done) = Outputs::open(output, &key, split, journal.read())?;
     let converted =
         write(files, options, &journal, (outputs, done), &mut |done, of| tell(progress, done, of.unwrap_or(total)));
-    if !matches!(converted, Err(Error::Stopped { .. })) {
+    if !converted.as_ref().is_err_and(Error::may_go_on) {
         journal.remove();
     }
     converted
@@ -96,10 +96,32 @@ fn write(
     go_on: &mut dyn FnMut(u64, Option<u64>) -> Result<()>,
 ) -> Result<Converted> {
     let mut rows = Examples::open(files, options);
+    let read = read_rows(&mut rows, journal, (&mut outputs, &mut done), go_on);
+    if let Err(error) = read {
+        if error.may_go_on() {
+            outputs.keep();
+        }
+        return Err(error);
+    }
+    let mut writing = |written, all| go_on(written, Some(all)).map_err(|_| Error::Stopped { kept: true });
+    done.written = match outputs {
+        Outputs::One(sink) => vec![sink.finish_telling(&mut writing)?],
+        Outputs::Two(two, _) => two.finish_telling(&mut writing)?,
+    };
+    Ok(done)
+}
+
+/// The first of two passes where the output is a table, else all of it.
+fn read_rows(
+    rows: &mut Examples<'_>,
+    journal: &Journal,
+    (outputs, done): (&mut Outputs, &mut Converted),
+    go_on: &mut dyn FnMut(u64, Option<u64>) -> Result<()>,
+) -> Result<()> {
     rows.skip(done.rows_read)?;
     (done.gone_on_from, rows.bad, rows.first_bad) = (done.rows_read, done.bad, done.first_bad.take());
-    let mut seen = Report { shapes: done.shapes, unused_fields: done.unused_fields, ..Report::default() };
-    (done.shapes, done.unused_fields) = Default::default();
+    let (shapes, unused_fields) = (std::mem::take(&mut done.shapes), std::mem::take(&mut done.unused_fields));
+    let mut seen = Report { shapes, unused_fields, ..Report::default() };
     let mut noted = rows.bytes_read();
     while let Some((_, row)) = rows.next_row()? {
         seen.see(row.shape, &row.unused);
@@ -114,23 +136,17 @@ fn write(
         let stopped = go_on(rows.bytes_read(), None).is_err();
         if stopped || rows.bytes_read() - noted >= JOURNAL_BYTES {
             noted = rows.bytes_read();
-            journal.write(&outputs.settle()?, &done.so_far(&rows, &seen))?;
+            journal.write(&outputs.settle()?, &done.so_far(rows, &seen))?;
         }
         if stopped {
-            outputs.keep();
             return Err(Error::Stopped { kept: true });
         }
     }
-    done = done.so_far(&rows, &seen);
+    *done = done.so_far(rows, &seen);
     if outputs.wait() {
-        journal.write(&outputs.settle()?, &done)?;
+        journal.write(&outputs.settle()?, done)?;
     }
-    let mut writing = |written, all| go_on(written, Some(all)).map_err(|_| Error::Stopped { kept: true });
-    done.written = match outputs {
-        Outputs::One(sink) => vec![sink.finish_telling(&mut writing)?],
-        Outputs::Two(two, _) => two.finish_telling(&mut writing)?,
-    };
-    Ok(done)
+    Ok(())
 }
 
 impl Converted {
@@ -193,14 +209,11 @@ impl Outputs {
         }
     }
 
-    /// What was written stays, for a call that goes on.
-    fn keep(&mut self) {
+    /// What was settled stays, for a call that goes on. Says whether there is any.
+    fn keep(&mut self) -> bool {
         match self {
             Outputs::One(sink) => sink.keep(),
-            Outputs::Two(two, _) => {
-                two.train.keep();
-                two.test.keep();
-            }
+            Outputs::Two(two, _) => two.train.keep() & two.test.keep(),
         }
     }
 

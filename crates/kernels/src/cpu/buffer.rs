@@ -11,6 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// Alignment and granularity of every buffer, bytes: a cache line, and a full AVX-512 register.
 const LINE: usize = 64;
 
+/// Granularity of large buffers, bytes, and what is large: packs differ a little from step to step, and a buffer that is slightly
+/// larger than the one before it would not fit where that one was.
+const COARSE: usize = 1 << 20;
+const LARGE: usize = 16 * COARSE;
+
 /// Bytes of the first region that is asked of the system, and of the largest that is not for a single buffer.
 const REGION: Range<usize> = 64 << 20..1 << 30;
 
@@ -67,7 +72,8 @@ impl BufferPool {
 
     /// A block of at least `bytes`.
     fn take(&self, bytes: usize) -> Block {
-        let size = bytes.max(1).checked_next_multiple_of(LINE).expect("buffer size overflows");
+        let grain = if bytes < LARGE { LINE } else { COARSE };
+        let size = bytes.max(1).checked_next_multiple_of(grain).expect("buffer size overflows");
         let mut state = self.state();
         let refused = OutOfMemory { wanted: size, alive: state.live_bytes, limit: state.limit };
         if state.limit.is_some_and(|limit| limit < size.saturating_add(state.live_bytes)) {

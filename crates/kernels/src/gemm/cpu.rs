@@ -1,6 +1,7 @@
 //! Products on the CPU: the `gemm` crates on f32 and f64 panels; other storage is unpacked panel by panel, so that no
 //! whole copy of a weight ever exists. Panels depend on shapes only, so the bits do not depend on the thread count.
 
+use super::mixed::{Factors, Mixed};
 use super::turn::TURNED;
 use super::{Gemm, Weight, agree};
 use crate::cpu::Packed;
@@ -29,6 +30,21 @@ impl<E: Real> Operand<E> {
     /// The transpose.
     pub(crate) fn transposed(v: View<Cpu<E>, E>) -> Operand<E> {
         Operand { ptr: v.ptr, row_stride: 1, col_stride: v.ld }
+    }
+}
+
+impl<E> Operand<E> {
+    /// Elements from one row to the next, and from one column to the next.
+    pub(crate) fn strides(&self) -> (usize, usize) {
+        (self.row_stride, self.col_stride)
+    }
+    /// Where an element is.
+    pub(crate) fn pointer(&self, row: usize, col: usize) -> *const E {
+        self.ptr.wrapping_add(row * self.row_stride + col * self.col_stride)
+    }
+    /// The operand from an element on.
+    pub(crate) fn at(&self, row: usize, col: usize) -> Operand<E> {
+        Operand { ptr: self.pointer(row, col), ..*self }
     }
 }
 
@@ -117,18 +133,42 @@ pub(crate) fn product<E: Real>(
 }
 
 impl<E: Real> Cpu<E> {
+    /// A product on one thread, in mixed precision where this CPU is asked for that.
+    pub(crate) fn product(&self, alpha: E, lhs: Operand<E>, rhs: Operand<E>, k: usize, dst: Dst<Self, E>) {
+        let factors = Factors { alpha, lhs, rhs, k, dst };
+        match self.mixed.filter(|_| factors.fits()) {
+            Some(mixed) => self.mixed_product(mixed, factors),
+            None => product(alpha, lhs, rhs, k, factors.dst, Parallelism::None),
+        }
+    }
+
+    fn mixed_product(&self, mixed: Mixed<E>, factors: Factors<E>) {
+        let mut scratch = self.mat::<f32>(1, factors.scratch());
+        // SAFETY: as for `product`: callers have asserted the shapes.
+        unsafe { mixed(factors, scratch.out().row_mut(0)) }
+    }
+
     fn parallel_product(&self, alpha: f64, lhs: Operand<E>, rhs: Operand<E>, k: usize, dst: Dst<Self, E>) {
         // Below this much work a second thread costs more than it brings; the bits are the same.
         let small = dst.out.rows * dst.out.cols * k < 1 << 16;
-        let threads = self.num_threads();
+        let (alpha, threads) = (E::of(alpha), self.num_threads());
         if small || threads == 1 {
-            return product(E::of(alpha), lhs, rhs, k, dst, Parallelism::None);
+            return self.product(alpha, lhs, rhs, k, dst);
         }
+        let factors = Factors { alpha, lhs, rhs, k, dst };
+        let mixed = self.mixed.filter(|_| factors.fits());
+        let Dst { out, add } = factors.dst;
         let (lhs, rhs) = (Sent(lhs), Sent(rhs));
-        let dst = Dst { out: dst.out, add: dst.add };
-        self.install(move || {
+        let Some(mixed) = mixed else {
+            return self.install(move || {
+                let (Sent(lhs), Sent(rhs)) = (lhs.whole(), rhs.whole());
+                product(alpha, lhs, rhs, k, Dst { out, add }, Parallelism::Rayon(threads));
+            });
+        };
+        let chunk = out.rows.div_ceil(threads);
+        self.each(out.row_chunks(chunk), move |(row, out)| {
             let (Sent(lhs), Sent(rhs)) = (lhs.whole(), rhs.whole());
-            product(E::of(alpha), lhs, rhs, k, dst, Parallelism::Rayon(threads));
+            self.mixed_product(mixed, Factors { alpha, lhs: lhs.at(row, 0), rhs, k, dst: Dst { out, add } });
         });
     }
 }
@@ -138,6 +178,8 @@ impl<E: Real> Cpu<E> {
 struct Sent<E>(Operand<E>);
 // SAFETY: an operand is a shared borrow of plain floats for the length of one product.
 unsafe impl<E> Send for Sent<E> {}
+// SAFETY: as above.
+unsafe impl<E> Sync for Sent<E> {}
 impl<E: Copy> Sent<E> {
     /// Makes a closure capture the wrapper and not the pointer inside.
     fn whole(self) -> Sent<E> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+pub(crate) mod mixed;
 pub(crate) mod turn;
 
 use crate::{Acc, Dst, Memory, View};

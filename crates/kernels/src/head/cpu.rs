@@ -8,10 +8,9 @@
 use super::{ForBackward, HEAD_ROWS as ROWS, Head, HeadExtra, HeadSaved, HeadScores};
 use crate::cpu::Packed;
 use crate::cpu::simd::{LANES, loops};
-use crate::gemm::cpu::{Operand, direct, product, shape};
+use crate::gemm::cpu::{Operand, direct, shape};
 use crate::gemm::{Gemm, Weight};
 use crate::{Acc, Cpu, Dst, Mat, Memory, Out, Real, View};
-use gemm_common::Parallelism;
 use std::ops::Range;
 
 /// Vocabulary entries of a tile.
@@ -161,7 +160,7 @@ impl<'a, E: Real> Tile<'a, E> {
             let mut logits = room.unwrap_or_else(|| scratch.out().rows(0..n));
             if !is_known {
                 let h = Operand::of(self.turned.view().cols(0..rows));
-                product(E::ONE, Operand::of(w), h, d, logits.again().into(), Parallelism::None);
+                self.cpu.product(E::ONE, Operand::of(w), h, d, logits.again().into());
             }
             work(first, w, logits);
         }
@@ -202,7 +201,7 @@ impl<'a, E: Real> Tile<'a, E> {
                 Some(unit) => {
                     E::column_exps(tile, ld, &max, &mut found.sums);
                     let (logits, unit) = (Operand::transposed(logits.view()), Acc(unit.out()));
-                    product(E::ONE, logits, Operand::of(w), n, unit.into(), Parallelism::None);
+                    self.cpu.product(E::ONE, logits, Operand::of(w), n, unit.into());
                 }
             }
         });
@@ -225,10 +224,9 @@ impl<'a, E: Real> Tile<'a, E> {
             E::column_dlogits(tile, ld, coefficient, lse);
             self.targets(first, n).for_each(|(s, at)| tile[at * ld + s] += coefficient[s]);
             let dlogits = logits.view();
-            let none = Parallelism::None;
-            product(E::ONE, Operand::transposed(dlogits), Operand::of(w), n, Acc(dh.out()).into(), none);
+            self.cpu.product(E::ONE, Operand::transposed(dlogits), Operand::of(w), n, Acc(dh.out()).into());
             let dw = Dst { out: dw.again().rows(first - start..first - start + n), add: true };
-            product(E::ONE, Operand::of(dlogits), Operand::of(self.h), self.h.rows, dw, none);
+            self.cpu.product(E::ONE, Operand::of(dlogits), Operand::of(self.h), self.h.rows, dw);
         });
         dh
     }

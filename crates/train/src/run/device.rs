@@ -31,7 +31,7 @@ impl Planned<'_> {
     ) -> Result<Ended, Error> {
         match self.job.config.engine.device {
             Device::Auto | Device::Cpu => {
-                let cpu = Cpu::<f32>::new(threads).with_limit(Some(self.plan.limit(self.job)));
+                let cpu = processor(self.job, threads).with_limit(Some(self.plan.limit(self.job)));
                 self.within_memory(|| self.on(&cpu, control, step, observe))
             }
             Device::Cuda(number) => {
@@ -75,6 +75,12 @@ impl Planned<'_> {
         *step = run.step;
         ended
     }
+}
+
+/// The processor as a job wants it.
+pub(crate) fn processor(job: &Job, threads: usize) -> Cpu<f32> {
+    let cpu = Cpu::new(threads);
+    if job.config.engine.bf16 { cpu.mixed() } else { cpu }
 }
 
 impl<B: Backend> Run<'_, B> {
