@@ -1,5 +1,7 @@
 //! Collectives over any engine: sums in the order of the ranks, bytes and time counted, whoever is missing named.
 
+mod probe;
+
 use crate::{Comm, Error, Shards, Solo, Stuck};
 use std::fmt;
 use std::ops::Range;
