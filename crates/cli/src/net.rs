@@ -153,12 +153,7 @@ impl Report<'_> {
         }
         let head = ["bytes", "modelled", "measured", "error"].map(str::to_owned).to_vec();
         let row = |(error, bytes, seconds): &(f64, f64, f64)| {
-            vec![
-                size(*bytes as usize),
-                time(line.seconds(*bytes)),
-                time(*seconds),
-                format!("{:+.0} %", 100.0 * error),
-            ]
+            vec![size(*bytes as usize), time(line.seconds(*bytes)), time(*seconds), format!("{:+.0} %", 100.0 * error)]
         };
         let rows: Vec<Vec<String>> = std::iter::once(head).chain(errors.iter().map(row)).collect();
         table(&[Side::Right; 4], &rows)
