@@ -22,6 +22,7 @@ mod hub_name;
 mod import;
 mod merge;
 mod meter;
+mod net;
 mod output;
 mod plan;
 mod preset;
