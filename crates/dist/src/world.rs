@@ -222,12 +222,7 @@ impl World {
 
     /// Gives `parts[i]` to rank `i`, of ranks of which some have nothing to give: `has[i]` says whether rank `i` has. Receives
     /// everyone's `own` elements, in order of rank.
-    pub fn scatter_some(
-        &self,
-        parts: &[Vec<f32>],
-        has: &[bool],
-        own: usize,
-    ) -> Result<Vec<Option<Vec<f32>>>, Error> {
+    pub fn scatter_some(&self, parts: &[Vec<f32>], has: &[bool], own: usize) -> Result<Vec<Option<Vec<f32>>>, Error> {
         let mut received: Vec<Vec<f32>> = has.iter().map(|h| vec![0f32; if *h { own } else { 0 }]).collect();
         let send: Vec<&[u8]> = parts.iter().map(|p| bytemuck::cast_slice(p)).collect();
         let mut receive: Vec<&mut [u8]> = received.iter_mut().map(|r| bytemuck::cast_slice_mut(&mut r[..])).collect();

@@ -130,11 +130,7 @@ impl Layout {
         if n == 0 {
             return;
         }
-        let member = Member {
-            range: range.clone(),
-            values: (member.values.0 + before, member.values.1),
-            ..*member
-        };
+        let member = Member { range: range.clone(), values: (member.values.0 + before, member.values.1), ..*member };
         if let (Some(last), Place::Plain(own)) = (self.groups.last_mut(), &place)
             && let Place::Plain(before) = &mut last.place
             && last.member.decay == member.decay

@@ -125,7 +125,15 @@ fn stripes_updated_apart_are_the_whole_updated_at_once() {
     let eight = |range, values| Member { eight: true, values, ..Member::plain(range, true) };
     let halves = Member { values: (0, true), ..Member::plain(50..950, false) };
     let after = Member { values: (50, false), ..Member::plain(950..1000, true) };
-    let members = || [Member::plain(0..50, true), halves.clone(), after.clone(), eight(1000..9000, (100, false)), eight(9000..n, (900, true))];
+    let members = || {
+        [
+            Member::plain(0..50, true),
+            halves.clone(),
+            after.clone(),
+            eight(1000..9000, (100, false)),
+            eight(9000..n, (900, true)),
+        ]
+    };
     let numbers = |f: fn(f32) -> f32| (0..n).map(|i| f(i as f32)).collect::<Vec<f32>>();
     let (p, g) = (numbers(f32::sin), numbers(f32::cos));
     let start = |values: usize| cpu.from_host(1, values, &p[..values]);

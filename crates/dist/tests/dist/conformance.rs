@@ -1,7 +1,7 @@
 //! What every engine has to do. `solo` and `threads` here; `mpi` where the tests are started by `mpirun` (feature `mpi`).
 
-use dist::threads::threads;
 use dist::shards::even;
+use dist::threads::threads;
 use dist::{Collective, Error, Shards, Solo, Stuck, World};
 use std::time::{Duration, Instant};
 

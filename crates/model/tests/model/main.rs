@@ -52,7 +52,12 @@ fn context<'a, B: Backend>(backend: &'a B, built: &'a Built<B>) -> Context<'a, B
 }
 
 fn context_at<'a, B: Backend>(backend: &'a B, built: &'a Built<B>, values: &'a Mat<B, B::Real>) -> Context<'a, B> {
-    Context { backend, params: Params { table: &built.table, values, halves: None, away: None }, adapters: true, dropout: None }
+    Context {
+        backend,
+        params: Params { table: &built.table, values, halves: None, away: None },
+        adapters: true,
+        dropout: None,
+    }
 }
 
 /// One whole sequence, every token after the first scored.

@@ -2,8 +2,8 @@
 
 use super::{Event, Run};
 use crate::gradient::Gradient;
-use crate::step::{Interrupted, StepReport};
 use crate::state::{self, shard};
+use crate::step::{Interrupted, StepReport};
 use crate::{Error, Job};
 use config::{Resume, Section, Status};
 use kernels::Backend;

@@ -8,8 +8,8 @@ use crate::spread::{Spread, real};
 use config::Master;
 use dist::World;
 use kernels::{Backend, Memory};
-use std::ops::Range;
 use optim::adamw::clip;
+use std::ops::Range;
 
 /// Refuses what ranks have no way for.
 pub(super) fn fits(world: &World, config: &config::Config) -> Result<(), Error> {

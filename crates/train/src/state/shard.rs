@@ -132,7 +132,10 @@ fn found(table: &Table, dir: &Path) -> Result<Vec<Found>, Error> {
             let range = match flat {
                 None => table.params().iter().find(|p| p.name == of).map(nn::Param::range),
                 // Of largest amounts only the first element is known; they say no more than that.
-                Some(first) => first.parse().ok().map(|first: usize| first..first + len * if part > 1 && part < VALUES { super::BLOCK } else { 1 }),
+                Some(first) => first
+                    .parse()
+                    .ok()
+                    .map(|first: usize| first..first + len * if part > 1 && part < VALUES { super::BLOCK } else { 1 }),
             };
             let Some(range) = range else { continue };
             let tensor = file.get(&info.name).ok_or_else(|| Error::Mismatch {
@@ -192,12 +195,7 @@ pub(super) fn read<B: Backend>(
 }
 
 /// Takes over what the optimiser has of a piece; returns how many numbers that was.
-fn take<B: Backend>(
-    backend: &B,
-    optimizer: &mut AdamW<B>,
-    runs: &[Piece],
-    piece: &Found,
-) -> Result<usize, Error> {
+fn take<B: Backend>(backend: &B, optimizer: &mut AdamW<B>, runs: &[Piece], piece: &Found) -> Result<usize, Error> {
     let first = runs.partition_point(|run| run.range.end <= piece.range.start);
     let common = runs[first..].iter().take_while(|run| run.range.start < piece.range.end);
     let coded = piece.tensor.dtype() == DType::U8;
