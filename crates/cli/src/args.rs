@@ -177,11 +177,15 @@ Examples:
   prospect plan run.yaml
   prospect plan run.yaml per_device_train_batch_size=8 --json
   prospect plan run.yaml --memory 24GB --device cpu
+  prospect plan run.yaml --ranks 4 zero_stage=3
   prospect plan run.yaml --device rtx3090 --what-if max_length=1024,2048,4096
   prospect plan run.yaml --nodes 32 --gpus 8 --network 12.5GB/s --device h100")]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    /// Plan each of so many ranks of the run.
+    #[arg(long, value_name = "N", conflicts_with = "nodes", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) ranks: Option<u32>,
     /// Model the run over so many machines: memory, bytes and time by ZeRO stage. Reads the model's config.json only.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) nodes: Option<u32>,

@@ -69,7 +69,7 @@ pub(crate) fn plan(args: &PlanArgs, nodes: u32, loaded: &Loaded) -> Result<u8, F
         &lines(device, &found),
     )?;
     output::line("")?;
-    output::line("stage 3, and ranks on GPUs, are not offered yet: their figures are for comparison")?;
+    output::line("ranks on GPUs are not offered yet: their figures are for comparison")?;
     Ok(0)
 }
 

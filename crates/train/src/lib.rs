@@ -43,7 +43,7 @@ pub use kernels::{Heap, OutOfMemory};
 pub use merge::{Merged, merge, probe_logits};
 pub use optimizer::optimizer_of;
 pub use pace::{Pace, Rates};
-pub use plan::{Plan, learning_rates};
+pub use plan::{Plan, Team, learning_rates};
 pub use prepare::{Job, Rows, loss_of};
 pub use quantise::{QuantiseRequest, Quantised, quantise};
 pub use rehearse::rehearse;
