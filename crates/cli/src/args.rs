@@ -178,7 +178,8 @@ Examples:
   prospect plan run.yaml per_device_train_batch_size=8 --json
   prospect plan run.yaml --memory 24GB --device cpu
   prospect plan run.yaml --device rtx3090 --what-if max_length=1024,2048,4096
-  prospect plan run.yaml --nodes 32 --gpus 8 --network 12.5GB/s --device h100")]
+  prospect plan run.yaml --nodes 32 --gpus 8 --network 12.5GB/s --device h100
+  prospect plan run.yaml --ranks sim:256")]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
@@ -201,9 +202,21 @@ pub(crate) struct PlanArgs {
     /// Plan with each of some values of a key, side by side.
     #[arg(long, value_name = "KEY=A,B,C", conflicts_with = "nodes")]
     pub(crate) what_if: Option<String>,
+    /// Go through one step of so many ranks without its arithmetic: packs, exchanges, bytes and memory of each rank, by ZeRO stage. A
+    /// number, or sim: and a number.
+    #[arg(long, value_name = "N", conflicts_with_all = ["nodes", "what_if"], value_parser = ranks)]
+    pub(crate) ranks: Option<usize>,
     /// Print the plan as a JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Ranks to simulate: `8` or `sim:8`.
+fn ranks(text: &str) -> Result<usize, String> {
+    let number = text.strip_prefix("sim:").unwrap_or(text).parse().ok();
+    number
+        .filter(|n| (1..=65_536).contains(n))
+        .ok_or_else(|| "expected ranks from 1 to 65536, as in sim:256".to_owned())
 }
 
 /// `prospect launch`

@@ -20,6 +20,9 @@ pub(crate) fn plan(args: &PlanArgs, screen: &Screen) -> Result<u8, Failure> {
     if let Some(nodes) = args.nodes {
         return crate::spread::plan(args, nodes, &read(&args.config, screen)?);
     }
+    if let Some(ranks) = args.ranks {
+        return crate::simulated::plan(args, ranks, screen);
+    }
     if let Some(asked) = &args.what_if {
         return whatif::compare(args, asked, screen);
     }
