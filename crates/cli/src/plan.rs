@@ -1,6 +1,6 @@
 //! `plan`: what a run would do and take.
 
-use crate::args::PlanArgs;
+use crate::args::{PlanArgs, Ranks};
 use crate::failure::Failure;
 use crate::output::{self, Side, number, table};
 use crate::progress::Watch;
@@ -10,7 +10,7 @@ use crate::whatif::{self, Target};
 use config::{Config, Interval, Loaded, Tuning};
 use data::Clock;
 use serde_json::{Value, json};
-use train::{Job, Pace, Plan};
+use train::{Job, Pace, Plan, Team};
 
 /// Columns of the learning-rate curve.
 const CURVE: usize = 48;
@@ -20,24 +20,34 @@ pub(crate) fn plan(args: &PlanArgs, screen: &Screen) -> Result<u8, Failure> {
     if let Some(nodes) = args.nodes {
         return crate::spread::plan(args, nodes, &read(&args.config, screen)?);
     }
-    if let Some(ranks) = args.ranks {
-        return crate::simulated::plan(args, ranks, screen);
-    }
+    let ranks = match args.ranks {
+        Some(Ranks::Simulated(ranks)) => return crate::simulated::plan(args, ranks as usize, screen),
+        Some(Ranks::Each(ranks)) => Some(ranks),
+        None => None,
+    };
     if let Some(asked) = &args.what_if {
         return whatif::compare(args, asked, screen);
     }
     let target = Target::of(args)?;
     let loaded = load_with(&args.config, &whatif::settings(args, target.as_ref()), screen)?;
-    show(loaded, args.json, false, target.as_ref(), screen)
+    show(loaded, args.json, Asked { rehearse: false, ranks, target: target.as_ref() }, screen)
+}
+
+/// What is to be shown beside a run's plan.
+struct Asked<'a> {
+    rehearse: bool,
+    ranks: Option<u32>,
+    target: Option<&'a Target>,
 }
 
 /// `prospect train --dry-run`
 pub(crate) fn rehearse(loaded: Loaded, json: bool, screen: &Screen) -> Result<u8, Failure> {
-    show(loaded, json, true, None, screen)
+    show(loaded, json, Asked { rehearse: true, ranks: None, target: None }, screen)
 }
 
 /// Plans a run, or each stage of one. A stage that begins with what another leaves is planned from the model it comes from.
-fn show(loaded: Loaded, json: bool, rehearse: bool, target: Option<&Target>, screen: &Screen) -> Result<u8, Failure> {
+fn show(loaded: Loaded, json: bool, asked: Asked, screen: &Screen) -> Result<u8, Failure> {
+    let Asked { rehearse, ranks, target } = asked;
     let mut configs = vec![loaded.config];
     let staged = !loaded.stages.is_empty();
     if staged {
@@ -47,7 +57,8 @@ fn show(loaded: Loaded, json: bool, rehearse: bool, target: Option<&Target>, scr
             config.model.path.clone_from(&base);
         }
     }
-    for (n, config) in (1..).zip(configs) {
+    for (n, mut config) in (1..).zip(configs) {
+        train::over_ranks(&mut config, ranks.unwrap_or(1) as usize);
         if staged && !json {
             output::line(format_args!("{}stage {n}", if n > 1 { "\n" } else { "" }))?;
         }
@@ -65,7 +76,7 @@ fn show(loaded: Loaded, json: bool, rehearse: bool, target: Option<&Target>, scr
         let job = Job::new(config, Clock::now(), &mut |event| watch.event(event))?;
         watch.finish();
         job.notes.iter().for_each(|note| screen.note(note));
-        let plan = Plan::new(&job)?;
+        let plan = Plan::over(&job, Team::of(&job, ranks.unwrap_or(1) as usize))?;
         let rates = train::learning_rates(&job);
         if rehearse {
             train::rehearse(&job)?.iter().for_each(|note| screen.note(note));

@@ -180,7 +180,7 @@ fn a_deepspeed_file_gives_its_stage_and_every_key_is_accounted_for() {
     let found = account("ds_z3_config.json", DEEPSPEED).unwrap();
     assert!(found.iter().all(|a| !matches!(a.outcome, Outcome::Unknown(_) | Outcome::Refused(_))), "{found:#?}");
     let works: Vec<String> = found.iter().map(|a| brief(&a.outcome)).filter(|o| o != "no effect").collect();
-    assert_eq!(works, ["max_grad_norm: 0.5", "zero_stage: 2"]);
+    assert_eq!(works, ["max_grad_norm: 0.5", "zero_stage: 3"]);
     let run = "trainer: sft\ndeepspeed: ds_z3_config.json\n";
     assert_eq!(config::deepspeed_file("run.yaml", run).as_deref(), Some("ds_z3_config.json"));
     assert_eq!(config::deepspeed_file("run.yaml", "deepspeed: null\n"), None);

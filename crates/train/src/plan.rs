@@ -3,6 +3,7 @@
 mod advice;
 mod blocks;
 mod free;
+mod ranks;
 
 use crate::optimizer::holds_halves;
 use crate::step::Execution;
@@ -15,6 +16,8 @@ use kernels::HEAD_ROWS;
 use model::{Blueprint, Keep};
 use optim::adamw::{Layout, Member};
 use optim::schedule::{Ramp, Schedule, Shape, StableDecay, warmup_steps};
+pub use ranks::Team;
+use ranks::{Whole, packs};
 use std::fmt::Write;
 
 /// Rows of a pack beyond which products get no faster.
@@ -35,11 +38,15 @@ pub struct Plan {
     pub memory: Vec<(&'static str, u64)>,
     /// Bytes that may be used.
     pub available: u64,
+    /// Of each of these ranks.
+    team: Team,
 }
 
 /// Most rows of a step, by kind.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Load {
+    /// Who has them.
+    team: Team,
     /// Base rows of a whole step.
     base: usize,
     /// Tail rows of a whole step.
@@ -48,6 +55,10 @@ struct Load {
     targets: usize,
     /// Rows of the longest family.
     family: usize,
+}
+
+impl Load {
+    const NONE: Load = Load { team: Team::ALONE, base: 0, tail: 0, targets: 0, family: 0 };
 }
 
 impl Plan {
@@ -94,31 +105,38 @@ impl Plan {
 
     /// The parts as lines, and changes of the configuration that would take less.
     pub fn advised(&self, job: &Job) -> String {
-        let advice = advice::changes(job, heaviest(job), self).join("\n    ");
+        let advice = advice::changes(job, Load { team: self.team, ..heaviest(job) }, self).join("\n    ");
         format!("{}  what would change that:\n    {advice}", self.memory_table())
     }
 
     /// Bytes that a run's matrices may take: what it may use, less what is not in them.
     pub fn limit(&self, job: &Job) -> usize {
         let all = job.config.engine.max_memory.unwrap_or_else(available_memory);
-        let apart = self.memory.iter().filter(|(part, _)| ["process", "frozen weights", "data"].contains(part));
+        let apart =
+            self.memory.iter().filter(|(part, _)| ["process", "frozen weights", "exchange", "data"].contains(part));
         all.saturating_sub(apart.map(|(_, bytes)| bytes).sum()) as usize
     }
 
-    /// As [`Plan::new`], with packs that do not depend on how many ranks there are: those of a micro-batch's rows.
-    pub fn elastic(job: &Job) -> Result<Plan, Error> {
-        let load = heaviest(job);
+    /// As [`Plan::new`], of each rank of several. Where gradients are summed in a tree, packs do not depend on how many ranks there
+    /// are: they have a micro-batch's rows.
+    pub fn over(job: &Job, team: Team) -> Result<Plan, Error> {
+        if !team.is_elastic() {
+            return Plan::new(job).map(|plan| Plan::given(job, plan.execution, team));
+        }
+        let load = Load { team, ..heaviest(job) };
         let micro_batches = job.order.rows_per_step().min(job.order.rows).div_ceil(job.order.micro_batch);
         let budget_rows = load.family.max((load.base + load.tail).div_ceil(micro_batches.max(1)));
         Plan::within(job, load, &[budget_rows])
     }
 
     /// A plan with a given execution (a resumed run keeps its own).
-    pub fn given(job: &Job, execution: Execution) -> Plan {
-        Plan::with(job, heaviest(job), execution, available_memory())
+    pub fn given(job: &Job, execution: Execution, team: Team) -> Plan {
+        Plan::with(job, Load { team, ..heaviest(job) }, execution, available_memory())
     }
 
     fn with(job: &Job, load: Load, execution: Execution, available: u64) -> Plan {
+        let (team, packs) = (load.team, packs(load, execution.budget_rows));
+        let load = team.share(load, execution.budget_rows);
         let b = &job.blueprint;
         let tensors = trained_tensors(job);
         let trainable: usize = tensors.iter().map(|t| t.elements).sum();
@@ -140,21 +158,26 @@ impl Plan {
         let working = 4 * (scale(load.base + load.tail, execution.budget_rows) * working_floats(b)) as u64 + again;
         let tokens = 4 * job.train.data.report.tokens + 96 * job.train.data.len() as u64;
         let copies = u64::from(job.kto().is_some() && job.adapter.as_ref().is_some_and(|a| !a.starts_at_zero()));
-        let arena = 4 * trainable as u64;
-        let held: usize = tensors.iter().map(|t| t.elements * if t.half { 2 } else { 4 }).sum();
-        let state = optimizer_bytes(job, &tensors);
+        let values: usize = tensors.iter().map(|t| t.elements * if t.half { 2 } else { 4 }).sum();
+        let whole = Whole {
+            units: units(job, &tensors),
+            values: values as u64 + 4 * trainable as u64 * copies,
+            moments: optimizer_bytes(job, &tensors),
+        };
+        let held = team.held(&whole, packs);
         let memory = vec![
             ("process", PROCESS),
             ("frozen weights", frozen),
-            ("trained weights", held as u64 + arena * copies),
-            ("gradients", arena),
-            ("optimiser state", state),
+            ("trained weights", held.values),
+            ("gradients", held.gradients),
+            ("optimiser state", held.moments),
             ("saved activations", saved),
             ("working activations", working),
             ("head", head),
+            ("exchange", held.exchange),
             ("data", tokens),
         ];
-        Plan { execution, parameters: b.num_parameters(), trainable, memory, available }
+        Plan { execution, parameters: b.num_parameters(), trainable, memory, available, team }
     }
 
     /// Expected peak, bytes.
@@ -165,7 +188,8 @@ impl Plan {
     /// The parts as lines.
     pub fn memory_table(&self) -> String {
         let mut out = String::new();
-        for (part, bytes) in self.memory.iter().copied().chain([("expected peak", self.total())]) {
+        let parts = self.memory.iter().copied().filter(|(part, bytes)| *part != "exchange" || *bytes > 0);
+        for (part, bytes) in parts.chain([("expected peak", self.total())]) {
             let _ = writeln!(out, "  {part:<24} {:>10.1} MB", bytes as f64 / (1 << 20) as f64);
         }
         out
@@ -188,6 +212,9 @@ fn kept_logits(job: &Job, plan: &Plan, available: u64) -> usize {
 /// A tensor that is trained: its size, and how it and its moments are held.
 struct Trained {
     elements: usize,
+    /// Its block; `None`: the embedding, the last norm, the head.
+    block: Option<usize>,
+    head: bool,
     half: bool,
     eight: bool,
 }
@@ -198,22 +225,28 @@ fn trained_tensors(job: &Job) -> Vec<Trained> {
         let layers =
             (0..b.layers.len()).flat_map(|i| b.projections(i).into_iter().chain(b.expert_projections(i).concat()));
         let factors = layers.filter_map(|p| a.adapters.modules.get(&p.path).map(|on| (p, on.rank)));
-        let mut sizes: Vec<usize> = factors
-            .flat_map(|(p, r)| [r * p.inputs, r * p.outputs, if a.adapters.dora { p.outputs } else { 0 }])
+        let mut sizes: Vec<(Option<usize>, usize)> = factors
+            .flat_map(|(p, r)| {
+                let at = block_of(&p.path);
+                [r * p.inputs, r * p.outputs, if a.adapters.dora { p.outputs } else { 0 }].map(|n| (at, n))
+            })
             .collect();
-        sizes.extend(job.checkpoint.infos().filter(|t| a.adapters.trains(&t.name)).map(|t| elements(b, t)));
+        let whole = job.checkpoint.infos().filter(|t| a.adapters.trains(&t.name));
+        sizes.extend(whole.map(|t| (block_of(&t.name), elements(b, t))));
         if b.tied && a.adapters.trains(HEAD) && !job.checkpoint.contains(HEAD) {
-            sizes.push(b.vocab * b.hidden);
+            sizes.push((None, b.vocab * b.hidden));
         }
-        return sizes.into_iter().map(|elements| Trained { elements, half: false, eight }).collect();
+        let of = |(block, elements)| Trained { elements, block, head: false, half: false, eight };
+        return sizes.into_iter().map(of).collect();
     }
-    let block = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
     let trained = |name: &str| match job.tuning() {
-        model::Tuning::Blocks { first, past } => block(name).is_some_and(|b| (first..past).contains(&b)),
+        model::Tuning::Blocks { first, past } => block_of(name).is_some_and(|b| (first..past).contains(&b)),
         _ => !(name.ends_with(".e_score_correction_bias") || b.tied && name == HEAD),
     };
     let of = |t: &weights::TensorInfo| Trained {
         elements: elements(b, t),
+        block: block_of(&t.name),
+        head: t.name == HEAD,
         half: holds_halves(job) && t.shape.len() > 1,
         eight: eight && !t.name.contains("embed_tokens"),
     };
@@ -221,6 +254,21 @@ fn trained_tensors(job: &Job) -> Vec<Trained> {
 }
 
 const HEAD: &str = "lm_head.weight";
+
+/// The block that a tensor or a module is in.
+fn block_of(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+}
+
+/// Elements of what is needed at a time: the embedding, each block, the head. (The last norm counts with the embedding.)
+fn units(job: &Job, tensors: &[Trained]) -> Vec<usize> {
+    let blocks = job.blueprint.layers.len();
+    let mut units = vec![0; blocks + 2];
+    for t in tensors {
+        units[t.block.map_or(if t.head { blocks + 1 } else { 0 }, |block| 1 + block)] += t.elements;
+    }
+    units
+}
 
 /// Elements of a trained tensor, with rows of the vocabulary that the checkpoint does not have.
 fn elements(b: &Blueprint, t: &weights::TensorInfo) -> usize {
@@ -267,11 +315,12 @@ pub(crate) fn heaviest_step(job: &Job, execution: Execution) -> (usize, usize) {
 
 /// Most of everything in a step of the first epoch.
 fn heaviest(job: &Job) -> Load {
-    let mut worst = Load::default();
+    let mut worst = Load::NONE;
     let epoch = job.order.epoch(0);
     for s in 0..epoch.len().min(job.total_steps) {
         let load = load_of(job, epoch.step(s).rows());
         worst = Load {
+            team: Team::ALONE,
             base: worst.base.max(load.base),
             tail: worst.tail.max(load.tail),
             targets: worst.targets.max(load.targets),
@@ -282,7 +331,7 @@ fn heaviest(job: &Job) -> Load {
 }
 
 fn load_of(job: &Job, units: &[u32]) -> Load {
-    let mut load = Load::default();
+    let mut load = Load::NONE;
     match &job.config.objective {
         Objective::Sft(_) => {
             for text in units.iter().flat_map(|&u| job.train.texts(u)) {

@@ -1,13 +1,13 @@
-//! A step over any number of ranks without its arithmetic: who has which pack, every exchange that each rank makes, what each rank holds.
+//! A step over any number of ranks without its arithmetic: who has which pack, every exchange that each rank makes.
 //!
 //! Packs, their dealing, shards, units and the tree of sums are those of a run. Of an exchange only its length is looked at, as
 //! [`dist::World`] counts it; tests hold the bytes against those of real runs.
 
 use crate::evaluate::preference;
 use crate::run::load::shards_of;
-use crate::step::{Cut, NUMBERS, TextRow, dealt, sequences_of};
+use crate::step::{Cut, Execution, NUMBERS, TextRow, dealt, sequences_of};
 use crate::text::TextLoss;
-use crate::{Error, Job, Plan};
+use crate::{Error, Job, Plan, Team};
 use config::Z0Scope;
 use dist::tree::{Node, Tree};
 use dist::{Collective, Shards};
@@ -25,19 +25,12 @@ pub struct Simulated {
     pub rows: usize,
     /// What it does with others, in order, and the bytes that it sends.
     pub calls: Vec<(Collective, u64)>,
-    /// Bytes that it holds, by part.
-    pub memory: Vec<(&'static str, u64)>,
 }
 
 impl Simulated {
     /// Bytes sent in all.
     pub fn sent(&self) -> u64 {
         self.calls.iter().map(|(_, bytes)| bytes).sum()
-    }
-
-    /// Bytes held in all.
-    pub fn held(&self) -> u64 {
-        self.memory.iter().map(|(_, bytes)| bytes).sum()
     }
 }
 
@@ -48,40 +41,32 @@ pub fn over_ranks(config: &mut config::Config, ranks: usize) {
     }
 }
 
-/// The plan that a run over so many ranks begins with.
-pub fn plan_over(job: &Job, ranks: usize) -> Result<Plan, Error> {
-    if is_elastic(job, ranks) { Plan::elastic(job) } else { Plan::new(job) }
-}
-
-fn is_elastic(job: &Job, ranks: usize) -> bool {
-    job.config.engine.elastic.unwrap_or(job.config.engine.deterministic && ranks > 1)
-}
-
-/// Step `step` of a job over `ranks` ranks with ZeRO's stage `zero`; all ranks, in order.
+/// Step `step` of a job over `ranks` ranks with ZeRO's stage `zero`: the plan of each, and all of them in order.
 ///
-/// Errors: the model's tensors are not what its configuration says; a loss whose packs are cut in windows of its own.
-pub fn simulate(job: &Job, plan: &Plan, ranks: usize, zero: u8, step: usize) -> Result<Vec<Simulated>, Error> {
+/// Errors: nothing fits; the model's tensors are not what its configuration says; a loss whose packs are cut in windows of its own.
+pub fn simulate(job: &Job, ranks: usize, zero: u8, step: usize) -> Result<(Plan, Vec<Simulated>), Error> {
+    let plan = Plan::over(job, Team::at(job, ranks, zero))?;
     let backend = Cpu::<f32>::new(1);
     let storage = crate::storage::storage_of(job);
     let blueprint = job.blueprint.clone();
     let table = Unfilled::new(&storage, &backend, &job.checkpoint, blueprint, job.tuning(), job.positions)?.table;
-    let group = job.config.engine.shard_ranks.unwrap_or(ranks);
+    let engine = &job.config.engine;
     let scene = Scene {
         job,
-        plan,
+        execution: plan.execution,
         ranks,
         zero,
-        elastic: is_elastic(job, ranks),
-        shards: shards_of(job, &table, group),
+        elastic: engine.elastic.unwrap_or(engine.deterministic && ranks > 1),
+        shards: shards_of(job, &table, engine.shard_ranks.unwrap_or(ranks)),
         units: table.units().collect(),
         len: table.len(),
-        groups: groups(job, plan, step)?,
+        groups: groups(job, plan.execution, step)?,
     };
     let all: Vec<Simulated> = (0..ranks).map(|rank| Talk::new(&scene, rank).step()).collect();
     let order = |rank: &Simulated| rank.calls.iter().map(|(what, _)| *what).collect::<Vec<_>>();
     let first = order(&all[0]);
     match all.iter().position(|rank| order(rank) != first) {
-        None => Ok(all),
+        None => Ok((plan, all)),
         Some(other) => Err(Error::Mismatch {
             what: format!(
                 "ranks 0 and {other} of {ranks} would not make the same exchanges at stage {zero}; please report this"
@@ -93,7 +78,7 @@ pub fn simulate(job: &Job, plan: &Plan, ranks: usize, zero: u8, step: usize) -> 
 /// What all ranks know.
 struct Scene<'a> {
     job: &'a Job,
-    plan: &'a Plan,
+    execution: Execution,
     ranks: usize,
     zero: u8,
     elastic: bool,
@@ -104,9 +89,8 @@ struct Scene<'a> {
 }
 
 /// The packs of a step, in groups that are dealt apart.
-fn groups(job: &Job, plan: &Plan, step: usize) -> Result<Vec<Vec<Pack>>, Error> {
+fn groups(job: &Job, e: Execution, step: usize) -> Result<Vec<Vec<Pack>>, Error> {
     let last = if job.balance.is_some_and(|c| c > 0.0) { Last::Kept } else { Last::Left };
-    let e = plan.execution;
     let cut = Cut { budget_rows: e.budget_rows, share_prompts: e.share_prompts, last };
     let (epoch, within) = job.order.locate(step);
     let epoch = job.order.epoch(epoch);
@@ -135,33 +119,33 @@ struct Talk<'a> {
     /// Its elements of each unit.
     own: Vec<usize>,
     found: Simulated,
-    /// Sums of gradients that wait for one another, at most.
-    waiting: usize,
 }
 
 impl<'a> Talk<'a> {
     fn new(scene: &'a Scene<'a>, rank: usize) -> Talk<'a> {
         let member = rank % scene.shards.ranks();
         let own = scene.units.iter().map(|unit| scene.shards.count(member, unit.clone())).collect();
-        Talk { scene, rank, own, found: Simulated::default(), waiting: 0 }
+        Talk { scene, rank, own, found: Simulated::default() }
     }
 
     fn step(mut self) -> Simulated {
         let scene = self.scene;
         // Whether anyone stops.
         self.numbers(1);
+        // What each rank's packs leave to be added up.
         let mut trees: Vec<Tree> = vec![Tree::default(); scene.ranks];
         let mut before = 0;
         for packs in &scene.groups {
             let dealt = dealt(&scene.job.blueprint, packs, scene.ranks, scene.zero >= 2);
             self.group(packs, &dealt);
-            self.leaves(&mut trees, &dealt, before);
+            for (tree, own) in trees.iter_mut().zip(&dealt).filter(|_| scene.zero < 2) {
+                own.iter().for_each(|&i| tree.push(Node { level: 0, index: before + i as u64 }, Vec::new()));
+            }
             before += packs.len() as u64;
         }
         self.update(&trees);
         // Whether anyone is to save.
         self.numbers(1);
-        self.found.memory = self.memory();
         self.found
     }
 
@@ -242,35 +226,10 @@ impl<'a> Talk<'a> {
         (0..turns).for_each(|_| self.forward());
         self.numbers(1 + scored + loads);
         for turn in 0..turns {
-            if preferring.is_some() && scene.plan.execution.z0_first {
+            if preferring.is_some() && scene.execution.z0_first {
                 self.forward();
             }
             self.backward(turn < own.len(), true);
-        }
-    }
-
-    /// What the packs of a group leave to be added up.
-    fn leaves(&mut self, trees: &mut [Tree], dealt: &[Vec<usize>], before: u64) {
-        if self.scene.zero >= 2 {
-            // Everyone's, turn by turn, of what this rank answers for.
-            let tree = &mut trees[self.rank];
-            for turn in 0..dealt.iter().map(Vec::len).max().unwrap_or(0) {
-                let mut found: Vec<usize> = dealt.iter().filter_map(|own| own.get(turn).copied()).collect();
-                found.sort_unstable();
-                for pack in found {
-                    tree.push(Node { level: 0, index: before + pack as u64 }, Vec::new());
-                    self.waiting = self.waiting.max(tree.nodes().len());
-                }
-            }
-            return;
-        }
-        for (rank, own) in dealt.iter().enumerate() {
-            for &pack in own {
-                trees[rank].push(Node { level: 0, index: before + pack as u64 }, Vec::new());
-                if rank == self.rank {
-                    self.waiting = self.waiting.max(trees[rank].nodes().len());
-                }
-            }
         }
     }
 
@@ -289,35 +248,5 @@ impl<'a> Talk<'a> {
         if scene.zero < 3 {
             (0..scene.units.len()).for_each(|unit| self.gather(unit));
         }
-    }
-
-    /// What this rank holds: of what one process would, its part.
-    fn memory(&self) -> Vec<(&'static str, u64)> {
-        let scene = self.scene;
-        let all: usize = scene.groups.iter().flatten().map(Pack::num_rows).sum();
-        let (own, len) = (self.own.iter().sum::<usize>() as u64, scene.len as u64);
-        let largest = scene.units.iter().map(ExactSizeIterator::len).max().unwrap_or(0) as u64;
-        let part =
-            |bytes: u64, of: u64, whole: u64| (u128::from(bytes) * u128::from(of) / u128::from(whole.max(1))) as u64;
-        let rows = |bytes: u64| match scene.plan.execution.z0_first {
-            true => bytes,
-            false => part(bytes, self.found.rows as u64, all as u64),
-        };
-        let parts = scene.plan.memory.iter().map(|(name, bytes)| {
-            let held = match *name {
-                "trained weights" if scene.zero == 3 => part(*bytes, own, len) + 4 * largest,
-                "gradients" => match scene.zero {
-                    0 | 1 => 4 * len * (1 + self.waiting as u64),
-                    _ => 4 * largest + 4 * own * self.waiting as u64,
-                },
-                "optimiser state" if scene.zero > 0 => part(*bytes, own, len),
-                "saved activations" | "head" => rows(*bytes),
-                _ => *bytes,
-            };
-            (*name, held)
-        });
-        // What is sent and what comes in, of the whole arena or of a unit.
-        let exchanged = 8 * if scene.zero < 2 { len } else { largest };
-        parts.chain([("exchange", if scene.ranks > 1 { exchanged } else { 0 })]).collect()
     }
 }

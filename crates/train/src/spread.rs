@@ -234,7 +234,7 @@ impl<B: Backend> Leave<B> for Leaf<'_> {
 
 /// Elements of an arena in single precision.
 pub(crate) fn host<B: Backend>(backend: &B, values: &Mat<B, B::Real>, range: Range<usize>) -> Vec<f32> {
-    backend.to_host(values.view().cols(range)).iter().map(|x| x.f64() as f32).collect()
+    backend.to_host(values.view().cols(range)).into_iter().map(|x| x.f64() as f32).collect()
 }
 
 /// Values as the device has them.

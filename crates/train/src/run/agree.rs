@@ -2,7 +2,7 @@
 
 use super::save;
 use crate::step::Execution;
-use crate::{Error, Job, Plan};
+use crate::{Error, Job, Plan, Team};
 use config::Config;
 use data::Clock;
 use dist::World;
@@ -95,10 +95,10 @@ fn threads_of(world: &World, config: &Config, before: Option<u64>) -> usize {
 
 /// The plan that rank 0 made, or that the run began with.
 pub(super) fn plan(world: &World, job: &Job, kept: &Kept) -> Result<Plan, Error> {
+    let team = Team::elastic(job, world.size(), kept.elastic);
     let own = match kept.execution {
-        Some(execution) => Some(Plan::given(job, execution)),
-        None if world.leads() && kept.elastic => Some(Plan::elastic(job)?),
-        None if world.leads() => Some(Plan::new(job)?),
+        Some(execution) => Some(Plan::given(job, execution, team)),
+        None if world.leads() => Some(Plan::over(job, team)?),
         None => None,
     };
     let said = own.as_ref().map_or(Value::Null, |p| execution_json(p.execution));
@@ -112,7 +112,7 @@ pub(super) fn plan(world: &World, job: &Job, kept: &Kept) -> Result<Plan, Error>
             share_prompts: true,
             kept_logits: said["kept_logits"].as_u64().unwrap_or(0) as usize,
         };
-        Plan::given(job, execution)
+        Plan::given(job, execution, team)
     }))
 }
 

@@ -6,7 +6,7 @@ use dist::threads::threads;
 use dist::{Collective, Meter, World};
 use serde_json::{Value, json};
 use std::time::Duration;
-use train::{Control, Event, Job, Plan};
+use train::{Control, Event, Job};
 
 /// Seconds that ranks wait for one another; a machine may be busy, and nobody waits unless a rank is missing.
 const PATIENCE: f64 = 300.0;
@@ -46,8 +46,7 @@ fn assert_counted(trainer: &str, keys: Value, spreads: &[(usize, Value)]) {
         let loaded = config::load("test.yaml", &config.to_string(), &[]).unwrap_or_else(|e| panic!("{e:?}"));
         let zero = loaded.config.engine.zero_stage;
         let job = Job::new(loaded.config, Clock::now(), &mut |_| {}).unwrap();
-        let plan = Plan::elastic(&job).unwrap();
-        let simulated = train::simulate(&job, &plan, *ranks, zero, 2).unwrap();
+        let (_, simulated) = train::simulate(&job, *ranks, zero, 2).unwrap();
         for (rank, (found, real)) in simulated.iter().zip(meters(*ranks, &config)).enumerate() {
             for collective in Collective::ALL {
                 let (before, after) = (real[1].of(collective), real[2].of(collective));

@@ -1,0 +1,112 @@
+//! What a rank of several holds, and what it takes to hear from the others.
+
+use super::Load;
+use crate::Job;
+
+/// Over how many ranks a run is spread, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Team {
+    ranks: usize,
+    /// ZeRO's stage.
+    zero: u8,
+    /// Ranks that have a shard each.
+    group: usize,
+    /// Gradients are leaves of a tree over packs.
+    tree: bool,
+}
+
+impl Team {
+    /// One process.
+    pub(crate) const ALONE: Team = Team { ranks: 1, zero: 0, group: 1, tree: false };
+
+    /// `ranks` ranks of a job.
+    pub fn of(job: &Job, ranks: usize) -> Team {
+        let engine = &job.config.engine;
+        let elastic = engine.elastic.unwrap_or(engine.deterministic && ranks > 1);
+        Team::elastic(job, ranks, elastic)
+    }
+
+    /// The same at another stage.
+    pub(crate) fn at(job: &Job, ranks: usize, zero: u8) -> Team {
+        let Team { tree, group, .. } = Team::of(job, ranks);
+        Team { ranks, zero, group, tree: tree || zero >= 2 }
+    }
+
+    /// The same, when it is known whether gradients are summed in a tree.
+    pub(crate) fn elastic(job: &Job, ranks: usize, tree: bool) -> Team {
+        let engine = &job.config.engine;
+        let zero = if ranks == 1 { 0 } else { engine.zero_stage };
+        Team { ranks, zero, group: engine.shard_ranks.unwrap_or(ranks).min(ranks), tree: tree || zero >= 2 }
+    }
+
+    /// Whether packs do not depend on how many ranks there are.
+    pub(super) fn is_elastic(self) -> bool {
+        self.tree
+    }
+
+    /// The rows of a step that fall to a rank.
+    pub(super) fn share(self, load: Load, budget_rows: usize) -> Load {
+        let (packs, own) = (packs(load, budget_rows), packs(load, budget_rows).div_ceil(self.ranks));
+        let part = |rows: usize| (rows * own).div_ceil(packs);
+        Load { base: part(load.base), tail: part(load.tail), targets: part(load.targets), ..load }
+    }
+
+    /// Bytes of parts of the state.
+    pub(super) fn held(self, whole: &Whole, packs: usize) -> Held {
+        let Whole { units, values, moments } = whole;
+        let elements: usize = units.iter().sum();
+        let (arena, shard) = (4 * elements as u64, |bytes: u64| bytes.div_ceil(self.group as u64));
+        let largest = 4 * units.iter().copied().max().unwrap_or(0) as u64;
+        // A unit comes in on the host and is copied to where it is computed with.
+        let window = if self.zero == 3 { largest } else { 0 };
+        let heard = if self.ranks > 1 && self.zero > 0 { largest + shard(largest) } else { 0 };
+        let (most, left) = if self.zero >= 2 { nodes(packs) } else { nodes(packs.div_ceil(self.ranks)) };
+        let (gradients, exchange) = match (self.zero, self.tree) {
+            (2.., _) => (4 * room(units) as u64, most as u64 * shard(arena) + 3 * largest),
+            (_, true) if self.ranks > 1 => (arena, arena * (left + 2).max(most) as u64),
+            (_, true) => (arena, arena * most as u64),
+            (_, false) if self.ranks > 1 => (arena, 3 * arena),
+            (_, false) => (arena, 0),
+        };
+        Held {
+            values: if self.zero == 3 { shard(*values) + window } else { *values },
+            gradients,
+            moments: if self.zero == 0 { *moments } else { shard(*moments) },
+            exchange: exchange.max(heard),
+        }
+    }
+}
+
+/// What there is of a state altogether: elements of each unit; bytes of values and of moments.
+pub(super) struct Whole {
+    pub(super) units: Vec<usize>,
+    pub(super) values: u64,
+    pub(super) moments: u64,
+}
+
+/// Bytes of a rank.
+pub(super) struct Held {
+    pub(super) values: u64,
+    pub(super) gradients: u64,
+    pub(super) moments: u64,
+    /// On the host, for sums and what others say.
+    pub(super) exchange: u64,
+}
+
+/// Packs of a step.
+pub(super) fn packs(load: Load, budget_rows: usize) -> usize {
+    (load.base + load.tail).div_ceil(budget_rows.max(1)).max(1)
+}
+
+/// Most nodes of a tree at one time while leaves `0..packs` come in, and at the end.
+fn nodes(packs: usize) -> (usize, usize) {
+    let most = (0..packs).map(|leaf| leaf.count_ones() + 1).max().unwrap_or(0);
+    (most as usize, packs.count_ones() as usize)
+}
+
+/// Elements that gradients need room for where they go unit by unit.
+fn room(units: &[usize]) -> usize {
+    let tied = units.last() == Some(&0);
+    let others = units.iter().skip(1).copied().max().unwrap_or(0);
+    if tied { units[0] + others } else { units[0].max(others) }
+}
