@@ -36,6 +36,7 @@ mod score;
 mod screen;
 mod serve;
 mod signals;
+mod simulated;
 mod spread;
 mod train;
 mod validate;
