@@ -19,8 +19,10 @@ const SHELLS: [(&str, &str); 4] =
 pub(crate) fn run(root: &Path, targets: &[String]) -> io::Result<()> {
     let own = host()?;
     let targets = if targets.is_empty() { std::slice::from_ref(&own) } else { targets };
+    let zig = zig();
     for target in targets {
-        let binary = build(root, (*target != own).then_some(target))?;
+        let older = zig.filter(|_| target.ends_with("-linux-gnu"));
+        let binary = build(root, (*target != own || older.is_some()).then_some(target), older)?;
         let folder = gather(root, &binary, target, *target == own)?;
         println!("{}", folder.display());
     }
@@ -35,12 +37,57 @@ fn host() -> io::Result<String> {
     line.map(str::to_owned).ok_or_else(|| io::Error::other("rustc -vV names no host"))
 }
 
-/// Builds the binary for this machine, or for another target.
-fn build(root: &Path, target: Option<&String>) -> io::Result<PathBuf> {
+/// How Zig is called, if it is here: as a linker and a compiler of C it makes programs for an older C library than this system's.
+fn zig() -> Option<&'static str> {
+    let answers = |words: &&str| {
+        let mut words = words.split(' ');
+        let program = words.next().unwrap_or_default();
+        Command::new(program).args(words).arg("version").output().is_ok_and(|output| output.status.success())
+    };
+    ["zig", "python3 -m ziglang"].into_iter().find(answers)
+}
+
+/// Lets `cargo` link and compile C for `target` with Zig, through scripts below `folder`.
+#[cfg(unix)]
+fn link_with(command: &mut Command, zig: &str, folder: &Path, target: &str) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::create_dir_all(folder)?;
+    let triple = target.replacen("-unknown", "", 1);
+    let (major, minor) = GLIBC;
+    // Zig has an unwinder of its own, and takes the target in its own words.
+    let compiler = format!(
+        "#!/bin/sh\nfor a; do shift; case \"$a\" in --target=*) ;; -lgcc_s) set -- \"$@\" -lunwind ;; *) set -- \"$@\" \"$a\" ;; esac; done\n\
+         exec {zig} cc -target {triple}.{major}.{minor} \"$@\"\n"
+    );
+    let plain = target.replace('-', "_");
+    let linker = format!("CARGO_TARGET_{}_LINKER", plain.to_uppercase());
+    let archiver = format!("#!/bin/sh\nexec {zig} ar \"$@\"\n");
+    for (name, text, variables) in [
+        (format!("cc-{target}"), compiler, vec![linker, format!("CC_{plain}")]),
+        (format!("ar-{target}"), archiver, vec![format!("AR_{plain}")]),
+    ] {
+        let script = folder.join(name);
+        fs::write(&script, text)?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+        variables.iter().for_each(|variable| _ = command.env(variable, &script));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn link_with(_: &mut Command, _: &str, _: &Path, _: &str) -> io::Result<()> {
+    Ok(())
+}
+
+/// Builds the binary for this machine, or for a target; with Zig, for the oldest C library.
+fn build(root: &Path, target: Option<&String>, zig: Option<&str>) -> io::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(root).args(["build", "--release", "--locked", "-p", "prospect"]);
     let mut built = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    if let (Some(target), Some(zig)) = (target, zig) {
+        link_with(&mut command, zig, &built.join("zig"), target)?;
+    }
     if let Some(target) = target {
         command.args(["--target", target]);
         built.push(target);
@@ -93,7 +140,11 @@ fn check(bytes: &[u8], target: &str) -> io::Result<()> {
         return Err(io::Error::other(format!("{} bytes, at most {LARGEST} are wanted", bytes.len())));
     }
     if let Some((major, minor)) = newest_glibc(bytes) {
-        let note = if (major, minor) > GLIBC { ": build on an older system for older systems" } else { "" };
+        let note = if (major, minor) > GLIBC {
+            ": for older systems install Zig (python3 -m pip install ziglang) and run this again"
+        } else {
+            ""
+        };
         println!("{target}: needs glibc {major}.{minor}{note}");
     }
     Ok(())

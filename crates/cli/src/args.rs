@@ -179,13 +179,15 @@ Examples:
   prospect plan run.yaml --memory 24GB --device cpu
   prospect plan run.yaml --ranks 4 zero_stage=3
   prospect plan run.yaml --device rtx3090 --what-if max_length=1024,2048,4096
-  prospect plan run.yaml --nodes 32 --gpus 8 --network 12.5GB/s --device h100")]
+  prospect plan run.yaml --nodes 32 --gpus 8 --network 12.5GB/s --device h100
+  prospect plan run.yaml --ranks sim:256")]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// Plan each of so many ranks of the run.
-    #[arg(long, value_name = "N", conflicts_with = "nodes", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) ranks: Option<u32>,
+    /// Plan each of so many ranks of the run; with sim: before the number, go through one step of them without its arithmetic: packs,
+    /// exchanges and bytes of every rank, at each ZeRO stage.
+    #[arg(long, value_name = "N", conflicts_with = "nodes", value_parser = ranks)]
+    pub(crate) ranks: Option<Ranks>,
     /// Model the run over so many machines: memory, bytes and time by ZeRO stage. Reads the model's config.json only.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) nodes: Option<u32>,
@@ -208,6 +210,23 @@ pub(crate) struct PlanArgs {
     /// Print the plan as a JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Ranks to plan for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ranks {
+    /// What each of them takes.
+    Each(u32),
+    /// A step of all of them, at every ZeRO stage.
+    Simulated(u32),
+}
+
+/// `8` or `sim:8`.
+fn ranks(text: &str) -> Result<Ranks, String> {
+    let simulated = text.strip_prefix("sim:");
+    let number = simulated.unwrap_or(text).parse().ok().filter(|n| (1..=65_536).contains(n));
+    let number = number.ok_or_else(|| "expected ranks from 1 to 65536, as in 8 or sim:256".to_owned())?;
+    Ok(if simulated.is_some() { Ranks::Simulated(number) } else { Ranks::Each(number) })
 }
 
 /// `prospect launch`

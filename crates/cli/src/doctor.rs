@@ -1,6 +1,7 @@
 //! `doctor`: what this machine has for training, what is in the way, and what to do about it.
 
 use crate::failure::Failure;
+use crate::net::{self, NetArgs};
 use crate::output;
 use crate::score::threads;
 use crate::screen::Screen;
@@ -17,6 +18,7 @@ use std::time::Duration;
 Examples:
   prospect doctor
   prospect doctor --offline --json
+  prospect launch -n 4 doctor --net
 
 The exit code is that of the first thing that keeps this machine from training: 4 memory, 5 numerics, 6 files and disk.
 Warnings, a Hub that does not answer among them, leave it at 0.")]
@@ -24,9 +26,11 @@ pub(crate) struct DoctorArgs {
     /// Do not ask the Hub.
     #[arg(long)]
     offline: bool,
-    /// Print one JSON object per finding: check, state (ok, warning, failed), found, todo.
+    /// Print one JSON object per finding: check, state (ok, warning, failed), found, todo; with --net per measurement.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    net: NetArgs,
 }
 
 /// How a check went.
@@ -72,7 +76,10 @@ const LITTLE_MEMORY: u64 = 1 << 30;
 const LITTLE_ROOM: u64 = 2 << 30;
 
 /// `prospect doctor`
-pub(crate) fn doctor(args: &DoctorArgs, _screen: &Screen) -> Result<u8, Failure> {
+pub(crate) fn doctor(args: &DoctorArgs, screen: &Screen) -> Result<u8, Failure> {
+    if args.net.net {
+        return net::net(&args.net, args.json, screen);
+    }
     let settings = Settings::from_env(|name| std::env::var(name).ok());
     let cache = settings.as_ref().map_or_else(|_| PathBuf::from("."), |settings| settings.cache.clone());
     let mut findings = vec![machine(), processors(), memory()];

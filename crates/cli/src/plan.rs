@@ -1,6 +1,6 @@
 //! `plan`: what a run would do and take.
 
-use crate::args::PlanArgs;
+use crate::args::{PlanArgs, Ranks};
 use crate::failure::Failure;
 use crate::output::{self, Side, number, table};
 use crate::progress::Watch;
@@ -20,12 +20,17 @@ pub(crate) fn plan(args: &PlanArgs, screen: &Screen) -> Result<u8, Failure> {
     if let Some(nodes) = args.nodes {
         return crate::spread::plan(args, nodes, &read(&args.config, screen)?);
     }
+    let ranks = match args.ranks {
+        Some(Ranks::Simulated(ranks)) => return crate::simulated::plan(args, ranks as usize, screen),
+        Some(Ranks::Each(ranks)) => Some(ranks),
+        None => None,
+    };
     if let Some(asked) = &args.what_if {
         return whatif::compare(args, asked, screen);
     }
     let target = Target::of(args)?;
     let loaded = load_with(&args.config, &whatif::settings(args, target.as_ref()), screen)?;
-    show(loaded, args.json, Asked { rehearse: false, ranks: args.ranks, target: target.as_ref() }, screen)
+    show(loaded, args.json, Asked { rehearse: false, ranks, target: target.as_ref() }, screen)
 }
 
 /// What is to be shown beside a run's plan.
@@ -53,9 +58,7 @@ fn show(loaded: Loaded, json: bool, asked: Asked, screen: &Screen) -> Result<u8,
         }
     }
     for (n, mut config) in (1..).zip(configs) {
-        if config.batch.step_rows.is_none() {
-            config.batch.accumulation *= ranks.unwrap_or(1) as usize;
-        }
+        train::over_ranks(&mut config, ranks.unwrap_or(1) as usize);
         if staged && !json {
             output::line(format_args!("{}stage {n}", if n > 1 { "\n" } else { "" }))?;
         }

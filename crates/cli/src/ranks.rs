@@ -68,8 +68,20 @@ pub(crate) fn launch(args: &LaunchArgs, screen: &Screen) -> Result<u8, Failure> 
     }
     let status = command.arg(program).args(&args.command).status();
     let status = status.map_err(|e| Failure::usage(format!("cannot run mpirun: {e}")))?;
-    Ok(status.code().map_or(7, |code| code.clamp(0, 255) as u8))
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    // A rank that was killed could not say so, and mpirun's code is that of its signal.
+    Ok(code.filter(|code| *code < 128 || *code == INTERRUPTED).unwrap_or_else(|| {
+        screen.note("a rank was killed (mpirun says which); committed checkpoints are intact: `resume`");
+        PEER
+    }))
 }
+
+/// Exit code where another rank failed.
+#[cfg(feature = "mpi")]
+const PEER: u8 = 7;
+/// Exit code after a second interrupt.
+#[cfg(feature = "mpi")]
+const INTERRUPTED: u8 = 130;
 
 /// `prospect slurm`: a script for `sbatch`.
 pub(crate) fn slurm(args: &SlurmArgs, screen: &Screen) -> Result<u8, Failure> {

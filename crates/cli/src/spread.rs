@@ -42,8 +42,9 @@ pub(crate) fn plan(args: &PlanArgs, nodes: u32, loaded: &Loaded) -> Result<u8, F
         device.link / 1e9
     ))?;
     output::line(format_args!(
-        "  {:.3} B parameters, {:.3} B of them trained; {rows} rows of {} tokens a step, {:.1} M tokens; {:.1} forward passes of work per token",
+        "  {:.3} B parameters, {:.3} B of them met by a token, {:.3} B trained; {rows} rows of {} tokens a step, {:.1} M tokens; {:.1} forward passes of work per token",
         work.parameters / 1e9,
+        work.active / 1e9,
         work.trained / 1e9,
         work.length,
         rows * work.length / 1e6,
@@ -106,6 +107,11 @@ fn workload(loaded: &Loaded) -> Result<Workload, Failure> {
         sizes.sum::<usize>() as f64
     });
     let whole = trained == parameters;
+    let idle = (0..blueprint.layers.len()).filter_map(|i| {
+        let chosen = blueprint.experts_of(i)?.route.chosen;
+        Some(blueprint.expert_projections(i)[chosen..].iter().flatten().map(|p| p.num_parameters()).sum::<usize>())
+    });
+    let active = parameters - idle.sum::<usize>() as f64;
     let length = config.data.max_length.unwrap_or(LENGTH.min(blueprint.max_positions));
     // Prompt and completion are taken to be of one length; a mismatched completion is a tail behind the same prompt.
     let passes = match (&config.objective, whole) {
@@ -117,6 +123,7 @@ fn workload(loaded: &Loaded) -> Result<Workload, Failure> {
     let recomputed = if config.engine.recompute == Recompute::Never { 0.0 } else { 1.0 };
     Ok(Workload {
         parameters,
+        active,
         trained,
         layers: blueprint.layers.len() as f64,
         hidden: blueprint.hidden as f64,
@@ -174,6 +181,7 @@ fn as_json(work: &Workload, device: &Device, cluster: &Cluster, found: &[Stage])
         "nodes": cluster.nodes,
         "network_bytes_per_second": cluster.network,
         "parameters": work.parameters,
+        "active": work.active,
         "trained": work.trained,
         "tokens_per_rank": work.tokens,
         "passes": work.passes,

@@ -137,14 +137,24 @@ fn run(world: &World, loaded: &Loaded, inputs: &[&Path], json: bool, screen: &Sc
     let ended = ended?;
     closing(loaded, &ended, screen);
     if json && world.leads() {
-        output::json(&summary(&ended))?;
+        output::json(&summary(&ended, world))?;
     }
     Ok(ended.exit_code())
 }
 
-fn summary(ended: &Ended) -> serde_json::Value {
+fn summary(ended: &Ended, world: &World) -> serde_json::Value {
     let values: Map<_, _> = ended.values.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
-    json!({"run": ended.folder, "step": ended.step, "stopped": ended.stopped, "values": values})
+    let mut said = json!({"run": ended.folder, "step": ended.step, "stopped": ended.stopped, "values": values});
+    if world.size() > 1 {
+        let meter = world.meter();
+        let moved = dist::Collective::ALL.map(|what| {
+            let t = meter.of(what);
+            let numbers = json!({"calls": t.calls, "sent": t.sent, "received": t.received, "seconds": t.seconds});
+            (what.name().to_owned(), numbers)
+        });
+        said["traffic"] = Map::from_iter(moved).into();
+    }
+    said
 }
 
 /// What can be done with the run now, one line each.

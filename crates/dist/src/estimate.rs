@@ -8,6 +8,8 @@
 pub struct Workload {
     /// Parameters of the model.
     pub parameters: f64,
+    /// Those that a token meets: not the experts that it is not sent to.
+    pub active: f64,
     /// Those that are trained.
     pub trained: f64,
     /// Blocks.
@@ -116,7 +118,7 @@ pub fn stages(work: &Workload, device: &Device, cluster: &Cluster) -> [Stage; 4]
     let (trained, width) = (work.trained, device.width);
     let others = (n - 1.0) / n;
     let (weights, optimiser) = (width * trained, 12.0 * trained);
-    let linear = 2.0 * work.parameters * work.tokens * work.passes;
+    let linear = 2.0 * work.active * work.tokens * work.passes;
     let attention = 2.0 * work.length * work.hidden * work.layers * work.tokens * work.passes;
     let compute = work.accumulation * (linear + attention) / (REACHED * device.peak);
     [0u8, 1, 2, 3].map(|stage| {

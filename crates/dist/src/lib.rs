@@ -10,6 +10,7 @@ pub mod deal;
 mod error;
 pub mod estimate;
 pub mod launch;
+pub mod line;
 #[cfg(feature = "mpi")]
 mod mpi;
 pub mod shards;

@@ -4,6 +4,7 @@
 //! all posted at once, and asked after until the deadline. `mpi/shim.c` gives them plain arguments.
 
 use crate::{Comm, Error, Stuck};
+use std::collections::BTreeSet;
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ const LAST_WORDS: usize = 512;
 const IN_VAIN: &str = "in vain:";
 /// How long last words may take, and how long the others get to read them before MPI's launcher ends them.
 const GRACE: Duration = Duration::from_millis(1500);
+/// How long a rank that has waited in vain takes to say so, and then listens to others that have.
+const HEARING: Duration = Duration::from_millis(300);
 
 /// This process as a rank of `MPI_COMM_WORLD`.
 pub struct Mpi {
@@ -37,6 +40,14 @@ pub struct Mpi {
     /// is called again, and without a call nothing moves.
     dead: AtomicBool,
     exchanges: AtomicU32,
+}
+
+/// The last words of a rank.
+enum Words {
+    /// It ends by itself, and why.
+    Left(String),
+    /// It has waited for these.
+    InVain(Vec<usize>),
 }
 
 /// A message under way, and with whom.
@@ -112,17 +123,16 @@ impl Mpi {
             }
             rounds = rounds.saturating_add(1);
             if rounds.is_multiple_of(16) {
-                if let Some(stuck) = self.last_words() {
-                    return Err(stuck);
-                }
-                if Instant::now() >= until {
-                    let mut missing: Vec<usize> = pending.iter().map(|p| p.peer).collect();
-                    missing.sort_unstable();
-                    missing.dedup();
-                    // Whoever waits for this rank later is told for whom it has waited; buffers are still in place here.
-                    let names: Vec<String> = missing.iter().map(usize::to_string).collect();
-                    self.say(&format!("{IN_VAIN}{}", names.join(",")));
-                    return Err(Stuck::Missing(missing));
+                let missing = || pending.iter().map(|p| p.peer);
+                match self.last_words() {
+                    Some((rank, Words::Left(why))) => return Err(Stuck::Left { rank, why }),
+                    // This rank itself was too late.
+                    Some((_, Words::InVain(names))) if names.contains(&self.rank) => {
+                        return Err(Stuck::Missing(vec![self.rank]));
+                    }
+                    Some((rank, Words::InVain(names))) => return Err(self.conclude(missing().chain(names), Some(rank))),
+                    None if Instant::now() >= until => return Err(self.conclude(missing(), None)),
+                    None => {}
                 }
             }
             // Ranks may outnumber processors.
@@ -133,22 +143,47 @@ impl Mpi {
         }
     }
 
-    /// What a rank said when it left, if one did.
-    fn last_words(&self) -> Option<Stuck> {
+    /// Who of the `missing` is missing indeed: ranks that wait for them in turn say so, as this one does, and are not to blame. Buffers
+    /// of messages under way are still in place here.
+    fn conclude(&self, missing: impl Iterator<Item = usize>, heard: Option<usize>) -> Stuck {
+        let first: BTreeSet<usize> = missing.collect();
+        let names: Vec<String> = first.iter().map(usize::to_string).collect();
+        self.say(&format!("{IN_VAIN}{}", names.join(",")), HEARING);
+        let (mut silent, mut there) = (first.clone(), BTreeSet::from([self.rank]));
+        there.extend(heard);
+        let until = Instant::now() + HEARING;
+        while Instant::now() < until {
+            match self.last_words() {
+                Some((rank, Words::Left(why))) => return Stuck::Left { rank, why },
+                Some((rank, Words::InVain(names))) => {
+                    there.insert(rank);
+                    silent.extend(names);
+                }
+                None => std::thread::yield_now(),
+            }
+        }
+        silent.retain(|rank| !there.contains(rank));
+        // Where all are there, it is the way between them that is not.
+        Stuck::Missing(if silent.is_empty() { first } else { silent }.into_iter().collect())
+    }
+
+    /// What a rank said when it gave up, if one did, and which.
+    fn last_words(&self) -> Option<(usize, Words)> {
         let mut text = [0u8; LAST_WORDS];
         // SAFETY: every farewell has this length.
         let from = unsafe { prospect_mpi_take(FAREWELL, text.as_mut_ptr().cast(), LAST_WORDS as c_int) };
         let rank = usize::try_from(from).ok()?;
         let end = text.iter().position(|b| *b == 0).unwrap_or(LAST_WORDS);
         let why = String::from_utf8_lossy(&text[..end]).into_owned();
-        Some(match why.strip_prefix(IN_VAIN) {
-            Some(names) => Stuck::Missing(names.split(',').filter_map(|n| n.parse().ok()).collect()),
-            None => Stuck::Left { rank, why },
-        })
+        let words = match why.strip_prefix(IN_VAIN) {
+            Some(names) => Words::InVain(names.split(',').filter_map(|n| n.parse().ok()).collect()),
+            None => Words::Left(why),
+        };
+        Some((rank, words))
     }
 
-    /// Sends last words to all others; does not wait for those who do not listen.
-    fn say(&self, why: &str) {
+    /// Sends last words to all others; does not wait long for those who do not listen.
+    fn say(&self, why: &str, patience: Duration) {
         let mut text = why.as_bytes()[..why.len().min(LAST_WORDS - 1)].to_vec();
         text.resize(LAST_WORDS, 0);
         let mut pending = Vec::new();
@@ -156,7 +191,7 @@ impl Mpi {
             self.post_send(to, FAREWELL, &text, &mut pending);
         }
         pending.retain(|p| !p.request.is_null());
-        let until = Instant::now() + GRACE;
+        let until = Instant::now() + patience;
         while !pending.is_empty() && Instant::now() < until && Mpi::test(&mut pending).is_none() {
             std::thread::yield_now();
         }
@@ -208,7 +243,7 @@ impl Comm for Mpi {
 
     fn leave(&self, why: &str) {
         if !self.dead.swap(true, Ordering::SeqCst) {
-            self.say(why);
+            self.say(why, GRACE);
         }
     }
 }

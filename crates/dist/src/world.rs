@@ -1,5 +1,7 @@
 //! Collectives over any engine: sums in the order of the ranks, bytes and time counted, whoever is missing named.
 
+mod probe;
+
 use crate::shards::even;
 use crate::{Comm, Error, Solo, Stuck};
 use std::fmt;

@@ -9,6 +9,7 @@ mod reference;
 mod rehearsal;
 mod samples;
 mod save;
+mod traffic;
 mod update;
 
 use crate::evaluate::preference;

@@ -35,12 +35,8 @@ struct Unit {
 }
 
 impl<'a> Spread<'a> {
-    /// Of the arena of `table` over groups of `group` ranks. Tensors are only cut at multiples of `block` from their beginning.
-    pub(crate) fn new(world: &'a World, zero: u8, group: usize, table: &Table, block: usize) -> Spread<'a> {
-        let allowed = |at: usize| {
-            let first = table.params()[table.params().partition_point(|p| p.offset <= at) - 1].offset;
-            first + (at - first) / block * block
-        };
+    /// Of the arena of `table`, whose elements are dealt to the ranks of a group as `shards` says.
+    pub(crate) fn new(world: &'a World, zero: u8, shards: Shards, table: &Table) -> Spread<'a> {
         let ranges: Vec<Range<usize>> = table.units().collect();
         // The embedding is needed at both ends of a pass where it is the head as well.
         let apart = ranges.last().map_or(0, |head| if head.is_empty() { ranges[0].len() } else { 0 });
@@ -49,7 +45,6 @@ impl<'a> Spread<'a> {
             Unit { table: table.window(range.clone(), at), range: range.clone(), at }
         };
         let units = ranges.iter().enumerate().map(unit).collect();
-        let shards = Shards::with_borders(table.len(), group, allowed);
         Spread { world, zero, shards, units, len: table.len(), fetched: Mutex::default() }
     }
 

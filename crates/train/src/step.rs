@@ -8,6 +8,7 @@
 //! * *z0 first*: the same sweep without keeping anything, then forward again over `[x | y]` and backward, pack by pack.
 
 mod balance;
+mod cut;
 mod ranks;
 
 use crate::gradient::Gradient;
@@ -15,14 +16,15 @@ use crate::policy::{Policy, Reference};
 use crate::spread::Spread;
 pub(crate) use balance::Balanced;
 use balance::balanced_text;
+pub(crate) use cut::Cut;
 use data::Dataset;
 use kernels::{Backend, Real};
 use model::{Coefficients, Forward, HeadPlan, Keep, Parts, Scores};
 use nn::{Away, Context, Dropout, Params, RouterLoad};
 use objective::metrics::{Group, Metric, TokenSums, preference_values, sft_values};
 use objective::{Kl, Loss, Outcome, RowLoss, Settings};
-use pack::{Answer, Family, Pack, families_of_rows, plan_packs_with};
-pub(crate) use ranks::Turn;
+use pack::Pack;
+pub(crate) use ranks::{NUMBERS, Turn, dealt, sequences_of};
 use std::borrow::Cow;
 
 /// How a step is computed; the memory plan decides. Only `budget_rows` can change a result, and only in its last bits.
@@ -269,30 +271,14 @@ impl<'a, B: Backend> StepContext<'a, B> {
         });
     }
 
-    /// Packs of a preference group: sequence `s` is row `s`, sequence `m + s` its prompt with its partner's completion.
+    /// Packs of a preference group.
     fn preference_packs(&self, rows: &[u32], preference: &Preference) -> Vec<Pack> {
-        let m = rows.len() as u32;
-        let matched = rows.iter().zip(0u32..).map(|(&row, s)| {
-            let row = row as usize;
-            (self.data.prompt(row), Answer { tokens: self.data.completion(row), scored: None, sequence: s, grad: true })
-        });
-        let mismatched = rows.iter().zip(m..).filter(|_| preference.loss.needs_z0()).map(|(&row, s)| {
-            let (row, partner) = (row as usize, preference.partners[row as usize] as usize);
-            (
-                self.data.prompt(row),
-                Answer {
-                    tokens: self.data.mismatched_completion(row, partner),
-                    scored: None,
-                    sequence: s,
-                    grad: false,
-                },
-            )
-        });
-        plan_packs_with(
-            &families_of_rows(matched.chain(mismatched), self.execution.share_prompts),
-            self.execution.budget_rows,
-            self.last(),
-        )
+        self.cut().preference(self.data, rows, preference)
+    }
+
+    fn cut(&self) -> Cut {
+        let Execution { budget_rows, share_prompts, .. } = self.execution;
+        Cut { budget_rows, share_prompts, last: self.last() }
     }
 
     /// Reference log-probabilities of a group's sequences, matched then mismatched.
@@ -512,12 +498,7 @@ impl TextRow {
 }
 
 pub(crate) fn text_packs(cx: &StepContext<impl Backend>, rows: &[TextRow]) -> Vec<Pack> {
-    let answers = rows.iter().zip(0u32..).map(|(r, s)| {
-        let answer = Answer { tokens: &r.tokens, scored: Some(&r.scored), sequence: s, grad: true };
-        (&r.prompt[..], answer)
-    });
-    let families: Vec<Family> = families_of_rows(answers, cx.execution.share_prompts);
-    plan_packs_with(&families, cx.execution.budget_rows, cx.last())
+    cx.cut().text(rows)
 }
 
 /// Sums of text rows without any gradient.

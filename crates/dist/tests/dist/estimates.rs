@@ -9,6 +9,7 @@ fn near(found: f64, expected: f64, unit: f64) {
 fn work(parameters: f64) -> Workload {
     Workload {
         parameters,
+        active: parameters,
         trained: parameters,
         layers: 64.0,
         hidden: 5120.0,

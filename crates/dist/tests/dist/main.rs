@@ -1,6 +1,7 @@
-//! Every engine against the same conformance suite, the fixed tree, shards, dealing, launchers.
+//! Every engine against the same conformance suite, the fixed tree, shards, dealing, launchers, what is measured.
 
 mod conformance;
 mod estimates;
 mod launchers;
+mod probing;
 mod sums;

@@ -14,6 +14,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Runs a kernel: parameters, their number, blocks, threads, bytes of shared memory, order of the threads.
 type Launch = unsafe extern "C" fn(*mut *mut c_void, c_uint, *const c_uint, *const c_uint, c_uint, c_int) -> c_int;
 
+/// Of the C++ compiler. Hidden, or programs that run side by side would share the memory of what they define alike.
+const OPTIONS: [&str; 8] = [
+    "-std=c++17",
+    "-O1",
+    "-fno-strict-aliasing",
+    "-fvisibility=hidden",
+    "-shared",
+    "-fPIC",
+    "-Wno-attributes",
+    "-Wno-psabi",
+];
+
 /// In which order the threads of a block run between two barriers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -66,7 +78,7 @@ impl Emulated {
         let exports: String = program.kernels().iter().map(|kernel| format!("SHIM_EXPORT({kernel})\n")).collect();
         let text = format!("{}\n{}\n{exports}", include_str!("shim.h"), program.whole());
         let mut hasher = DefaultHasher::new();
-        (&text, &self.compiler).hash(&mut hasher);
+        (&text, &self.compiler, OPTIONS).hash(&mut hasher);
         let stem = format!("{}-{:016x}", program.name, hasher.finish());
         let done = self.folder.join(format!("{stem}.so"));
         if done.exists() {
@@ -77,9 +89,7 @@ impl Emulated {
         let (source, fresh) = (self.folder.join(format!("{own}.cc")), self.folder.join(format!("{own}.so")));
         std::fs::create_dir_all(&self.folder).map_err(|e| failed(e.to_string()))?;
         std::fs::write(&source, text).map_err(|e| failed(e.to_string()))?;
-        let options =
-            ["-std=c++17", "-O1", "-fno-strict-aliasing", "-shared", "-fPIC", "-Wno-attributes", "-Wno-psabi", "-o"];
-        let output = Command::new(&self.compiler).args(options).arg(&fresh).arg(&source).output();
+        let output = Command::new(&self.compiler).args(OPTIONS).arg("-o").arg(&fresh).arg(&source).output();
         let output = output.map_err(|e| failed(e.to_string()))?;
         if !output.status.success() {
             return Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()));

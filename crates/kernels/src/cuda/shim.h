@@ -271,8 +271,8 @@ int launch(void (*kernel)(A...), void** args, unsigned count, const unsigned* gr
 
 // Makes a kernel callable: `args` point to its parameters.
 #define SHIM_EXPORT(kernel)                                                                                                       \
-    extern "C" int shim_##kernel(void** args, unsigned count, const unsigned* grid, const unsigned* threads, unsigned shared,       \
-                                 int order) {                                                                                      \
+    extern "C" __attribute__((visibility("default"))) int shim_##kernel(void** args, unsigned count, const unsigned* grid,          \
+                                 const unsigned* threads, unsigned shared, int order) {                                                                                      \
         return shim::launch(kernel, args, count, grid, threads, shared, order);                                                    \
     }
 

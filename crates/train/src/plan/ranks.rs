@@ -26,6 +26,12 @@ impl Team {
         Team::elastic(job, ranks, elastic)
     }
 
+    /// The same at another stage.
+    pub(crate) fn at(job: &Job, ranks: usize, zero: u8) -> Team {
+        let Team { tree, group, .. } = Team::of(job, ranks);
+        Team { ranks, zero, group, tree: tree || zero >= 2 }
+    }
+
     /// The same, when it is known whether gradients are summed in a tree.
     pub(crate) fn elastic(job: &Job, ranks: usize, tree: bool) -> Team {
         let engine = &job.config.engine;

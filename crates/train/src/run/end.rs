@@ -65,6 +65,9 @@ impl<B: Backend> Run<'_, B> {
         }
         self.write_final()?;
         let ended = self.ended(false);
+        for line in self.traffic()? {
+            self.text.line(&line)?;
+        }
         if self.one_class_steps > 0 {
             self.text.line(&format!("{} steps had rows of one class only", self.one_class_steps))?;
         }

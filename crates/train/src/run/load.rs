@@ -5,18 +5,29 @@ use crate::policy::Policy;
 use crate::spread::{Spread, host, real};
 use crate::{Error, Job};
 use config::OptimizerName;
+use dist::Shards;
 use kernels::adamw8::BLOCK;
 use kernels::{Backend, Mat};
 use model::{Built, Unfilled, land};
 use nn::Table;
 use std::ops::Range;
 
+/// How the arena of `table` is dealt to groups of `group` ranks. Tensors are only cut where a block of the optimiser's codes ends.
+pub(crate) fn shards_of(job: &Job, table: &Table, group: usize) -> Shards {
+    let block = if job.config.optimizer.name == OptimizerName::Adamw8bit { BLOCK } else { 1 };
+    let allowed = |at: usize| {
+        let first = table.params()[table.params().partition_point(|p| p.offset <= at) - 1].offset;
+        first + (at - first) / block * block
+    };
+    Shards::with_borders(table.len(), group, allowed)
+}
+
 impl<'a> Ranks<'a> {
     /// How the arena of `table` is spread over these ranks.
     fn spread(&self, job: &Job, table: &Table) -> Spread<'a> {
         let group = job.config.engine.shard_ranks.filter(|_| self.world.size() > 1);
-        let block = if job.config.optimizer.name == OptimizerName::Adamw8bit { BLOCK } else { 1 };
-        Spread::new(self.world, self.zero, group.unwrap_or(self.world.size()), table, block)
+        let shards = shards_of(job, table, group.unwrap_or(self.world.size()));
+        Spread::new(self.world, self.zero, shards, table)
     }
 
     /// Builds the model, and says whose which of its values are.

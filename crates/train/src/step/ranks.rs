@@ -8,12 +8,13 @@ use crate::gradient::Gradient;
 use dist::World;
 use dist::deal::deal;
 use kernels::Backend;
+use model::Blueprint;
 use nn::RouterLoad;
 use objective::metrics::TokenSums;
 use pack::Pack;
 
 /// Numbers that say what a sequence's sums are.
-const NUMBERS: usize = 5;
+pub(crate) const NUMBERS: usize = 5;
 
 /// One pack or none for every rank. All ranks have as many turns.
 pub(crate) struct Turn {
@@ -34,19 +35,10 @@ impl<'a, B: Backend> StepContext<'a, B> {
         self.others().map_or_else(|| (self.interrupted)(), |world| world.failure().is_some())
     }
 
-    /// Which packs are whose, ascending: runs of about the same cost; or, where ranks exchange something at every pack, neighbours at the
-    /// same time, as these can be added up at once.
+    /// Which packs are whose.
     fn dealt(&self, packs: &[Pack]) -> Vec<Vec<usize>> {
-        let ranks = self.others().map_or(1, World::size);
-        if self.team.is_some_and(|spread| spread.zero >= 2) {
-            return (0..ranks).map(|rank| (rank..packs.len()).step_by(ranks).collect()).collect();
-        }
-        let blueprint = &self.policy.decoder.blueprint;
-        let weights = blueprint.num_parameters() as u64;
-        let per_pair = (4 * blueprint.heads * blueprint.head_width * blueprint.layers.len()) as u64;
-        let costs: Vec<u64> =
-            packs.iter().map(|p| 2 * weights * p.num_rows() as u64 + per_pair * p.attention_pairs(None)).collect();
-        deal(&costs, ranks).into_iter().map(Iterator::collect).collect()
+        let by_turn = self.team.is_some_and(|spread| spread.zero >= 2);
+        dealt(&self.policy.decoder.blueprint, packs, self.others().map_or(1, World::size), by_turn)
     }
 
     /// Who has which pack when.
@@ -145,8 +137,21 @@ impl<'a, B: Backend> StepContext<'a, B> {
     }
 }
 
+/// Which packs are whose, ascending: runs of about the same cost; or, where ranks exchange something at every pack, neighbours at the
+/// same time, as these can be added up at once.
+pub(crate) fn dealt(blueprint: &Blueprint, packs: &[Pack], ranks: usize, by_turn: bool) -> Vec<Vec<usize>> {
+    if by_turn {
+        return (0..ranks).map(|rank| (rank..packs.len()).step_by(ranks).collect()).collect();
+    }
+    let weights = blueprint.num_parameters() as u64;
+    let per_pair = (4 * blueprint.heads * blueprint.head_width * blueprint.layers.len()) as u64;
+    let costs: Vec<u64> =
+        packs.iter().map(|p| 2 * weights * p.num_rows() as u64 + per_pair * p.attention_pairs(None)).collect();
+    deal(&costs, ranks).into_iter().map(Iterator::collect).collect()
+}
+
 /// The sequences of a pack, ascending. No sequence has targets in two packs.
-fn sequences_of(pack: &Pack) -> Vec<usize> {
+pub(crate) fn sequences_of(pack: &Pack) -> Vec<usize> {
     let mut all: Vec<usize> = pack.targets.iter().map(|t| t.sequence as usize).collect();
     all.sort_unstable();
     all.dedup();

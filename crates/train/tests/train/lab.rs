@@ -50,13 +50,19 @@ impl Stepped {
     }
 
     /// Panics unless loss and metrics are the same within `tolerance` relative (absolute below 1), and the gradient within
-    /// `of_gradient` of its largest entry.
+    /// `of_gradient` of its largest entry. The KL estimate is a difference of log-probabilities: what they are rounded to is its own rounding.
     pub(crate) fn assert_near(&self, other: &Stepped, (tolerance, of_gradient): (f64, f64), what: &str) {
-        let near = |a: f64, b: f64| (a - b).abs() <= tolerance * a.abs().max(1.0);
+        let within = |a: f64, b: f64, of: f64| (a - b).abs() <= tolerance * a.abs().max(of);
+        let near = |a: f64, b: f64| within(a, b, 1.0);
         assert!(near(self.report.loss, other.report.loss), "{what}: {} {}", self.report.loss, other.report.loss);
+        let logps = |(metric, value): &(Metric, f64)| {
+            if matches!(metric, Metric::LogpsChosen | Metric::LogpsRejected) { value.abs() } else { 0.0 }
+        };
+        let sums = other.report.groups.iter().flatten().map(logps).fold(1.0, f64::max);
         let (a, b) = (self.report.groups.iter().flatten(), other.report.groups.iter().flatten());
         for ((metric, a), (_, b)) in a.zip(b) {
-            assert!(near(*a, *b), "{what}: {} is {a} and {b}", metric.name());
+            let of = if matches!(metric, Metric::Kl | Metric::KlRaw) { sums } else { 1.0 };
+            assert!(within(*a, *b, of), "{what}: {} is {a} and {b}", metric.name());
         }
         let gap = testkit::largest_gap(&other.gradient, &self.gradient);
         assert!(gap <= of_gradient, "{what}: gradients differ by {gap:e} of the largest entry");

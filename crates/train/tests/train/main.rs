@@ -14,6 +14,7 @@ mod objectives;
 mod ranks;
 mod resume;
 mod settings;
+mod simulated;
 
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

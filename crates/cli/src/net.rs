@@ -1,0 +1,253 @@
+//! `doctor --net`: how fast the ranks of this job talk, and which two of them talk slowly.
+
+use crate::failure::Failure;
+use crate::output::{self, Side, table};
+use crate::progress::Bar;
+use crate::ranks;
+use crate::screen::Screen;
+use clap::Args;
+use dist::line::Line;
+use dist::{Collective, World};
+use serde_json::json;
+use std::time::Duration;
+
+/// What is measured.
+#[derive(Args)]
+pub(crate) struct NetArgs {
+    /// Measure how fast the ranks of this job talk (start them with `prospect launch`, mpirun or srun), and nothing else.
+    #[arg(long)]
+    pub(crate) net: bool,
+    /// One collective only: all_reduce, reduce_scatter, all_gather, broadcast or barrier.
+    #[arg(long, value_name = "NAME", requires = "net", value_parser = collective)]
+    collective: Option<Collective>,
+    /// Sizes in all, bytes [default: 1 KB to 64 MB].
+    #[arg(long, value_name = "N,..", value_delimiter = ',', requires = "net")]
+    bytes: Vec<usize>,
+    /// How often each is measured [default: 5 to 101 times].
+    #[arg(long, value_name = "N", requires = "net", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// Seconds that ranks wait for one another.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, requires = "net", value_parser = seconds)]
+    timeout: f64,
+}
+
+fn collective(name: &str) -> Result<Collective, String> {
+    let found = Collective::ALL.into_iter().find(|c| c.name() == name);
+    found.ok_or_else(|| format!("expected one of {}", Collective::ALL.map(Collective::name).join(", ")))
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|s| (0.1..=1e6).contains(s));
+    number.ok_or_else(|| "expected seconds, at least 0.1".to_owned())
+}
+
+/// Message between two ranks that shows their bandwidth, bytes.
+const LARGE: usize = 1 << 20;
+/// A pair is slow if it has less than this share of the median bandwidth, or more than its inverse of the median latency.
+const SLOW: f64 = 0.5;
+/// Differences in latency below this are nobody's fault, seconds.
+const JITTER: f64 = 50e-6;
+
+/// What two ranks do.
+struct Pair {
+    ranks: (usize, usize),
+    latency: f64,
+    bandwidth: f64,
+    slow: bool,
+}
+
+/// `prospect doctor --net`
+pub(crate) fn net(args: &NetArgs, as_json: bool, screen: &Screen) -> Result<u8, Failure> {
+    let world = ranks::join()?;
+    if world.size() == 1 {
+        return Err(Failure::usage(
+            "--net: expected several ranks, found one process: `prospect launch -n 4 doctor --net`, or mpirun or srun",
+        ));
+    }
+    world.set_timeout(Duration::from_secs_f64(args.timeout));
+    let report = Report { world: &world, as_json };
+    let screen = if world.leads() { *screen } else { screen.quieted() };
+    let measured = report.collectives(args, &screen)?;
+    if measured.len() > 3 {
+        report.model(&measured, args)?;
+    }
+    if args.collective.is_none() {
+        let pairs = pairs(&world, args, &screen)?;
+        report.pairs(&pairs)?;
+    }
+    world.barrier()?;
+    Ok(0)
+}
+
+/// Prints on rank 0.
+struct Report<'a> {
+    world: &'a World,
+    as_json: bool,
+}
+
+impl Report<'_> {
+    /// Times of each collective by size; returns those of the all-reduce, `(bytes, seconds)`.
+    fn collectives(&self, args: &NetArgs, screen: &Screen) -> Result<Vec<(f64, f64)>, Failure> {
+        let world = self.world;
+        let wanted: Vec<Collective> = args.collective.map_or(Collective::ALL.to_vec(), |c| vec![c]);
+        let sizes = args.sizes();
+        let mut rows = vec![["collective", "bytes", "median", "bandwidth"].map(str::to_owned).to_vec()];
+        let mut reduced = Vec::new();
+        let mut bar = Bar::new(screen, "collectives");
+        for (done, what) in (0u64..).zip(&wanted) {
+            let sizes = if *what == Collective::Barrier { &[0][..] } else { &sizes };
+            for (at, &bytes) in (0u64..).zip(sizes) {
+                bar.set(done * sizes.len() as u64 + at, (wanted.len() * sizes.len()) as u64);
+                let seconds = world.time(*what, bytes, args.rounds(bytes))?;
+                if *what == Collective::AllReduce {
+                    reduced.push((bytes as f64, seconds));
+                }
+                if self.as_json && world.leads() {
+                    output::json(&json!({"collective": what.name(), "bytes": bytes, "seconds": seconds}))?;
+                }
+                rows.push(vec![
+                    what.name().to_owned(),
+                    size(bytes),
+                    time(seconds),
+                    if bytes == 0 { String::new() } else { speed(bytes as f64 / seconds) },
+                ]);
+            }
+        }
+        drop(bar);
+        if world.leads() && !self.as_json {
+            let mut hosts = world.hosts().to_vec();
+            hosts.dedup();
+            output::line(format_args!("{} ranks on {}; the slowest rank's time\n", world.size(), hosts.join(", ")))?;
+            table(&[Side::Left, Side::Right, Side::Right, Side::Right], &rows)?;
+        }
+        Ok(reduced)
+    }
+
+    /// A line through the measured times of the all-reduce, held against as many times measured again.
+    fn model(&self, measured: &[(f64, f64)], args: &NetArgs) -> Result<(), Failure> {
+        let line = Line::through(measured);
+        let mut errors = Vec::new();
+        for (bytes, _) in measured {
+            let seconds = self.world.time(Collective::AllReduce, *bytes as usize, args.rounds(*bytes as usize))?;
+            errors.push((line.seconds(*bytes) / seconds - 1.0, *bytes, seconds));
+        }
+        if !self.world.leads() {
+            return Ok(());
+        }
+        if self.as_json {
+            let pieces = line.pieces.iter();
+            let pieces = pieces.map(|p| json!({"upto": p.upto, "latency": p.latency, "per_byte": p.per_byte}));
+            let again = errors.iter().map(|(error, bytes, seconds)| {
+                json!({"bytes": bytes, "seconds": seconds, "modelled": line.seconds(*bytes), "error": error})
+            });
+            let (pieces, again) = (pieces.collect::<Vec<_>>(), again.collect::<Vec<_>>());
+            return output::json(&json!({"model": "all_reduce", "pieces": pieces, "again": again}));
+        }
+        output::line("\nall_reduce, modelled through these times, and measured once more")?;
+        let mut last = 0.0;
+        for p in &line.pieces {
+            let rate = if p.per_byte > 0.0 { speed(1.0 / p.per_byte) } else { "any speed".to_owned() };
+            let (from, upto) = (size(last as usize), size(p.upto as usize));
+            output::line(format_args!("  {from} to {upto}: {} + bytes / {rate}", time(p.latency)))?;
+            last = p.upto;
+        }
+        let head = ["bytes", "modelled", "measured", "error"].map(str::to_owned).to_vec();
+        let row = |(error, bytes, seconds): &(f64, f64, f64)| {
+            vec![size(*bytes as usize), time(line.seconds(*bytes)), time(*seconds), format!("{:+.0} %", 100.0 * error)]
+        };
+        let rows: Vec<Vec<String>> = std::iter::once(head).chain(errors.iter().map(row)).collect();
+        table(&[Side::Right; 4], &rows)
+    }
+
+    fn pairs(&self, pairs: &[Pair]) -> Result<(), Failure> {
+        if !self.world.leads() {
+            return Ok(());
+        }
+        let host = |rank: usize| self.world.hosts()[rank].as_str();
+        let slowest = pairs.iter().min_by(|a, b| a.bandwidth.total_cmp(&b.bandwidth)).expect("two ranks at least");
+        if self.as_json {
+            return pairs.iter().try_for_each(|p| {
+                let (a, b) = p.ranks;
+                output::json(&json!({"pair": [a, b], "hosts": [host(a), host(b)], "latency_seconds": p.latency,
+                    "bytes_per_second": p.bandwidth, "slow": p.slow}))
+            });
+        }
+        output::line("\npairs of ranks, both ways at once")?;
+        let head = ["ranks", "latency", "bandwidth", ""].map(str::to_owned).to_vec();
+        let row = |p: &Pair| {
+            let slow = if p.slow { "slow" } else { "" }.to_owned();
+            vec![format!("{} and {}", p.ranks.0, p.ranks.1), time(p.latency), speed(p.bandwidth), slow]
+        };
+        let rows: Vec<Vec<String>> = std::iter::once(head).chain(pairs.iter().map(row)).collect();
+        table(&[Side::Left, Side::Right, Side::Right, Side::Left], &rows)?;
+        let named = |p: &Pair| {
+            let (a, b) = p.ranks;
+            format!("rank {a} on {} and rank {b} on {}", host(a), host(b))
+        };
+        let slow: Vec<String> = pairs.iter().filter(|p| p.slow).map(named).collect();
+        match slow.is_empty() {
+            true => output::line(format_args!("no pair is slow beside the others; slowest: {}", named(slowest))),
+            false => output::line(format_args!("slow beside the others: {}", slow.join("; "))),
+        }
+    }
+}
+
+impl NetArgs {
+    fn sizes(&self) -> Vec<usize> {
+        match self.bytes.is_empty() {
+            true => (10..=26).map(|power| 1 << power).collect(),
+            false => self.bytes.clone(),
+        }
+    }
+
+    /// As many rounds as move about 64 MB, an odd number.
+    fn rounds(&self, bytes: usize) -> usize {
+        self.rounds.map_or(((1 << 26) / bytes.max(1)).clamp(5, 101) | 1, |n| n as usize)
+    }
+}
+
+/// Every pair of ranks, one after the other.
+fn pairs(world: &World, args: &NetArgs, screen: &Screen) -> Result<Vec<Pair>, Failure> {
+    let all: Vec<(usize, usize)> = (0..world.size()).flat_map(|a| (a + 1..world.size()).map(move |b| (a, b))).collect();
+    let mut bar = Bar::new(screen, "pairs");
+    let mut pairs = Vec::new();
+    for (done, &ranks) in (0u64..).zip(&all) {
+        bar.set(done, all.len() as u64);
+        let latency = world.time_pair(ranks, 4, args.rounds(LARGE / 2))?;
+        let seconds = world.time_pair(ranks, LARGE, args.rounds(LARGE * 4))?;
+        pairs.push(Pair { ranks, latency, bandwidth: LARGE as f64 / seconds, slow: false });
+    }
+    let median = |of: fn(&Pair) -> f64| {
+        let mut sorted: Vec<f64> = pairs.iter().map(of).collect();
+        sorted.sort_by(f64::total_cmp);
+        sorted[sorted.len() / 2]
+    };
+    let (latency, bandwidth) = (median(|p| p.latency), median(|p| p.bandwidth));
+    for p in &mut pairs {
+        p.slow = p.bandwidth < SLOW * bandwidth || p.latency > latency / SLOW + JITTER;
+    }
+    Ok(pairs)
+}
+
+/// Bytes, in powers of two.
+fn size(bytes: usize) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{} KB", bytes >> 10),
+        _ => format!("{} MB", bytes >> 20),
+    }
+}
+
+fn time(seconds: f64) -> String {
+    match seconds {
+        s if s < 1e-3 => format!("{:.1} µs", 1e6 * s),
+        s => format!("{:.2} ms", 1e3 * s),
+    }
+}
+
+fn speed(bytes_per_second: f64) -> String {
+    match bytes_per_second {
+        b if b < 1e9 => format!("{:.0} MB/s", b / 1e6),
+        b => format!("{:.1} GB/s", b / 1e9),
+    }
+}

@@ -1,0 +1,252 @@
+//! A step over any number of ranks without its arithmetic: who has which pack, every exchange that each rank makes.
+//!
+//! Packs, their dealing, shards, units and the tree of sums are those of a run. Of an exchange only its length is looked at, as
+//! [`dist::World`] counts it; tests hold the bytes against those of real runs.
+
+use crate::evaluate::preference;
+use crate::run::load::shards_of;
+use crate::step::{Cut, Execution, NUMBERS, TextRow, dealt, sequences_of};
+use crate::text::TextLoss;
+use crate::{Error, Job, Plan, Team};
+use config::Z0Scope;
+use dist::tree::{Node, Tree};
+use dist::{Collective, Shards};
+use kernels::Cpu;
+use model::Unfilled;
+use pack::{Last, Pack};
+use std::ops::Range;
+
+/// One rank of a simulated step.
+#[derive(Clone, Debug, Default)]
+pub struct Simulated {
+    /// Packs that fall to it.
+    pub packs: usize,
+    /// Their rows.
+    pub rows: usize,
+    /// What it does with others, in order, and the bytes that it sends.
+    pub calls: Vec<(Collective, u64)>,
+}
+
+impl Simulated {
+    /// Bytes sent in all.
+    pub fn sent(&self) -> u64 {
+        self.calls.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+/// Multiplies a step's micro-batches by the number of ranks, as a run does that begins with so many.
+pub fn over_ranks(config: &mut config::Config, ranks: usize) {
+    if config.batch.step_rows.is_none() {
+        config.batch.accumulation *= ranks;
+    }
+}
+
+/// Step `step` of a job over `ranks` ranks with ZeRO's stage `zero`: the plan of each, and all of them in order.
+///
+/// Errors: nothing fits; the model's tensors are not what its configuration says; a loss whose packs are cut in windows of its own.
+pub fn simulate(job: &Job, ranks: usize, zero: u8, step: usize) -> Result<(Plan, Vec<Simulated>), Error> {
+    let plan = Plan::over(job, Team::at(job, ranks, zero))?;
+    let backend = Cpu::<f32>::new(1);
+    let storage = crate::storage::storage_of(job);
+    let blueprint = job.blueprint.clone();
+    let table = Unfilled::new(&storage, &backend, &job.checkpoint, blueprint, job.tuning(), job.positions)?.table;
+    let engine = &job.config.engine;
+    let scene = Scene {
+        job,
+        execution: plan.execution,
+        ranks,
+        zero,
+        elastic: engine.elastic.unwrap_or(engine.deterministic && ranks > 1),
+        shards: shards_of(job, &table, engine.shard_ranks.unwrap_or(ranks)),
+        units: table.units().collect(),
+        len: table.len(),
+        groups: groups(job, plan.execution, step)?,
+    };
+    let all: Vec<Simulated> = (0..ranks).map(|rank| Talk::new(&scene, rank).step()).collect();
+    let order = |rank: &Simulated| rank.calls.iter().map(|(what, _)| *what).collect::<Vec<_>>();
+    let first = order(&all[0]);
+    match all.iter().position(|rank| order(rank) != first) {
+        None => Ok((plan, all)),
+        Some(other) => Err(Error::Mismatch {
+            what: format!(
+                "ranks 0 and {other} of {ranks} would not make the same exchanges at stage {zero}; please report this"
+            ),
+        }),
+    }
+}
+
+/// What all ranks know.
+struct Scene<'a> {
+    job: &'a Job,
+    execution: Execution,
+    ranks: usize,
+    zero: u8,
+    elastic: bool,
+    shards: Shards,
+    units: Vec<Range<usize>>,
+    len: usize,
+    groups: Vec<Vec<Pack>>,
+}
+
+/// The packs of a step, in groups that are dealt apart.
+fn groups(job: &Job, e: Execution, step: usize) -> Result<Vec<Vec<Pack>>, Error> {
+    let last = if job.balance.is_some_and(|c| c > 0.0) { Last::Kept } else { Last::Left };
+    let cut = Cut { budget_rows: e.budget_rows, share_prompts: e.share_prompts, last };
+    let (epoch, within) = job.order.locate(step);
+    let epoch = job.order.epoch(epoch);
+    let step = epoch.step(within);
+    let data = &job.train.data;
+    let Some(preference) = preference(job, &job.train) else {
+        if !TextLoss::of(job, 0).is_plain() {
+            let what = "--ranks: expected the plain loss of SFT or KTO, found another loss or noise of SFT";
+            return Err(Error::Mismatch { what: what.to_owned() });
+        }
+        let units: Vec<Vec<TextRow>> = step.rows().iter().map(|&u| job.train.texts(u)).collect();
+        let sizes =
+            if job.config.compat_trl && job.balance.is_some() { job.config.batch.train_rows } else { units.len() };
+        return Ok(units.chunks(sizes.max(1)).map(|window| cut.text(&window.concat())).collect());
+    };
+    Ok(match job.kto().map(|kto| kto.z0_scope) {
+        Some(Z0Scope::MicroBatch) => step.micro_batches().map(|rows| cut.preference(data, rows, &preference)).collect(),
+        _ => vec![cut.preference(data, step.rows(), &preference)],
+    })
+}
+
+/// What one rank says in a step.
+struct Talk<'a> {
+    scene: &'a Scene<'a>,
+    rank: usize,
+    /// Its elements of each unit.
+    own: Vec<usize>,
+    found: Simulated,
+}
+
+impl<'a> Talk<'a> {
+    fn new(scene: &'a Scene<'a>, rank: usize) -> Talk<'a> {
+        let member = rank % scene.shards.ranks();
+        let own = scene.units.iter().map(|unit| scene.shards.count(member, unit.clone())).collect();
+        Talk { scene, rank, own, found: Simulated::default() }
+    }
+
+    fn step(mut self) -> Simulated {
+        let scene = self.scene;
+        // Whether anyone stops.
+        self.numbers(1);
+        // What each rank's packs leave to be added up.
+        let mut trees: Vec<Tree> = vec![Tree::default(); scene.ranks];
+        let mut before = 0;
+        for packs in &scene.groups {
+            let dealt = dealt(&scene.job.blueprint, packs, scene.ranks, scene.zero >= 2);
+            self.group(packs, &dealt);
+            for (tree, own) in trees.iter_mut().zip(&dealt).filter(|_| scene.zero < 2) {
+                own.iter().for_each(|&i| tree.push(Node { level: 0, index: before + i as u64 }, Vec::new()));
+            }
+            before += packs.len() as u64;
+        }
+        self.update(&trees);
+        // Whether anyone is to save.
+        self.numbers(1);
+        self.found
+    }
+
+    fn call(&mut self, what: Collective, floats: usize) {
+        self.found.calls.push((what, 4 * floats as u64));
+    }
+
+    /// Numbers of this rank's, to all others: how many, then they.
+    fn numbers(&mut self, count: usize) {
+        let others = self.scene.ranks - 1;
+        self.call(Collective::AllGather, 2 * others);
+        self.call(Collective::AllGather, 2 * count * others);
+    }
+
+    /// The values of a unit from those of the group.
+    fn gather(&mut self, unit: usize) {
+        self.call(Collective::AllGather, self.own[unit] * (self.scene.shards.ranks() - 1));
+    }
+
+    /// Parts of `len` elements, of which `own` are this rank's, to those who answer for them, in every group of ranks.
+    fn scatter(&mut self, len: usize, own: usize, has: bool) {
+        let groups = self.scene.ranks / self.scene.shards.ranks();
+        self.call(Collective::ReduceScatter, if has { groups * len - own } else { 0 });
+    }
+
+    /// Units as a forward pass needs them, where their values lie with others.
+    fn forward(&mut self) {
+        if self.scene.zero == 3 {
+            // The head is the embedding where it has no unit of its own.
+            let units = 0..self.scene.units.len();
+            let tied = self.scene.units.last().is_some_and(Range::is_empty).then_some(0);
+            units.chain(tied).filter(|u| !self.scene.units[*u].is_empty()).for_each(|unit| self.gather(unit));
+        }
+    }
+
+    /// Units as backward is done with them.
+    fn backward(&mut self, has: bool, head: bool) {
+        let (scene, last) = (self.scene, self.scene.units.len() - 1);
+        if scene.zero < 2 {
+            return;
+        }
+        let head_unit = if scene.units[last].is_empty() { 0 } else { last };
+        let there = |unit: usize| !scene.units[unit].is_empty();
+        if head && scene.zero == 3 && there(head_unit) {
+            self.gather(head_unit);
+        }
+        for unit in (0..=last).rev().filter(|unit| there(*unit)) {
+            if scene.zero == 3 && (1..last).contains(&unit) {
+                self.gather(unit);
+            }
+            self.scatter(scene.units[unit].len(), self.own[unit], has);
+        }
+    }
+
+    /// A group forward, its sums shared, and backward.
+    fn group(&mut self, packs: &[Pack], dealt: &[Vec<usize>]) {
+        let scene = self.scene;
+        let own = &dealt[self.rank];
+        self.found.packs += own.len();
+        self.found.rows += own.iter().map(|&i| packs[i].num_rows()).sum::<usize>();
+        let turns = dealt.iter().map(Vec::len).max().unwrap_or(0);
+        let scored: usize = own.iter().map(|&i| NUMBERS * sequences_of(&packs[i]).len() + 1).sum();
+        let experts = scene.job.blueprint.experts.as_ref().filter(|_| scene.job.balance.is_some());
+        let loads = own.len() * experts.map_or(1, |e| 2 * e.route.experts + 1);
+        let preferring = scene.job.kto();
+        let in_step = scene.job.adapter.is_some() && preferring.is_some_and(|kto| !kto.precompute_ref_log_probs);
+        if in_step {
+            (0..turns).for_each(|_| self.forward());
+            self.numbers(1 + scored + own.len());
+        }
+        if preferring.is_none() && scene.job.balance.is_none() {
+            for turn in 0..turns {
+                self.forward();
+                self.backward(turn < own.len(), false);
+            }
+            return self.numbers(1 + scored);
+        }
+        (0..turns).for_each(|_| self.forward());
+        self.numbers(1 + scored + loads);
+        for turn in 0..turns {
+            if preferring.is_some() && scene.execution.z0_first {
+                self.forward();
+            }
+            self.backward(turn < own.len(), true);
+        }
+    }
+
+    /// From the gradient to new values.
+    fn update(&mut self, trees: &[Tree]) {
+        let scene = self.scene;
+        let member = self.rank % scene.shards.ranks();
+        if scene.zero < 2 {
+            let nodes = |tree: &Tree| if scene.elastic { tree.nodes().len() } else { 1 };
+            let (own, rounds) = (nodes(&trees[self.rank]), trees.iter().map(nodes).max().unwrap_or(0));
+            self.numbers(2 * own);
+            let mine = self.own.iter().sum();
+            (0..rounds).for_each(|round| self.scatter(scene.len, mine, round < own));
+        }
+        self.numbers(scene.shards.parts(member, 0..scene.len).count());
+        if scene.zero < 3 {
+            (0..scene.units.len()).for_each(|unit| self.gather(unit));
+        }
+    }
+}
