@@ -99,7 +99,7 @@ impl<'a, B: Backend> Stepper<'a, B> {
             (Some(_), None) => Reference::Cached,
             (Some(_), Some(_)) => Reference::AdaptersOff,
         };
-        let (settings, layout) = train::optimizer_of(job, &table, &[std::ops::Range { start: 0, end: table.len() }]);
+        let (settings, layout) = train::optimizer_of(job, &table, &std::iter::once(0..table.len()).collect::<Vec<_>>());
         let len = table.len();
         Ok(Stepper {
             backend,

@@ -221,7 +221,7 @@ impl<B: Backend> Decoder<B> {
     pub fn forward(&self, ctx: &Context<B>, pack: &Pack, parts: &Parts<B>, keep: Keep) -> Forward<B> {
         let Parts { base, tail, noise } = parts;
         let embedded = |ctx: &Context<B>| (self.embedded(ctx, base), self.embedded(ctx, tail));
-        let (mut x_td, mut tail_td) = units::at(ctx, units::EMBEDDING, embedded);
+        let (mut x_td, mut tail_td) = units::before(ctx, units::EMBEDDING, Some(units::block(0)), embedded);
         if let Some(noise) = noise {
             let rows: Vec<u32> = (0..base.len() as u32).collect();
             let (ids, mut n_td) =
@@ -232,7 +232,7 @@ impl<B: Backend> Decoder<B> {
         let mut kept = Vec::with_capacity(self.blocks.len());
         let mut load = RouterLoad::default();
         for (i, block) in self.blocks.iter().enumerate() {
-            let (y_td, saved) = units::at(ctx, units::block(i), |ctx| {
+            let (y_td, saved) = units::before(ctx, units::block(i), Some(units::block(i + 1)), |ctx| {
                 let (y_td, saved) = block.forward(ctx, self.rotary(i), base, &x_td, None);
                 if !tail.is_empty() {
                     tail_td = block.forward(ctx, self.rotary(i), tail, &tail_td, Some(saved.key_value())).0;
@@ -399,7 +399,7 @@ impl<B: Backend> Decoder<B> {
         };
         drop(h_sd);
         let mut dx_sd = k.mat(x_sd.rows(), x_sd.cols());
-        units::back(ctx, grads, self.norm_unit(), |ctx, grads| {
+        units::back(ctx, grads, (self.norm_unit(), self.below(self.blocks.len())), |ctx, grads| {
             self.norm.backward(ctx, grads, x_sd.view(), &norm, dh_sd.view(), dx_sd.out());
         });
         dh_sd = k.zeros(parts.base.len(), self.blueprint.hidden);
@@ -410,7 +410,7 @@ impl<B: Backend> Decoder<B> {
             let below = below_all || i > self.lowest_trained;
             let kept = kept.pop().expect("backward without a kept forward pass");
             let dy_td = dx_td.take().expect("every block but the lowest hands a gradient down");
-            dx_td = units::back(ctx, grads, units::block(i), |ctx, grads| {
+            dx_td = units::back(ctx, grads, (units::block(i), self.below(i)), |ctx, grads| {
                 block.backward(ctx, grads, self.rotary(i), &parts.base, kept, dy_td, below)
             });
         }

@@ -155,6 +155,8 @@ pub trait Away<B: Backend>: Sync {
     /// The values of a unit, `[1, n]`, and where its parameters lie among them; `None` where it has no parameters. `own` is what
     /// is here of all values.
     fn gather(&self, backend: &B, own: &Mat<B, B::Real>, unit: usize) -> Option<(&Table, Mat<B, B::Real>)>;
+    /// What fetches the unit that is gathered next, on any thread, before anything else is asked for.
+    fn ahead<'s>(&'s self, backend: &B, own: &Mat<B, B::Real>, unit: usize) -> Option<Box<dyn FnOnce() + Send + 's>>;
 }
 
 impl<B: Backend> Clone for Params<'_, B> {

@@ -148,7 +148,7 @@ fn stripes_updated_apart_are_the_whole_updated_at_once() {
         }
         (cpu.to_host::<f32>(values.view()), cpu.to_host::<bf16>(rounded.view()))
     };
-    let whole = updated(&[vec![0..n]]);
+    let whole = updated(&[std::iter::once(0..n).collect()]);
     assert!(whole.0 != p[..8100]);
     let borders = [0, 7, 60, 970, 1000 + 256, 1000 + 30 * 256, 9000 + 512, 9000 + 4096, n];
     assert!(updated(&[stripes(&borders, 0), stripes(&borders, 1)]) == whole);
@@ -168,7 +168,7 @@ fn values_that_lie_beside_their_gradients_are_updated_as_those_of_the_whole() {
         optimiser.update(&cpu, &mut values, &mut cpu.zeros(1, 0), &cpu.from_host(1, grads.len(), &grads), 1e-3, 1.0);
         cpu.to_host::<f64>(values.view())
     };
-    let whole = updated(&[0..20]);
+    let whole = updated(std::slice::from_ref(&(0..20)));
     let parts = [0..3, 6..12, 19..20];
     assert_eq!(updated(&parts), parts.iter().flat_map(|r| whole[r.clone()].to_vec()).collect::<Vec<f64>>());
 }

@@ -144,7 +144,7 @@ impl Plan {
         let frozen = match job.config.tuning {
             config::Tuning::Full => 0,
             config::Tuning::Blocks(_) => stored - stored / b.num_parameters().max(1) as u64 * trainable as u64,
-            _ => stored - crate::storage::copied_bytes(job),
+            _ => stored - crate::storage::copied_bytes(job) - job.unread,
         };
         let scale = |rows: usize, cap: usize| rows.min(cap);
         let rows = held_rows(job, load, execution);

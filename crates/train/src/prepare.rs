@@ -48,6 +48,8 @@ pub struct Job {
     pub positions: usize,
     /// Things worth saying.
     pub notes: Vec<String>,
+    /// Bytes of a mapped embedding that no row of the run reads.
+    pub(crate) unread: u64,
 }
 
 /// A data set with what its objective adds.
@@ -181,7 +183,9 @@ impl Job {
             balance,
             positions,
             notes,
+            unread: 0,
         };
+        job.unread = crate::storage::unread_bytes(&job);
         job.notes.extend(crate::storage::notes(&job));
         Ok(job)
     }

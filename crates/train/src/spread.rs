@@ -5,9 +5,9 @@ use crate::policy::Policy;
 use dist::tree::{Node, Tree};
 use dist::{Shards, World};
 use kernels::{Backend, Mat, Real};
-use model::land;
 use nn::{Away, Leave, Table};
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// All ranks, and how an arena is spread over them.
 pub struct Spread<'a> {
@@ -18,7 +18,12 @@ pub struct Spread<'a> {
     shards: Shards,
     units: Vec<Unit>,
     len: usize,
+    /// The unit that is gathered next, where it was fetched ahead, and everyone's part of it.
+    fetched: Mutex<Option<(usize, Parts)>>,
 }
+
+/// Every member's part of a unit.
+type Parts = Result<Vec<Vec<f32>>, dist::Error>;
 
 /// What is needed at a time.
 struct Unit {
@@ -40,7 +45,7 @@ impl<'a> Spread<'a> {
             Unit { table: table.window(range.clone(), at), range: range.clone(), at }
         };
         let units = ranges.iter().enumerate().map(unit).collect();
-        Spread { world, zero, shards, units, len: table.len() }
+        Spread { world, zero, shards, units, len: table.len(), fetched: Mutex::default() }
     }
 
     /// This rank's number in its group.
@@ -60,7 +65,7 @@ impl<'a> Spread<'a> {
 
     /// The values that lie here, one after the other, of the arena of `Real`.
     pub(crate) fn held(&self, table: &Table) -> Vec<Range<usize>> {
-        if self.zero == 3 { self.own() } else { vec![0..table.reals()] }
+        if self.zero == 3 { self.own() } else { std::iter::once(0..table.reals()).collect() }
     }
 
     /// Elements that gradients need room for, a pack at a time.
@@ -102,11 +107,20 @@ impl<'a> Spread<'a> {
         own: &[f32],
         take: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), dist::Error> {
+        self.woven(window.clone(), &self.parts(window, own)?, take);
+        Ok(())
+    }
+
+    /// Every member's part of a window.
+    fn parts(&self, window: Range<usize>, own: &[f32]) -> Parts {
         let size = self.shards.ranks();
         let first = self.world.rank() / size * size;
         let counts: Vec<usize> = (0..size).map(|member| self.shards.count(member, window.clone())).collect();
-        let found = self.world.gather_among(first..first + size, own, &counts)?;
-        for (member, values) in found.iter().enumerate() {
+        self.world.gather_among(first..first + size, own, &counts)
+    }
+
+    fn woven(&self, window: Range<usize>, parts: &[Vec<f32>], take: &mut dyn FnMut(usize, &[f32])) {
+        for (member, values) in parts.iter().enumerate() {
             let mut rest = &values[..];
             for part in self.shards.parts(member, window.clone()) {
                 let (these, after) = rest.split_at(part.len());
@@ -114,13 +128,16 @@ impl<'a> Spread<'a> {
                 rest = after;
             }
         }
-        Ok(())
+    }
+
+    fn fetched(&self) -> MutexGuard<'_, Option<(usize, Parts)>> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The same, unit by unit, of the whole arena.
     pub(crate) fn gather_all(&self, own: &[f32], take: &mut dyn FnMut(usize, &[f32])) -> Result<(), dist::Error> {
-        let units = self.units.iter().enumerate();
-        units.map(|(unit, u)| self.gather(u.range.clone(), &own[self.own_of(unit)], take)).collect()
+        let mut units = self.units.iter().enumerate();
+        units.try_for_each(|(unit, u)| self.gather(u.range.clone(), &own[self.own_of(unit)], take))
     }
 
     /// The norm of a gradient of which this rank has `own`; the same bits however many ranks there are.
@@ -185,16 +202,29 @@ impl<B: Backend> Away<B> for Spread<'_> {
         if range.is_empty() {
             return None;
         }
-        let own = host(backend, own, self.own_of(unit));
-        let (mut all, held) = (backend.mat(1, range.len()), [range.clone()]);
+        let parts = match self.fetched().take() {
+            Some((fetched, parts)) => {
+                assert!(fetched == unit, "unit {fetched} was fetched, and {unit} is needed");
+                parts
+            }
+            None => self.parts(range.clone(), &host(backend, own, self.own_of(unit))),
+        };
+        let mut all = backend.mat(1, range.len());
         // What went wrong is kept by the world, and asked for where errors can be told.
-        let found = Spread::gather(self, range.clone(), &own, &mut |at, values| {
-            land(backend, &real::<B>(values), at, (&mut all, &held));
-        });
-        if found.is_err() {
-            backend.fill_zero(all.out());
+        match parts {
+            Err(_) => backend.fill_zero(all.out()),
+            Ok(parts) => self.woven(range.clone(), &parts, &mut |at, values| {
+                let first = at - range.start;
+                backend.upload(&real::<B>(values), all.out().cols(first..first + values.len()));
+            }),
         }
         Some((table, all))
+    }
+
+    fn ahead<'s>(&'s self, backend: &B, own: &Mat<B, B::Real>, unit: usize) -> Option<Box<dyn FnOnce() + Send + 's>> {
+        let range = self.units[unit].range.clone();
+        let own = (!range.is_empty()).then(|| host(backend, own, self.own_of(unit)))?;
+        Some(Box::new(move || *self.fetched() = Some((unit, self.parts(range, &own)))))
     }
 }
 

@@ -267,8 +267,8 @@ fn read_whole<B: Backend>(
             }
         }
     }
-    let (every, held) = (!rounded, [0..table.reals()]);
-    read_some(backend, job, (policy, &held), dir, |p| every || matches!(p.home, Home::Half(_)))
+    let (every, held) = (!rounded, 0..table.reals());
+    read_some(backend, job, (policy, std::slice::from_ref(&held)), dir, |p| every || matches!(p.home, Home::Half(_)))
 }
 
 /// Reads the trained weights of a checkpoint or of `final/`, as far as they are held.

@@ -44,6 +44,34 @@ pub(crate) fn copied_bytes(job: &Job) -> u64 {
     copied.map(|info| held(&storage, info) as u64).sum()
 }
 
+/// Bytes that the system maps with the row of an embedding that is read: what lies around it, where that is in memory already.
+const AROUND: u64 = 64 << 10;
+/// Tokens after which hardly a new one comes.
+const LOOKED_AT: usize = 1 << 20;
+
+/// Bytes of a frozen embedding, used where its file is mapped, that the run never touches: rows of tokens which it does not have. One
+/// that is the head as well is read whole.
+pub(crate) fn unread_bytes(job: &Job) -> u64 {
+    let embedding = job.checkpoint.infos().find(|t| t.name.ends_with("embed_tokens.weight"));
+    let (Some(embedding), Some(a)) = (embedding, &job.adapter) else { return 0 };
+    let mapped = held(&storage_of(job), embedding) == embedding.byte_len();
+    if job.blueprint.tied || !mapped || a.adapters.trains(&embedding.name) {
+        return 0;
+    }
+    let (epoch, mut seen, mut tokens) = (job.order.epoch(0), vec![false; job.blueprint.vocab], 0);
+    for step in 0..job.total_steps.min(job.order.steps_per_epoch()) {
+        for text in epoch.step(step).rows().iter().flat_map(|&unit| job.train.texts(unit)) {
+            tokens += text.prompt.len() + text.tokens.len();
+            text.prompt.iter().chain(&text.tokens).for_each(|&token| seen[token as usize] = true);
+        }
+        if tokens > LOOKED_AT {
+            break;
+        }
+    }
+    let touched = seen.iter().filter(|seen| **seen).count() as u64 * AROUND;
+    (embedding.byte_len() as u64).saturating_sub(touched)
+}
+
 fn held(storage: &Storage, info: &TensorInfo) -> usize {
     let (bytes, matrix) = (info.byte_len(), info.shape.len() > 1 && info.dtype.is_float());
     match storage.scheme_of(&info.name).filter(|_| matrix) {

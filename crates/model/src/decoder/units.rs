@@ -16,24 +16,37 @@ pub(super) fn block(i: usize) -> usize {
 
 /// Does something with the values of a unit at hand, wherever they come from.
 pub(super) fn at<B: Backend, R>(ctx: &Context<B>, unit: usize, work: impl FnOnce(&Context<B>) -> R) -> R {
-    let gathered = ctx.params.away.and_then(|away| away.gather(ctx.backend, ctx.params.values, unit));
-    match gathered {
-        None => work(ctx),
-        Some((table, values)) => {
-            let params = Params { table, values: &values, halves: None, away: None };
-            work(&Context { params, ..*ctx })
-        }
+    before(ctx, unit, None, work)
+}
+
+/// As [`at`]; meanwhile the unit that is needed next is fetched.
+pub(super) fn before<B: Backend, R>(
+    ctx: &Context<B>,
+    unit: usize,
+    next: Option<usize>,
+    work: impl FnOnce(&Context<B>) -> R,
+) -> R {
+    let (backend, own) = (ctx.backend, ctx.params.values);
+    let gathered = ctx.params.away.and_then(|away| Some((away, away.gather(backend, own, unit)?)));
+    let Some((away, (table, values))) = gathered else { return work(ctx) };
+    let ctx = Context { params: Params { table, values: &values, halves: None, away: None }, ..*ctx };
+    match next.and_then(|next| away.ahead(backend, own, next)) {
+        None => work(&ctx),
+        Some(fetch) => std::thread::scope(|scope| {
+            scope.spawn(fetch);
+            work(&ctx)
+        }),
     }
 }
 
-/// Does all that adds to the gradients of a unit.
+/// Does all that adds to the gradients of a unit; meanwhile the one that is needed next is fetched.
 pub(super) fn back<B: Backend, R>(
     ctx: &Context<B>,
     grads: &mut Grads<B>,
-    unit: usize,
+    (unit, next): (usize, Option<usize>),
     work: impl FnOnce(&Context<B>, &mut Grads<B>) -> R,
 ) -> R {
-    let done = at(ctx, unit, |ctx| work(ctx, &mut grads.unit(unit)));
+    let done = before(ctx, unit, next, |ctx| work(ctx, &mut grads.unit(unit)));
     grads.end_unit(ctx.backend, unit);
     done
 }
@@ -41,6 +54,11 @@ pub(super) fn back<B: Backend, R>(
 impl<B: Backend> Decoder<B> {
     pub(super) fn norm_unit(&self) -> usize {
         block(self.blocks.len())
+    }
+
+    /// The block that backward comes to after block `i`, or after the norm above all.
+    pub(super) fn below(&self, i: usize) -> Option<usize> {
+        (i > self.lowest_trained).then(|| block(i - 1))
     }
 
     pub(super) fn head_unit(&self) -> usize {
@@ -56,8 +74,8 @@ impl<B: Backend> Decoder<B> {
 
     /// Stands by while others go forward over a pack and score it.
     pub fn attend_forward(&self, ctx: &Context<B>) {
-        let before = std::iter::once(EMBEDDING).chain((0..self.blocks.len()).map(block));
-        before.chain([self.norm_unit(), self.head_unit()]).for_each(|unit| at(ctx, unit, |_| ()));
+        (EMBEDDING..self.norm_unit()).for_each(|unit| before(ctx, unit, Some(unit + 1), |_| ()));
+        [self.norm_unit(), self.head_unit()].into_iter().for_each(|unit| at(ctx, unit, |_| ()));
     }
 
     /// Stands by while others go backward, through the head as well unless they were there when they scored.
@@ -66,8 +84,9 @@ impl<B: Backend> Decoder<B> {
             at(ctx, self.head_unit(), |_| ());
         }
         self.end_head(ctx, grads);
-        let blocks = (self.lowest_trained..self.blocks.len()).rev().map(block);
-        std::iter::once(self.norm_unit()).chain(blocks).for_each(|unit| back(ctx, grads, unit, |_, _| ()));
+        back(ctx, grads, (self.norm_unit(), self.below(self.blocks.len())), |_, _| ());
+        let blocks = (self.lowest_trained..self.blocks.len()).rev();
+        blocks.for_each(|i| back(ctx, grads, (block(i), self.below(i)), |_, _| ()));
         grads.end_unit(ctx.backend, EMBEDDING);
     }
 }

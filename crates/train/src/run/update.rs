@@ -37,7 +37,7 @@ impl Ranks<'_> {
 
     /// The elements of an arena that this rank's optimiser updates.
     pub(super) fn updated(&self, spread: &Spread, len: usize) -> Vec<Range<usize>> {
-        if self.zero == 0 { vec![0..len] } else { spread.own() }
+        if self.zero == 0 { std::iter::once(0..len).collect() } else { spread.own() }
     }
 
     /// Room for a gradient.
