@@ -91,8 +91,10 @@ impl Report<'_> {
         let world = self.world;
         let wanted: Vec<Collective> = args.collective.map_or(Collective::ALL.to_vec(), |c| vec![c]);
         let sizes = args.sizes();
-        // Room for the largest is found once, as a run that goes on has it.
-        world.time(Collective::AllReduce, sizes.iter().copied().max().unwrap_or(0), 2)?;
+        // Room for messages is found first, as a run that goes on has it.
+        for &bytes in &sizes {
+            world.time(Collective::AllReduce, bytes, 2)?;
+        }
         let mut rows = vec![["collective", "bytes", "median", "bandwidth"].map(str::to_owned).to_vec()];
         let mut reduced = Vec::new();
         let mut bar = Bar::new(screen, "collectives");
