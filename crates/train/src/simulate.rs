@@ -192,9 +192,16 @@ impl<'a> Talk<'a> {
         if head && scene.zero == 3 && there(head_unit) {
             self.gather(head_unit);
         }
+        let gathered = |unit: usize| scene.zero == 3 && (1..last).contains(&unit) && there(unit);
+        let mut fetched = false;
         for unit in (0..=last).rev().filter(|unit| there(*unit)) {
-            if scene.zero == 3 && (1..last).contains(&unit) {
+            if gathered(unit) && !fetched {
                 self.gather(unit);
+            }
+            // The block below is fetched while this unit is at work.
+            fetched = gathered(unit) && gathered(unit - 1);
+            if fetched {
+                self.gather(unit - 1);
             }
             self.scatter(scene.units[unit].len(), self.own[unit], has);
         }
