@@ -23,7 +23,7 @@ pub(crate) struct NetArgs {
     /// Sizes in all, bytes [default: 1 KB to 64 MB].
     #[arg(long, value_name = "N,..", value_delimiter = ',', requires = "net")]
     bytes: Vec<usize>,
-    /// How often each is measured [default: 5 to 101 times].
+    /// How often each is measured [default: 7 to 501 times].
     #[arg(long, value_name = "N", requires = "net", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     /// Seconds that ranks wait for one another.
@@ -91,6 +91,10 @@ impl Report<'_> {
         let world = self.world;
         let wanted: Vec<Collective> = args.collective.map_or(Collective::ALL.to_vec(), |c| vec![c]);
         let sizes = args.sizes();
+        // Room for messages is found first, as a run that goes on has it.
+        for &bytes in &sizes {
+            world.time(Collective::AllReduce, bytes, 2)?;
+        }
         let mut rows = vec![["collective", "bytes", "median", "bandwidth"].map(str::to_owned).to_vec()];
         let mut reduced = Vec::new();
         let mut bar = Bar::new(screen, "collectives");
@@ -200,9 +204,9 @@ impl NetArgs {
         }
     }
 
-    /// As many rounds as move about 64 MB, an odd number.
+    /// As many rounds as move about 256 MB, an odd number.
     fn rounds(&self, bytes: usize) -> usize {
-        self.rounds.map_or(((1 << 26) / bytes.max(1)).clamp(5, 101) | 1, |n| n as usize)
+        self.rounds.map_or(((1 << 28) / bytes.max(1)).clamp(7, 501) | 1, |n| n as usize)
     }
 }
 
@@ -213,8 +217,8 @@ fn pairs(world: &World, args: &NetArgs, screen: &Screen) -> Result<Vec<Pair>, Fa
     let mut pairs = Vec::new();
     for (done, &ranks) in (0u64..).zip(&all) {
         bar.set(done, all.len() as u64);
-        let latency = world.time_pair(ranks, 4, args.rounds(LARGE / 2))?;
-        let seconds = world.time_pair(ranks, LARGE, args.rounds(LARGE * 4))?;
+        let latency = world.time_pair(ranks, 4, args.rounds(LARGE))?;
+        let seconds = world.time_pair(ranks, LARGE, args.rounds(LARGE * 16))?;
         pairs.push(Pair { ranks, latency, bandwidth: LARGE as f64 / seconds, slow: false });
     }
     let median = |of: fn(&Pair) -> f64| {

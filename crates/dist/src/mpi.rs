@@ -123,14 +123,10 @@ impl Mpi {
             }
             rounds = rounds.saturating_add(1);
             if rounds.is_multiple_of(16) {
-                let missing = || pending.iter().map(|p| p.peer);
+                let missing = || pending.iter().map(|p| p.peer).collect();
                 match self.last_words() {
                     Some((rank, Words::Left(why))) => return Err(Stuck::Left { rank, why }),
-                    // This rank itself was too late.
-                    Some((_, Words::InVain(names))) if names.contains(&self.rank) => {
-                        return Err(Stuck::Missing(vec![self.rank]));
-                    }
-                    Some((rank, Words::InVain(names))) => return Err(self.conclude(missing().chain(names), Some(rank))),
+                    Some((rank, Words::InVain(names))) => return Err(self.conclude(missing(), Some((rank, names)))),
                     None if Instant::now() >= until => return Err(self.conclude(missing(), None)),
                     None => {}
                 }
@@ -145,26 +141,32 @@ impl Mpi {
 
     /// Who of the `missing` is missing indeed: ranks that wait for them in turn say so, as this one does, and are not to blame. Buffers
     /// of messages under way are still in place here.
-    fn conclude(&self, missing: impl Iterator<Item = usize>, heard: Option<usize>) -> Stuck {
-        let first: BTreeSet<usize> = missing.collect();
-        let names: Vec<String> = first.iter().map(usize::to_string).collect();
+    fn conclude(&self, missing: BTreeSet<usize>, heard: Option<(usize, Vec<usize>)>) -> Stuck {
+        let names: Vec<String> = missing.iter().map(usize::to_string).collect();
         self.say(&format!("{IN_VAIN}{}", names.join(",")), HEARING);
-        let (mut silent, mut there) = (first.clone(), BTreeSet::from([self.rank]));
-        there.extend(heard);
+        let (mut silent, mut there) = (missing.clone(), BTreeSet::from([self.rank]));
+        let mut hear = |(rank, names): (usize, Vec<usize>)| {
+            there.insert(rank);
+            silent.extend(names);
+        };
+        heard.into_iter().for_each(&mut hear);
         let until = Instant::now() + HEARING;
         while Instant::now() < until {
             match self.last_words() {
                 Some((rank, Words::Left(why))) => return Stuck::Left { rank, why },
-                Some((rank, Words::InVain(names))) => {
-                    there.insert(rank);
-                    silent.extend(names);
-                }
+                Some((rank, Words::InVain(names))) => hear((rank, names)),
                 None => std::thread::yield_now(),
             }
         }
+        let late = silent.contains(&self.rank);
         silent.retain(|rank| !there.contains(rank));
-        // Where all are there, it is the way between them that is not.
-        Stuck::Missing(if silent.is_empty() { first } else { silent }.into_iter().collect())
+        Stuck::Missing(match (silent.is_empty(), late) {
+            (false, _) => silent.into_iter().collect(),
+            // All are there, and it was this rank that they waited for.
+            (true, true) => vec![self.rank],
+            // It is the way between them that is not.
+            (true, false) => missing.into_iter().collect(),
+        })
     }
 
     /// What a rank said when it gave up, if one did, and which.

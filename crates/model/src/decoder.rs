@@ -182,6 +182,12 @@ impl<B: Backend> HeadKept<B> {
     }
 }
 
+/// Rows that go through a trained head and back at a time, of which so many have room for all their logits: whole lines of them, but so
+/// few only where the products stay large.
+fn rows_at_once(fit: usize) -> usize {
+    if fit < HEAD_ROWS / 4 { HEAD_ROWS } else { (fit / 16 * 16).min(HEAD_ROWS) }
+}
+
 impl<B: Backend> Decoder<B> {
     pub(crate) fn new(
         blueprint: Blueprint,
@@ -318,9 +324,10 @@ impl<B: Backend> Decoder<B> {
         let h_sd = forward.graded.h_sd.view();
         let tokens: Vec<u32> = pack.targets.iter().map(|t| t.token).collect();
         let mut scores = Scores::new(plan.extra, HeadKept::Gradient(ctx.backend.mat(h_sd.rows, h_sd.cols)));
+        let step = rows_at_once(plan.kept_logits / self.blueprint.vocab);
         units::at(ctx, self.head_unit(), |ctx| {
-            for first in (0..tokens.len()).step_by(HEAD_ROWS) {
-                let rows = first..(first + HEAD_ROWS).min(tokens.len());
+            for first in (0..tokens.len()).step_by(step) {
+                let rows = first..(first + step).min(tokens.len());
                 let (h_sd, tokens) = (h_sd.rows(rows.clone()), &tokens[rows.clone()]);
                 let mut kept = self.head_kept(ctx, h_sd, plan.kept_logits / rows.len());
                 let found = self.head_scores(ctx, h_sd, tokens, plan.extra, kept.receive());

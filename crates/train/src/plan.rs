@@ -197,15 +197,16 @@ impl Plan {
 }
 
 /// Share of the room of weights, gradients and moments that the logits of a trained head may take: as many need not be
-/// computed again, and the peak stays what the optimiser makes it.
-const LOGITS_SHARE: u64 = 16;
+/// computed again, and the peak stays what the optimiser makes it. Text goes backward as many rows at a time as fit, so
+/// half of it is enough.
+const LOGITS_SHARE: u64 = 8;
 
 /// Logits that a trained head keeps for backward, within a plan that fits without any.
 fn kept_logits(job: &Job, plan: &Plan, available: u64) -> usize {
     if !matches!(job.tuning(), model::Tuning::Full) || job.blueprint.logit_cap.is_some() {
         return 0;
     }
-    let share = 4 * 4 * plan.trainable as u64 / LOGITS_SHARE;
+    let share = 4 * 4 * plan.trainable as u64 / if job.kto().is_some() { LOGITS_SHARE } else { 2 * LOGITS_SHARE };
     (share.min(available - plan.total()) / 4) as usize
 }
 

@@ -192,16 +192,15 @@ impl<'a> Talk<'a> {
         if head && scene.zero == 3 && there(head_unit) {
             self.gather(head_unit);
         }
-        let gathered = |unit: usize| scene.zero == 3 && (1..last).contains(&unit) && there(unit);
-        let mut fetched = false;
+        let mut ahead = None;
         for unit in (0..=last).rev().filter(|unit| there(*unit)) {
-            if gathered(unit) && !fetched {
-                self.gather(unit);
-            }
-            // The block below is fetched while this unit is at work.
-            fetched = gathered(unit) && gathered(unit - 1);
-            if fetched {
-                self.gather(unit - 1);
+            if scene.zero == 3 && (1..last).contains(&unit) {
+                if ahead != Some(unit) {
+                    self.gather(unit);
+                }
+                // The one below is fetched while this one is computed.
+                ahead = Some(unit - 1).filter(|below| *below > 0 && there(*below));
+                ahead.into_iter().for_each(|below| self.gather(below));
             }
             self.scatter(scene.units[unit].len(), self.own[unit], has);
         }
