@@ -60,9 +60,10 @@ impl Team {
         // A unit comes in on the host and is copied to where it is computed with.
         let window = if self.zero == 3 { largest } else { 0 };
         let heard = if self.ranks > 1 && self.zero > 0 { largest + shard(largest) } else { 0 };
-        let (most, left) = if self.zero >= 2 { nodes(packs) } else { nodes(packs.div_ceil(self.ranks)) };
+        let (most, left) = nodes(packs.div_ceil(self.ranks));
         let (gradients, exchange) = match (self.zero, self.tree) {
-            (2.., _) => (4 * room(units) as u64, most as u64 * shard(arena) + 3 * largest),
+            // Beside the sums that wait, the one that comes of them, and what the optimiser reads of it.
+            (2.., _) => (4 * room(units) as u64, (waiting(packs, self.ranks) + 2) * shard(arena) + 3 * largest),
             (_, true) if self.ranks > 1 => (arena, arena * (left + 2).max(most) as u64),
             (_, true) => (arena, arena * most as u64),
             (_, false) if self.ranks > 1 => (arena, 3 * arena),
@@ -72,7 +73,8 @@ impl Team {
             values: if self.zero == 3 { shard(*values) + window } else { *values },
             gradients,
             moments: if self.zero == 0 { *moments } else { shard(*moments) },
-            exchange: exchange.max(heard),
+            // At stage 3 units come in, and the next is fetched, while gradients go out.
+            exchange: if self.zero == 3 { exchange + heard + largest } else { exchange.max(heard) },
         }
     }
 }
@@ -102,6 +104,12 @@ pub(super) fn packs(load: Load, budget_rows: usize) -> usize {
 fn nodes(packs: usize) -> (usize, usize) {
     let most = (0..packs).map(|leaf| leaf.count_ones() + 1).max().unwrap_or(0);
     (most as usize, packs.count_ones() as usize)
+}
+
+/// Most sums that wait between turns in which every rank brings a leaf.
+fn waiting(packs: usize, ranks: usize) -> u64 {
+    let turns = 1..=packs.div_ceil(ranks);
+    turns.map(|turn| u64::from((turn * ranks).min(packs).count_ones())).max().unwrap_or(0)
 }
 
 /// Elements that gradients need room for where they go unit by unit.

@@ -122,7 +122,7 @@ fn moments(dir: &Path) -> Vec<u32> {
 
 /// Trains the same on one to four ranks and on every stage, and compares everything.
 fn assert_same_on_any_number_of_ranks(name: &str, config: &dyn Fn(&Path) -> Value) {
-    assert_same_on(name, config, &[(2, json!(0)), (3, json!(1)), (4, json!(2)), (2, json!(3)), (4, json!(3))]);
+    assert_same_on(name, config, &[(2, json!(0)), (3, json!(1)), (4, json!(2)), (3, json!(3))]);
 }
 
 /// Trains the same on one rank, and on so many and such stages, and compares everything.
@@ -175,27 +175,27 @@ fn experts_have_the_same_bits_on_any_number_of_ranks() {
 #[test]
 fn a_base_in_codes_has_the_same_bits_on_any_number_of_ranks() {
     let keys = json!({"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"});
-    let spreads = [(2, json!(0)), (3, json!(2)), (2, json!(3))];
+    let spreads = [(2, json!(0)), (3, json!(3))];
     assert_same_on("ranks-qlora", &|out| job("kto", out, over(&lora(), keys.clone())), &spreads);
 }
 
 #[test]
 fn moments_in_eight_bits_have_the_same_bits_on_any_number_of_ranks() {
-    let spreads = [(3, json!(0)), (2, json!(1)), (4, json!(2)), (3, json!(3))];
+    let spreads = [(2, json!(1)), (3, json!(3))];
     assert_same_on("ranks-eight", &|out| job("sft", out, json!({"optim": "adamw_8bit"})), &spreads);
 }
 
 #[test]
 fn values_in_bfloat16_alone_have_the_same_bits_on_any_number_of_ranks() {
     let keys = json!({"optim_master": "none", "dtype": "bfloat16", "optim": "adamw_8bit"});
-    let spreads = [(2, json!(0)), (3, json!(1)), (2, json!(2))];
+    let spreads = [(3, json!(1)), (2, json!(2))];
     assert_same_on("ranks-halves", &|out| job("kto", out, keys.clone()), &spreads);
 }
 
 #[test]
 fn groups_of_ranks_that_have_the_same_shards_train_the_same() {
     let spread = |zero: u8, group: usize| json!({"zero_stage": zero, "shard_ranks": group});
-    let spreads = [(4, spread(3, 2)), (4, spread(2, 2)), (2, spread(3, 1)), (4, spread(1, 2))];
+    let spreads = [(4, spread(3, 2)), (4, spread(2, 2))];
     assert_same_on("ranks-groups", &|out| job("kto", out, json!({})), &spreads);
 }
 
