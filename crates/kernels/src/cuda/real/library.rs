@@ -2,7 +2,7 @@
 
 use super::super::Error;
 use libloading::Library;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A library that was found.
 pub(crate) struct Found {
@@ -11,6 +11,8 @@ pub(crate) struct Found {
     name: &'static str,
     /// The file that was opened.
     pub(crate) file: PathBuf,
+    /// What it opens by name when it is used, and would not find beside itself (NVRTC 13.0's wheel names no folder to search).
+    _beside: Vec<Library>,
 }
 
 /// File names of a library of a CUDA release, newest release first; `newest` is the newest that the driver takes.
@@ -29,6 +31,18 @@ fn file_names(stem: &str, newest: u32) -> Vec<String> {
         _ => format!("lib{stem}.so.{release}"),
     };
     releases.map(name).chain([format!("lib{stem}.so")]).collect()
+}
+
+/// The libraries of built-in functions in a compiler's folder, opened: whoever opens one of that name then gets it.
+fn beside(file: &Path) -> Vec<Library> {
+    let folder = file.parent().filter(|folder| *folder != Path::new(""));
+    let entries = folder.and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    let builtins = paths.filter(|path| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("libnvrtc-builtins.so"))
+    });
+    // SAFETY: as for the compiler itself.
+    builtins.filter_map(|path| unsafe { Library::new(path) }.ok()).collect()
 }
 
 impl Found {
@@ -55,7 +69,8 @@ impl Found {
         for file in files {
             // SAFETY: these are NVIDIA's libraries, whose loading runs their own set-up only.
             if let Ok(library) = unsafe { Library::new(&file) } {
-                return Ok(Found { library, name, file });
+                let _beside = beside(&file);
+                return Ok(Found { library, name, file, _beside });
             }
         }
         Err(Error::Missing { library: name.into(), advice: advice.into() })
