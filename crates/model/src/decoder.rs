@@ -285,27 +285,18 @@ impl<B: Backend> Decoder<B> {
         extra: bool,
         backward: Option<usize>,
     ) -> Scores<B> {
-        units::at(ctx, self.head_unit(), |ctx| self.scored(ctx, pack, forward, extra, backward))
-    }
-
-    fn scored(
-        &self,
-        ctx: &Context<B>,
-        pack: &Pack,
-        forward: &Forward<B>,
-        extra: bool,
-        backward: Option<usize>,
-    ) -> Scores<B> {
-        let tokens: Vec<u32> = pack.targets.iter().map(|t| t.token).collect();
-        let (graded, ungraded) = tokens.split_at(pack.num_grad_targets);
-        let h_sd = forward.graded.h_sd.view();
-        let mut kept = backward.map_or(HeadKept::Nothing, |entries| self.head_kept(ctx, h_sd, entries));
-        let found = self.head_scores(ctx, h_sd, graded, extra, kept.receive());
-        let others = self.head_scores(ctx, forward.ungraded_sd.view(), ungraded, false, ForBackward::Nothing);
-        let mut scores = Scores::new(extra, kept);
-        scores.append(found);
-        scores.logp.extend(others.logp);
-        scores
+        units::at(ctx, self.head_unit(), |ctx| {
+            let tokens: Vec<u32> = pack.targets.iter().map(|t| t.token).collect();
+            let (graded, ungraded) = tokens.split_at(pack.num_grad_targets);
+            let h_sd = forward.graded.h_sd.view();
+            let mut kept = backward.map_or(HeadKept::Nothing, |entries| self.head_kept(ctx, h_sd, entries));
+            let found = self.head_scores(ctx, h_sd, graded, extra, kept.receive());
+            let others = self.head_scores(ctx, forward.ungraded_sd.view(), ungraded, false, ForBackward::Nothing);
+            let mut scores = Scores::new(extra, kept);
+            scores.append(found);
+            scores.logp.extend(others.logp);
+            scores
+        })
     }
 
     /// As [`Decoder::score`] and at once backward through the head, for a loss in which a token's log-probability alone decides
