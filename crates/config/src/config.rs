@@ -517,6 +517,13 @@ pub struct Engine {
     pub max_memory: Option<u64>,
 }
 
+impl Engine {
+    /// Whether a run over so many ranks sums gradients in an order that does not depend on their number.
+    pub fn is_elastic(&self, ranks: usize) -> bool {
+        self.elastic.unwrap_or(self.deterministic && ranks > 1)
+    }
+}
+
 /// Where training computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {

@@ -181,21 +181,8 @@ impl<B: Backend> Built<B> {
         tuning: Tuning,
         positions: usize,
     ) -> Result<Built<B>, Error> {
-        Built::stored_as(&Storage::default(), backend, checkpoint, blueprint, tuning, positions)
-    }
-
-    /// As [`Built::new`]; frozen matrices are held as `storage` says.
-    pub fn stored_as(
-        storage: &Storage,
-        backend: &B,
-        checkpoint: &Checkpoint,
-        blueprint: Blueprint,
-        tuning: Tuning,
-        positions: usize,
-    ) -> Result<Built<B>, Error> {
-        let unfilled = Unfilled::new(storage, backend, checkpoint, blueprint, tuning, positions)?;
-        let all = 0..unfilled.table.reals();
-        Ok(unfilled.fill(backend, &[all]))
+        let storage = Storage::default();
+        Ok(Unfilled::new(&storage, backend, checkpoint, blueprint, tuning, positions)?.whole(backend))
     }
 }
 
@@ -210,7 +197,7 @@ pub struct Unfilled<B: Backend> {
 }
 
 impl<B: Backend> Unfilled<B> {
-    /// As [`Built::stored_as`].
+    /// As [`Built::new`]; frozen matrices are held as `storage` says.
     pub fn new(
         storage: &Storage,
         backend: &B,
@@ -246,6 +233,12 @@ impl<B: Backend> Unfilled<B> {
         let rotaries = ropes.map(|rope| rotary(backend, rope, positions, interleaved)).collect();
         let decoder = Decoder::new(blueprint, embed, blocks, norm, head, rotaries);
         Ok(Unfilled { table, decoder, sources, lengths, notes })
+    }
+
+    /// Copies all starting values in.
+    pub fn whole(self, backend: &B) -> Built<B> {
+        let all = 0..self.table.reals();
+        self.fill(backend, &[all])
     }
 
     /// Copies the starting values in: those of `held`, ascending runs of the arena of `Real`, which then lie one after the other; and all

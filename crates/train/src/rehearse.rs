@@ -1,6 +1,6 @@
 //! Everything a run does before its first step, and nothing of what it writes.
 
-use crate::storage::storage_of;
+use crate::storage::unfilled;
 use crate::{Error, Job};
 use kernels::{Backend, Cpu};
 use model::Built;
@@ -13,9 +13,7 @@ pub fn rehearse(job: &Job) -> Result<Vec<String>, Error> {
 }
 
 fn load<B: Backend>(job: &Job, backend: &B) -> Result<Vec<String>, Error> {
-    let (checkpoint, blueprint) = (&job.checkpoint, job.blueprint.clone());
-    let Built { table, mut values, notes, .. } =
-        Built::stored_as(&storage_of(job), backend, checkpoint, blueprint, job.tuning(), job.positions)?;
+    let Built { table, mut values, notes, .. } = unfilled(job, backend)?.whole(backend);
     if let Some(adapter) = &job.adapter {
         adapter.initialise(backend, &table, &mut values, job.config.engine.seed)?;
     }

@@ -12,7 +12,6 @@ use config::Z0Scope;
 use dist::tree::{Node, Tree};
 use dist::{Collective, Shards};
 use kernels::Cpu;
-use model::Unfilled;
 use pack::{Last, Pack};
 use std::ops::Range;
 
@@ -47,16 +46,14 @@ pub fn over_ranks(config: &mut config::Config, ranks: usize) {
 pub fn simulate(job: &Job, ranks: usize, zero: u8, step: usize) -> Result<(Plan, Vec<Simulated>), Error> {
     let plan = Plan::over(job, Team::at(job, ranks, zero))?;
     let backend = Cpu::<f32>::new(1);
-    let storage = crate::storage::storage_of(job);
-    let blueprint = job.blueprint.clone();
-    let table = Unfilled::new(&storage, &backend, &job.checkpoint, blueprint, job.tuning(), job.positions)?.table;
+    let table = crate::storage::unfilled(job, &backend)?.table;
     let engine = &job.config.engine;
     let scene = Scene {
         job,
         execution: plan.execution,
         ranks,
         zero,
-        elastic: engine.elastic.unwrap_or(engine.deterministic && ranks > 1),
+        elastic: engine.is_elastic(ranks),
         shards: shards_of(job, &table, engine.shard_ranks.unwrap_or(ranks)),
         units: table.units().collect(),
         len: table.len(),

@@ -1,9 +1,10 @@
 //! How a run holds its frozen weights, and what they take so.
 
-use crate::Job;
 use crate::optimizer::holds_halves;
+use crate::{Error, Job};
 use config::{QuantCode, Quantisation};
-use model::Storage;
+use kernels::Backend;
+use model::{Storage, Unfilled};
 use weights::{Code, DType, Scheme, TensorInfo};
 
 /// How frozen weights are held.
@@ -21,6 +22,12 @@ fn scheme_of(asked: &Quantisation) -> Scheme {
         QuantCode::Int8 => Code::Int8,
     };
     Scheme { code, nested: asked.nested }
+}
+
+/// The model of a job, its frozen weights held as the job says, without the values that it trains.
+pub(crate) fn unfilled<B: Backend>(job: &Job, backend: &B) -> Result<Unfilled<B>, Error> {
+    let blueprint = job.blueprint.clone();
+    Ok(Unfilled::new(&storage_of(job), backend, &job.checkpoint, blueprint, job.tuning(), job.positions)?)
 }
 
 /// Bytes of all weights of a job's model as they are held when frozen.

@@ -9,7 +9,7 @@ mod gradients;
 mod quantised;
 
 use kernels::{Backend, Mat};
-use model::{Adapters, Built, Storage, Tuning};
+use model::{Adapters, Built, Storage, Tuning, Unfilled};
 use nn::{Context, Params};
 use pack::{Answer, Family, Pack, plan_packs};
 use std::path::PathBuf;
@@ -44,7 +44,7 @@ fn load_held<B: Backend>(storage: &Storage, backend: &B, name: &str, tuning: Tun
     let dir = golden_dir().join("models").join(name);
     let checkpoint = weights::Checkpoint::open(&dir).unwrap();
     let blueprint = model::arch::blueprint(&weights::read_config(&dir).unwrap()).unwrap();
-    Built::stored_as(storage, backend, &checkpoint, blueprint, tuning, 256).unwrap()
+    Unfilled::new(storage, backend, &checkpoint, blueprint, tuning, 256).unwrap().whole(backend)
 }
 
 fn context<'a, B: Backend>(backend: &'a B, built: &'a Built<B>) -> Context<'a, B> {

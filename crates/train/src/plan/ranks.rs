@@ -21,9 +21,7 @@ impl Team {
 
     /// `ranks` ranks of a job.
     pub fn of(job: &Job, ranks: usize) -> Team {
-        let engine = &job.config.engine;
-        let elastic = engine.elastic.unwrap_or(engine.deterministic && ranks > 1);
-        Team::elastic(job, ranks, elastic)
+        Team::elastic(job, ranks, job.config.engine.is_elastic(ranks))
     }
 
     /// The same at another stage.

@@ -54,7 +54,7 @@ pub(super) fn kept(
     let resume = world.leads() && resume && folder.path().join(rundir::lock::FILE).exists();
     let lock = if resume { Some(Lock::read(folder.path())?) } else { None };
     let engine = &config.engine;
-    let elastic = engine.elastic.unwrap_or(engine.deterministic && world.size() > 1);
+    let elastic = engine.is_elastic(world.size());
     // A run of one process that others then join was no sum over packs, and stays none.
     let replicas = if config.batch.step_rows.is_some() { 1 } else { world.size() };
     let fresh = json!({"started": Clock::now().unix_seconds(), "replicas": replicas, "elastic": elastic});

@@ -8,7 +8,7 @@ use config::OptimizerName;
 use dist::Shards;
 use kernels::adamw8::BLOCK;
 use kernels::{Backend, Mat};
-use model::{Built, Unfilled, land};
+use model::{Built, land};
 use nn::Table;
 use std::ops::Range;
 
@@ -37,9 +37,7 @@ impl<'a> Ranks<'a> {
         job: &Job,
         observe: &mut dyn FnMut(Event),
     ) -> Result<(Policy<B>, Spread<'a>), Error> {
-        let storage = crate::storage::storage_of(job);
-        let (checkpoint, blueprint) = (&job.checkpoint, job.blueprint.clone());
-        let unfilled = Unfilled::new(&storage, backend, checkpoint, blueprint, job.tuning(), job.positions)?;
+        let unfilled = crate::storage::unfilled(job, backend)?;
         let spread = self.spread(job, &unfilled.table);
         let held = spread.held(&unfilled.table);
         let Built { decoder, table, mut values, halves, notes } = unfilled.fill(backend, &held);
