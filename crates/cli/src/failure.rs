@@ -142,6 +142,9 @@ pub(crate) fn report_panics() {
             let _ = writeln!(io::stderr(), "{}", memory_line(found));
             std::process::exit(MEMORY);
         }
+        if info.payload_as_str().is_some_and(is_for_want_of_memory) {
+            without_memory();
+        }
         let _ = writeln!(io::stderr(), "{}", panic_line(info));
         std::process::exit(101);
     }));
@@ -167,8 +170,19 @@ fn memory_line(found: &train::OutOfMemory) -> String {
     )
 }
 
-/// The heap has no more: says so without taking any, and ends the process.
+/// Whether a panic of the standard library says that the system refused memory: of threads it wants some for their stacks
+/// (`ENOMEM`, and `EAGAIN` from what begins a thread), and has no error to return it as.
+fn is_for_want_of_memory(said: &str) -> bool {
+    said.contains("(os error 12)") || said.contains("code: 12,") || said.starts_with("failed to spawn thread")
+}
+
+/// The heap has no more.
 pub(crate) fn exhausted(_: Layout) -> ! {
+    without_memory()
+}
+
+/// Says so without taking any, and ends the process.
+fn without_memory() -> ! {
     let said =
         "error: not enough memory: the system gave no more; `prospect plan` says what a run takes and what to change\n";
     let _ = io::stderr().write_all(said.as_bytes());
@@ -182,4 +196,18 @@ fn panic_line(info: &PanicHookInfo) -> String {
     format!(
         "internal error: {said} ({place}, version {version}); this is a mistake in prospect, please report this line"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_for_want_of_memory_are_told_from_mistakes() {
+        let [again, none] = [11, 12].map(io::Error::from_raw_os_error);
+        assert!(is_for_want_of_memory(&format!("failed to allocate an alternative stack: {none}")));
+        assert!(is_for_want_of_memory(&format!("called `Result::unwrap()` on an `Err` value: {none:?}")));
+        assert!(is_for_want_of_memory(&format!("failed to spawn thread: {again:?}")));
+        assert!(!is_for_want_of_memory("index out of bounds: the len is 12 but the index is 12"));
+    }
 }
