@@ -25,4 +25,4 @@ pub use error::Error;
 pub use mpi::Mpi;
 pub use shards::Shards;
 pub use solo::Solo;
-pub use world::{Collective, Meter, TIMEOUT, Traffic, World};
+pub use world::{Collective, Coming, Meter, TIMEOUT, Traffic, World};
