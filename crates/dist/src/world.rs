@@ -328,13 +328,13 @@ impl World {
     /// Rank 0's bytes; what the others give is not looked at.
     pub fn broadcast(&self, own: &[u8]) -> Result<Vec<u8>, Error> {
         let mut len = (own.len() as u64).to_le_bytes();
-        self.take_from_lead(&mut len)?;
+        self.take_lead_says(&mut len)?;
         let mut bytes = if self.leads() { own.to_vec() } else { vec![0; u64::from_le_bytes(len) as usize] };
-        self.take_from_lead(&mut bytes)?;
+        self.take_lead_says(&mut bytes)?;
         Ok(bytes)
     }
 
-    fn take_from_lead(&self, bytes: &mut [u8]) -> Result<(), Error> {
+    fn take_lead_says(&self, bytes: &mut [u8]) -> Result<(), Error> {
         let own = if self.leads() { bytes.to_vec() } else { Vec::new() };
         let send: Vec<&[u8]> = (0..self.size()).map(|_| &own[..]).collect();
         let mut receive: Vec<&mut [u8]> = (0..self.size()).map(|_| &mut [][..]).collect();
