@@ -126,7 +126,7 @@ impl Hub {
                 Some((Kind::Words, from, bytes)) => (from, String::from_utf8_lossy(&bytes).into_owned()),
                 Some((Kind::Done | Kind::Hello, ..)) => {
                     state.done[rank] = true;
-                    return;
+                    return self.changed.notify_all();
                 }
                 None if state.closed || state.done[rank] => return,
                 None => {
@@ -246,7 +246,7 @@ impl Channel for Rendezvous {
     }
 
     fn lead_says(&self, own: &[u8], until: Instant) -> Result<Vec<u8>, Stuck> {
-        let over = |state: &State| !state.heard.is_empty();
+        let over = |state: &State| !state.heard.is_empty() || state.done.iter().any(|done| *done);
         if self.rank() == 0 {
             let here = |state: &State| state.streams.iter().skip(1).all(Option::is_some);
             let mut state = self.wait(until, |state| here(state) || over(state));
