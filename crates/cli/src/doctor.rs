@@ -214,9 +214,10 @@ fn writable() -> Finding {
 fn ranks() -> Finding {
     match cfg!(feature = "mpi") {
         true => Finding::ok("several ranks", "built with MPI"),
-        false => {
-            Finding::ok("several ranks", "built without MPI: one process; --features mpi builds it (docs/ranks.md)")
-        }
+        false => Finding::ok(
+            "several ranks",
+            "built without MPI: on CPUs one process; --features mpi builds it (docs/ranks.md)",
+        ),
     }
 }
 

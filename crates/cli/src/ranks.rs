@@ -2,11 +2,13 @@
 
 use crate::args::{LaunchArgs, SlurmArgs};
 use crate::failure::Failure;
+use crate::gpu;
 use crate::output::{self, word};
 use crate::screen::Screen;
-use dist::World;
-use dist::launch::{Launch, detect};
+use dist::launch::{Launch, detect, meeting};
+use dist::{Nccl, Rendezvous, World, nccl};
 use std::path::Path;
+use std::time::Instant;
 
 /// All ranks of this job; this process alone where no launcher started several.
 pub(crate) fn join() -> Result<World, Failure> {
@@ -16,14 +18,40 @@ pub(crate) fn join() -> Result<World, Failure> {
     }
 }
 
-#[cfg(feature = "mpi")]
 fn engine(launch: &Launch) -> Result<World, Failure> {
+    if launch.launcher.speaks_mpi() { mpi(launch) } else { nccl(launch) }
+}
+
+/// Ranks of torchrun and the like have a GPU each.
+fn nccl(launch: &Launch) -> Result<World, Failure> {
     let (rank, size, by) = (launch.rank, launch.size, launch.launcher.name());
-    if !launch.launcher.speaks_mpi() {
-        return Err(Failure::usage(format!(
-            "this is rank {rank} of {size}, started by {by}, which brings no MPI; ranks on CPUs meet over MPI: start them with `prospect launch -n {size}`, mpirun or srun"
-        )));
+    let options = nccl::Options { device: launch.local_rank.unwrap_or(0), folders: gpu::options().folders };
+    let found = nccl::Found::open(&options).map_err(|e| {
+        Failure::usage(format!(
+            "this is rank {rank} of {size}, started by {by}, whose ranks meet over NCCL: {e}. On CPUs start them with `prospect launch -n {size}`, mpirun or srun"
+        ))
+    })?;
+    let until = Instant::now() + dist::TIMEOUT;
+    let variable = |name: &str| std::env::var(name).ok();
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| variable("HOSTNAME"));
+    let machine = machine.map_or_else(|| "this machine".to_owned(), |name| name.trim().to_owned());
+    let channel = Rendezvous::join(&meeting(launch, machine, variable)?, until)?;
+    Ok(World::new(Box::new(Nccl::join(found, Box::new(channel), until)?), dist::TIMEOUT)?)
+}
+
+/// Where a launcher starts several ranks of a machine and the configuration names no GPU, each takes its own.
+pub(crate) fn own_gpu(loaded: &mut config::Loaded) {
+    loaded.stages.iter_mut().for_each(own_gpu);
+    let device = &mut loaded.config.engine.device;
+    let launch = detect(|name| std::env::var(name).ok()).ok().flatten();
+    if let (config::Device::Cuda(0), Some(own)) = (&device, launch.filter(|l| l.size > 1).and_then(|l| l.local_rank)) {
+        *device = config::Device::Cuda(own);
     }
+}
+
+#[cfg(feature = "mpi")]
+fn mpi(launch: &Launch) -> Result<World, Failure> {
+    let (size, by) = (launch.size, launch.launcher.name());
     let mpi = dist::Mpi::start()?;
     let found = dist::Comm::size(&mpi);
     if found != size {
@@ -35,7 +63,7 @@ fn engine(launch: &Launch) -> Result<World, Failure> {
 }
 
 #[cfg(not(feature = "mpi"))]
-fn engine(launch: &Launch) -> Result<World, Failure> {
+fn mpi(launch: &Launch) -> Result<World, Failure> {
     let (rank, size, by) = (launch.rank, launch.size, launch.launcher.name());
     Err(Failure::usage(format!("this is rank {rank} of {size}, started by {by}. {NO_MPI}")))
 }

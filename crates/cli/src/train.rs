@@ -94,7 +94,8 @@ pub(crate) fn train(args: &TrainArgs, screen: &Screen) -> Result<u8, Failure> {
     }
     let world = ranks::join()?;
     let screen = &heard(&world, screen);
-    let loaded = load(&args.config, screen)?;
+    let mut loaded = load(&args.config, screen)?;
+    ranks::own_gpu(&mut loaded);
     let inputs: Vec<&Path> = args.config.words().0.into_iter().collect();
     run(&world, &loaded, &inputs, args.json, screen)
 }
@@ -113,6 +114,7 @@ pub(crate) fn resume(args: &ResumeArgs, screen: &Screen) -> Result<u8, Failure> 
     // What is worth saying about it was said when the run began.
     let mut loaded = load_from(&args.run.join("config.yaml"), &overrides)?;
     first_use::prepare(&mut loaded, None, screen)?;
+    ranks::own_gpu(&mut loaded);
     run(&world, &loaded, &[], args.json, screen)
 }
 

@@ -5,6 +5,7 @@
 //! that did not come; [`tree`] sums gradients in an order that does not depend on how many ranks there are; [`shards`] deals an
 //! arena out in stripes.
 
+mod channel;
 mod comm;
 pub mod deal;
 mod error;
@@ -13,16 +14,21 @@ pub mod launch;
 pub mod line;
 #[cfg(feature = "mpi")]
 mod mpi;
+pub mod nccl;
+pub mod rendezvous;
 pub mod shards;
 mod solo;
 pub mod threads;
 pub mod tree;
 mod world;
 
+pub use channel::Channel;
 pub use comm::{Comm, Stuck};
 pub use error::Error;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
+pub use nccl::Nccl;
+pub use rendezvous::Rendezvous;
 pub use shards::Shards;
 pub use solo::Solo;
-pub use world::{Collective, Meter, TIMEOUT, Traffic, World};
+pub use world::{Collective, Coming, Meter, TIMEOUT, Traffic, World};

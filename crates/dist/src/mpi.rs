@@ -3,8 +3,8 @@
 //! MPI's own collectives would not say who is missing, and sum in an order of their own; so only `MPI_Isend` and `MPI_Irecv` are used,
 //! all posted at once, and asked after until the deadline. `mpi/shim.c` gives them plain arguments.
 
-use crate::{Comm, Error, Stuck};
-use std::collections::BTreeSet;
+use crate::channel::given_up;
+use crate::{Channel, Comm, Error, Stuck};
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -25,13 +25,8 @@ const MESSAGE: usize = 1 << 30;
 const FAREWELL: c_int = 32_767;
 /// Bytes of last words: so few that MPI sends them without asking the receiver.
 const LAST_WORDS: usize = 512;
-/// Begins the last words of a rank that waited in vain for those that follow.
-const IN_VAIN: &str = "in vain:";
 /// How long last words may take, and how long the others get to read them before MPI's launcher ends them.
 const GRACE: Duration = Duration::from_millis(1500);
-/// How long a rank that has waited in vain takes to say so, and then listens to others that have.
-const HEARING: Duration = Duration::from_millis(300);
-
 /// This process as a rank of `MPI_COMM_WORLD`.
 pub struct Mpi {
     rank: usize,
@@ -40,14 +35,6 @@ pub struct Mpi {
     /// is called again, and without a call nothing moves.
     dead: AtomicBool,
     exchanges: AtomicU32,
-}
-
-/// The last words of a rank.
-enum Words {
-    /// It ends by itself, and why.
-    Left(String),
-    /// It has waited for these.
-    InVain(Vec<usize>),
 }
 
 /// A message under way, and with whom.
@@ -123,12 +110,9 @@ impl Mpi {
             }
             rounds = rounds.saturating_add(1);
             if rounds.is_multiple_of(16) {
-                let missing = || pending.iter().map(|p| p.peer).collect();
-                match self.last_words() {
-                    Some((rank, Words::Left(why))) => return Err(Stuck::Left { rank, why }),
-                    Some((rank, Words::InVain(names))) => return Err(self.conclude(missing(), Some((rank, names)))),
-                    None if Instant::now() >= until => return Err(self.conclude(missing(), None)),
-                    None => {}
+                // Buffers of messages under way are still in place here.
+                if let Some(stuck) = given_up(self, until, || pending.iter().map(|p| p.peer).collect()) {
+                    return Err(stuck);
                 }
             }
             // Ranks may outnumber processors.
@@ -138,55 +122,40 @@ impl Mpi {
             }
         }
     }
+}
 
-    /// Who of the `missing` is missing indeed: ranks that wait for them in turn say so, as this one does, and are not to blame. Buffers
-    /// of messages under way are still in place here.
-    fn conclude(&self, missing: BTreeSet<usize>, heard: Option<(usize, Vec<usize>)>) -> Stuck {
-        let names: Vec<String> = missing.iter().map(usize::to_string).collect();
-        self.say(&format!("{IN_VAIN}{}", names.join(",")), HEARING);
-        let (mut silent, mut there) = (missing.clone(), BTreeSet::from([self.rank]));
-        let mut hear = |(rank, names): (usize, Vec<usize>)| {
-            there.insert(rank);
-            silent.extend(names);
-        };
-        heard.into_iter().for_each(&mut hear);
-        let until = Instant::now() + HEARING;
-        while Instant::now() < until {
-            match self.last_words() {
-                Some((rank, Words::Left(why))) => return Stuck::Left { rank, why },
-                Some((rank, Words::InVain(names))) => hear((rank, names)),
-                None => std::thread::yield_now(),
-            }
-        }
-        let late = silent.contains(&self.rank);
-        silent.retain(|rank| !there.contains(rank));
-        Stuck::Missing(match (silent.is_empty(), late) {
-            (false, _) => silent.into_iter().collect(),
-            // All are there, and it was this rank that they waited for.
-            (true, true) => vec![self.rank],
-            // It is the way between them that is not.
-            (true, false) => missing.into_iter().collect(),
-        })
+impl Channel for Mpi {
+    fn rank(&self) -> usize {
+        self.rank
     }
 
-    /// What a rank said when it gave up, if one did, and which.
-    fn last_words(&self) -> Option<(usize, Words)> {
-        let mut text = [0u8; LAST_WORDS];
-        // SAFETY: every farewell has this length.
-        let from = unsafe { prospect_mpi_take(FAREWELL, text.as_mut_ptr().cast(), LAST_WORDS as c_int) };
-        let rank = usize::try_from(from).ok()?;
-        let end = text.iter().position(|b| *b == 0).unwrap_or(LAST_WORDS);
-        let why = String::from_utf8_lossy(&text[..end]).into_owned();
-        let words = match why.strip_prefix(IN_VAIN) {
-            Some(names) => Words::InVain(names.split(',').filter_map(|n| n.parse().ok()).collect()),
-            None => Words::Left(why),
-        };
-        Some((rank, words))
+    fn size(&self) -> usize {
+        self.size
     }
 
-    /// Sends last words to all others; does not wait long for those who do not listen.
-    fn say(&self, why: &str, patience: Duration) {
-        let mut text = why.as_bytes()[..why.len().min(LAST_WORDS - 1)].to_vec();
+    fn host(&self) -> String {
+        let mut name = [0u8; 256];
+        // SAFETY: the shim writes no more than there is room for.
+        let len = unsafe { prospect_mpi_host(name.as_mut_ptr().cast(), name.len() as c_int) };
+        String::from_utf8_lossy(&name[..len as usize]).into_owned()
+    }
+
+    fn lead_says(&self, own: &[u8], until: Instant) -> Result<Vec<u8>, Stuck> {
+        let leads = self.rank == 0;
+        let take = |mut bytes: Vec<u8>| {
+            let own = if leads { bytes.clone() } else { Vec::new() };
+            let mut receive: Vec<&mut [u8]> = (0..self.size).map(|_| &mut [][..]).collect();
+            receive[0] = &mut bytes;
+            self.exchange(&vec![&own[..]; self.size], &mut receive, until)?;
+            Ok(bytes)
+        };
+        let len = take((own.len() as u64).to_le_bytes().to_vec())?;
+        let len = u64::from_le_bytes(len.try_into().unwrap_or_default()) as usize;
+        take(if leads { own.to_vec() } else { vec![0; len] })
+    }
+
+    fn say(&self, words: &str, patience: Duration) {
+        let mut text = words.as_bytes()[..words.len().min(LAST_WORDS - 1)].to_vec();
         text.resize(LAST_WORDS, 0);
         let mut pending = Vec::new();
         for to in (0..self.size).filter(|r| *r != self.rank) {
@@ -202,6 +171,15 @@ impl Mpi {
             std::mem::forget(text);
         }
     }
+
+    fn hear(&self) -> Option<(usize, String)> {
+        let mut text = [0u8; LAST_WORDS];
+        // SAFETY: every farewell has this length.
+        let from = unsafe { prospect_mpi_take(FAREWELL, text.as_mut_ptr().cast(), LAST_WORDS as c_int) };
+        let rank = usize::try_from(from).ok()?;
+        let end = text.iter().position(|b| *b == 0).unwrap_or(LAST_WORDS);
+        Some((rank, String::from_utf8_lossy(&text[..end]).into_owned()))
+    }
 }
 
 impl Comm for Mpi {
@@ -214,10 +192,7 @@ impl Comm for Mpi {
     }
 
     fn host(&self) -> String {
-        let mut name = [0u8; 256];
-        // SAFETY: the shim writes no more than there is room for.
-        let len = unsafe { prospect_mpi_host(name.as_mut_ptr().cast(), name.len() as c_int) };
-        String::from_utf8_lossy(&name[..len as usize]).into_owned()
+        Channel::host(self)
     }
 
     fn exchange(&self, send: &[&[u8]], receive: &mut [&mut [u8]], until: Instant) -> Result<(), Stuck> {

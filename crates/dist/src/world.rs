@@ -1,12 +1,16 @@
 //! Collectives over any engine: sums in the order of the ranks, bytes and time counted, whoever is missing named.
 
+mod lane;
 mod probe;
 
 use crate::shards::even;
 use crate::{Comm, Error, Solo, Stuck};
+use bytemuck::Pod;
+pub use lane::Coming;
+use lane::Lane;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What ranks do together.
@@ -91,6 +95,13 @@ pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// All ranks of a run, seen from one of them.
 pub struct World {
+    /// What goes on behind; `None`: this is seen from there. Ends before the engine does.
+    lane: Option<Lane>,
+    core: Arc<Core>,
+}
+
+/// The engine, and what is known of it.
+struct Core {
     comm: Box<dyn Comm>,
     hosts: Vec<String>,
     state: Mutex<State>,
@@ -119,26 +130,28 @@ impl World {
         let unknown = vec!["an unknown host".to_owned(); comm.size()];
         let mut world = World::with(comm, unknown, timeout);
         let hosts = world.gather(own.as_bytes())?;
-        world.hosts = hosts.iter().map(|h| String::from_utf8_lossy(h).into_owned()).collect();
+        let core = Arc::get_mut(&mut world.core).expect("nothing goes on behind yet");
+        core.hosts = hosts.iter().map(|h| String::from_utf8_lossy(h).into_owned()).collect();
         Ok(world)
     }
 
     fn with(comm: Box<dyn Comm>, hosts: Vec<String>, timeout: Duration) -> World {
-        World { comm, hosts, state: Mutex::new(State { timeout, step: 0, meter: Meter::default(), failed: None }) }
+        let state = Mutex::new(State { timeout, step: 0, meter: Meter::default(), failed: None });
+        World { lane: Some(Lane::default()), core: Arc::new(Core { comm, hosts, state }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.core.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// This rank, from 0.
     pub fn rank(&self) -> usize {
-        self.comm.rank()
+        self.core.comm.rank()
     }
 
     /// How many ranks there are.
     pub fn size(&self) -> usize {
-        self.comm.size()
+        self.core.comm.size()
     }
 
     /// Whether this is rank 0, who writes and speaks for all.
@@ -148,7 +161,16 @@ impl World {
 
     /// Machine of each rank.
     pub fn hosts(&self) -> &[String] {
-        &self.hosts
+        &self.core.hosts
+    }
+
+    /// Has something exchanged while this rank goes on with other work: all that is asked for so is done in the order in which it was
+    /// asked for, and before whatever is exchanged directly after that. Every rank asks for the same in the same order.
+    pub fn behind<T: Send + 'static>(&self, work: impl FnOnce(&World) -> T + Send + 'static) -> Coming<T> {
+        match &self.lane {
+            Some(lane) if self.size() > 1 => lane.push(&self.core, work),
+            _ => Coming::here(work(self)),
+        }
     }
 
     /// What was moved so far.
@@ -173,18 +195,21 @@ impl World {
 
     /// Tells the others that this rank ends, unless the talk is over already.
     pub fn leave(&self, why: &str) {
+        // One thread at a time speaks to the engine.
+        self.lane.iter().for_each(Lane::wait);
         if self.size() > 1 && self.failure().is_none() {
-            self.comm.leave(why);
+            self.core.comm.leave(why);
         }
     }
 
     fn exchange(&self, what: Collective, send: &[&[u8]], receive: &mut [&mut [u8]]) -> Result<(), Error> {
+        self.lane.iter().for_each(Lane::wait);
         if let Some(e) = self.failure() {
             return Err(e);
         }
         let begin = Instant::now();
         let until = begin + self.state().timeout;
-        let result = self.comm.exchange(send, receive, until);
+        let result = self.core.comm.exchange(send, receive, until);
         let waited = begin.elapsed();
         let others = |parts: &mut dyn Iterator<Item = usize>| -> u64 {
             parts.enumerate().filter(|(r, _)| *r != self.rank()).map(|(_, n)| n as u64).sum()
@@ -200,7 +225,7 @@ impl World {
                 Stuck::Missing(ranks) => ranks.clone(),
                 Stuck::Left { rank, .. } => vec![*rank],
             };
-            let hosts = named.iter().map(|r| self.hosts[*r].clone()).collect();
+            let hosts = named.iter().map(|r| self.core.hosts[*r].clone()).collect();
             let (step, rank) = (state.step, (self.rank(), self.size()));
             let error = Error::Peer { stuck, hosts, step, collective: what, waited, rank };
             state.failed = Some(error.clone());
@@ -222,20 +247,19 @@ impl World {
         Ok(received)
     }
 
-    /// Gives `parts[i]` to rank `i`, of ranks of which some have nothing to give: `has[i]` says whether rank `i` has. Receives
-    /// everyone's `own` elements, in order of rank.
-    pub fn scatter_some(&self, parts: &[Vec<f32>], has: &[bool], own: usize) -> Result<Vec<Option<Vec<f32>>>, Error> {
-        let mut received: Vec<Vec<f32>> = has.iter().map(|h| vec![0f32; if *h { own } else { 0 }]).collect();
+    /// Gives `parts[i]` to rank `i`; receives `own` elements times `counts[i]` from rank `i`, of which some may have nothing to give.
+    pub fn scatter_some(&self, parts: &[Vec<f32>], counts: &[usize], own: usize) -> Result<Vec<Vec<f32>>, Error> {
+        let mut received: Vec<Vec<f32>> = counts.iter().map(|n| vec![0f32; n * own]).collect();
         let send: Vec<&[u8]> = parts.iter().map(|p| bytemuck::cast_slice(p)).collect();
         let mut receive: Vec<&mut [u8]> = received.iter_mut().map(|r| bytemuck::cast_slice_mut(&mut r[..])).collect();
         self.exchange(Collective::ReduceScatter, &send, &mut receive)?;
-        Ok(received.into_iter().zip(has).map(|(r, h)| h.then_some(r)).collect())
+        Ok(received)
     }
 
     /// Gives `own` to the ranks `among`, of which this is one, and receives theirs: `counts[i]` elements of the `i`-th. Every rank makes
     /// the call, those of other groups among themselves.
-    pub fn gather_among(&self, among: Range<usize>, own: &[f32], counts: &[usize]) -> Result<Vec<Vec<f32>>, Error> {
-        let mut received: Vec<Vec<f32>> = counts.iter().map(|n| vec![0f32; *n]).collect();
+    pub fn gather_among<T: Pod>(&self, among: Range<usize>, own: &[T], counts: &[usize]) -> Result<Vec<Vec<T>>, Error> {
+        let mut received: Vec<Vec<T>> = counts.iter().map(|n| vec![T::zeroed(); *n]).collect();
         let part = |to: usize| if among.contains(&to) { bytemuck::cast_slice(own) } else { &[][..] };
         let send: Vec<&[u8]> = (0..self.size()).map(part).collect();
         let mut parts = received.iter_mut();
@@ -304,13 +328,13 @@ impl World {
     /// Rank 0's bytes; what the others give is not looked at.
     pub fn broadcast(&self, own: &[u8]) -> Result<Vec<u8>, Error> {
         let mut len = (own.len() as u64).to_le_bytes();
-        self.take_from_lead(&mut len)?;
+        self.take_lead_says(&mut len)?;
         let mut bytes = if self.leads() { own.to_vec() } else { vec![0; u64::from_le_bytes(len) as usize] };
-        self.take_from_lead(&mut bytes)?;
+        self.take_lead_says(&mut bytes)?;
         Ok(bytes)
     }
 
-    fn take_from_lead(&self, bytes: &mut [u8]) -> Result<(), Error> {
+    fn take_lead_says(&self, bytes: &mut [u8]) -> Result<(), Error> {
         let own = if self.leads() { bytes.to_vec() } else { Vec::new() };
         let send: Vec<&[u8]> = (0..self.size()).map(|_| &own[..]).collect();
         let mut receive: Vec<&mut [u8]> = (0..self.size()).map(|_| &mut [][..]).collect();

@@ -13,7 +13,7 @@ pub use lora::{Adapters, Biases, Factors, LoraInit, Start, initialise_lora};
 use crate::{Blueprint, Decoder, Error, Projection, RopeSpec};
 use half::bf16;
 use kernels::{Backend, Elem, Mat, Real, RopeLayout};
-use nn::{Home, Linear, Norm, Param, ParamId, Rotary, Table, Tensor, Vector};
+use nn::{Held, Home, Linear, Norm, Param, ParamId, Rotary, Table, Tensor, Vector};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use storage::Source;
@@ -237,30 +237,28 @@ impl<B: Backend> Unfilled<B> {
 
     /// Copies all starting values in.
     pub fn whole(self, backend: &B) -> Built<B> {
-        let all = 0..self.table.reals();
-        self.fill(backend, &[all])
+        let all = 0..self.table.len();
+        let held = self.table.held(std::slice::from_ref(&all));
+        self.fill(backend, &held)
     }
 
-    /// Copies the starting values in: those of `held`, ascending runs of the arena of `Real`, which then lie one after the other; and all
-    /// that are in bfloat16.
-    pub fn fill(self, backend: &B, held: &[Range<usize>]) -> Built<B> {
+    /// Copies the starting values in, those of `held`.
+    pub fn fill(self, backend: &B, held: &Held) -> Built<B> {
         let Unfilled { table, decoder, sources, lengths, notes } = self;
-        let len = held.iter().map(ExactSizeIterator::len).sum();
-        let (mut values, mut halves) = (backend.zeros(1, len), backend.zeros(1, table.halves()));
-        let every = 0..table.halves();
+        let len = |runs: &[Range<usize>]| runs.iter().map(ExactSizeIterator::len).sum();
+        let (mut values, mut halves) = (backend.zeros(1, len(&held.reals)), backend.zeros(1, len(&held.halves)));
         for (id, source) in sources {
             let p = table.param(id);
             match p.home {
-                Home::Real(_) => copy_in(backend, &source, p, (&mut values, held), |x| x),
+                Home::Real(_) => copy_in(backend, &source, p, (&mut values, &held.reals), |x| x),
                 Home::Half(_) => {
-                    let held = std::slice::from_ref(&every);
-                    copy_in(backend, &source, p, (&mut halves, held), |x| bf16::from_f64(x.f64()));
+                    copy_in(backend, &source, p, (&mut halves, &held.halves), |x| bf16::from_f64(x.f64()));
                 }
             }
         }
         for (id, first, norms) in lengths {
             let at = table.param(id).values().start + first;
-            land(backend, &backend.to_host(norms.view()), at, (&mut values, held));
+            land(backend, &backend.to_host(norms.view()), at, (&mut values, &held.reals));
         }
         Built { decoder, table, values, halves, notes }
     }

@@ -16,6 +16,47 @@ pub enum Home {
     Half(usize),
 }
 
+impl Home {
+    /// Of the value that lies `n` after this one.
+    pub fn after(self, n: usize) -> Home {
+        match self {
+            Home::Real(first) => Home::Real(first + n),
+            Home::Half(first) => Home::Half(first + n),
+        }
+    }
+}
+
+/// Where the next values come to lie of those that lie one after the other.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Places {
+    /// As `Real`.
+    pub reals: usize,
+    /// In bfloat16.
+    pub halves: usize,
+}
+
+impl Places {
+    /// The place of the next `len` values, which are as those that are at `home`.
+    pub fn take(&mut self, home: Home, len: usize) -> (Home, Range<usize>) {
+        let next = match home {
+            Home::Real(_) => &mut self.reals,
+            Home::Half(_) => &mut self.halves,
+        };
+        let first = std::mem::replace(next, *next + len);
+        let home = if let Home::Real(_) = home { Home::Real(first) } else { Home::Half(first) };
+        (home, first..first + len)
+    }
+}
+
+/// Ascending runs of values, which lie one after the other where they are held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Of the arena of `Real`.
+    pub reals: Vec<Range<usize>>,
+    /// Of the arena of bfloat16.
+    pub halves: Vec<Range<usize>>,
+}
+
 /// One trainable tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Param {
@@ -105,11 +146,40 @@ impl Table {
     pub fn window(&self, range: Range<usize>, at: usize) -> Table {
         let before = self.params.partition_point(|p| p.offset < range.start);
         let within = self.params[before..].iter().take_while(|p| p.offset < range.end);
+        let mut next = Places::default();
         let moved = |p: &Param| {
-            let first = p.offset - range.start;
-            Param { offset: at + first, home: Home::Real(first), ..p.clone() }
+            let home = next.take(p.home, p.rows * p.cols).0;
+            Param { offset: at + p.offset - range.start, home, ..p.clone() }
         };
-        Table { params: within.map(moved).collect(), before, len: range.len(), halves: 0, units: Vec::new() }
+        let params = within.map(moved).collect();
+        Table { params, before, len: range.len(), halves: next.halves, units: Vec::new() }
+    }
+
+    /// Where the values of elements `range` of the arena of gradients are, in order.
+    pub fn homes(&self, range: Range<usize>) -> impl Iterator<Item = (Home, usize)> + '_ {
+        let first = self.params.partition_point(|p| p.range().end <= range.start);
+        let within = self.params[first..].iter().take_while(move |p| p.offset < range.end);
+        within.filter(|p| !p.range().is_empty()).map(move |p| {
+            let (start, end) = (range.start.max(p.offset), range.end.min(p.range().end));
+            (p.home.after(start - p.offset), end - start)
+        })
+    }
+
+    /// What is held of values by who has elements `own`, ascending, of the arena of gradients.
+    pub fn held(&self, own: &[Range<usize>]) -> Held {
+        let mut held = Held::default();
+        let homes = own.iter().flat_map(|range| self.homes(range.clone()));
+        for (home, len) in homes {
+            let (runs, first) = match home {
+                Home::Real(first) => (&mut held.reals, first),
+                Home::Half(first) => (&mut held.halves, first),
+            };
+            match runs.last_mut() {
+                Some(last) if last.end == first => last.end += len,
+                _ => runs.push(first..first + len),
+            }
+        }
+        held
     }
 
     /// All parameters in arena order.
@@ -152,11 +222,20 @@ pub struct Params<'a, B: Backend> {
 
 /// Values of which others have parts, given a unit of the table at a time. Everyone asks for the same units in the same order.
 pub trait Away<B: Backend>: Sync {
-    /// The values of a unit, `[1, n]`, and where its parameters lie among them; `None` where it has no parameters. `own` is what
-    /// is here of all values.
-    fn gather(&self, backend: &B, own: &Mat<B, B::Real>, unit: usize) -> Option<(&Table, Mat<B, B::Real>)>;
-    /// What fetches the unit that is gathered next, on any thread, before anything else is asked for.
-    fn ahead<'s>(&'s self, backend: &B, own: &Mat<B, B::Real>, unit: usize) -> Option<Box<dyn FnOnce() + Send + 's>>;
+    /// The values of a unit; `None` where it has no parameters. `own` is what is here of all values.
+    fn gather(&self, backend: &B, own: &Params<B>, unit: usize) -> Option<Gathered<'_, B>>;
+    /// Begins to fetch the unit that is gathered next.
+    fn ahead(&self, backend: &B, own: &Params<B>, unit: usize);
+}
+
+/// The values of a unit.
+pub struct Gathered<'t, B: Backend> {
+    /// Where its parameters lie among them.
+    pub table: &'t Table,
+    /// `[1, table.reals()]`
+    pub values: Mat<B, B::Real>,
+    /// `[1, table.halves()]`
+    pub halves: Mat<B, bf16>,
 }
 
 impl<B: Backend> Clone for Params<'_, B> {

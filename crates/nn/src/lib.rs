@@ -18,7 +18,7 @@ mod norm;
 mod router;
 mod shared;
 
-pub use arena::{Away, Grads, Home, Leave, Param, ParamId, Params, Table};
+pub use arena::{Away, Gathered, Grads, Held, Home, Leave, Param, ParamId, Params, Places, Table};
 pub use attention::{Attention, AttentionKept, SelfAttention, SelfAttentionSaved};
 pub use block::{Block, BlockSaved, Kept};
 pub use cache::LayerCache;

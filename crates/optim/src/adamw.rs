@@ -105,9 +105,13 @@ impl Layout {
         layout
     }
 
-    /// The same for values of which no more are held than are updated: they lie as the gradients do.
+    /// The same for values of which no more are held than are updated: those of either kind lie one after the other.
     pub fn with_values_beside(mut self) -> Layout {
-        self.groups.iter_mut().for_each(|group| group.member.values.0 = group.first);
+        let mut next = [0, 0];
+        for Member { range, values: (at, half), .. } in self.groups.iter_mut().map(|group| &mut group.member) {
+            let next = &mut next[usize::from(*half)];
+            *at = std::mem::replace(next, *next + range.len());
+        }
         self
     }
 

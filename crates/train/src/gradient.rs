@@ -1,143 +1,169 @@
 //! A step's gradient on its way: pack by pack, summed in an order that depends on who computes, or on nobody.
+//!
+//! Ranks give what they have of a unit to those who answer for it as soon as backward is done with it, and go on: at stages 2 and 3 after
+//! every pack, else in the last turn, with what was added up before.
 
 use crate::Error;
-use crate::spread::{Leaf, Spread, host};
+use crate::spread::{Leaf, Spread};
 use crate::step::{StepContext, Turn};
+use dist::Coming;
 use dist::tree::{Node, Tree};
 use kernels::{Backend, Mat};
-use nn::Grads;
+use nn::{Grads, Leave, Table};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The gradient of a step while its packs are differentiated.
 pub struct Gradient<B: Backend> {
     /// What backward adds into, `[1, n]`.
     pub values: Mat<B, B::Real>,
     sum: Sum,
+    /// What this rank has added up of each unit.
+    trees: Vec<Tree>,
+    /// What every rank has added up, values left out.
+    outlines: Vec<Tree>,
+    /// What is added up of all ranks of each unit: what is this rank's of it.
+    sums: Arc<Mutex<Vec<Tree>>>,
+    /// What is on its way there.
+    coming: VecDeque<Coming<()>>,
+    /// Groups of packs that are still to come, this one included.
+    groups: usize,
     /// Packs of the groups before this one.
     before: u64,
-    /// This rank's pack of the present turn, and every rank's.
-    turn: (Option<Node>, Vec<Option<Node>>),
+    /// This rank's pack of the present turn.
+    own: Option<Node>,
+    /// What every rank gives of a unit in the present turn.
+    given: Option<Vec<Vec<Node>>>,
 }
 
 /// How packs are added up.
+#[derive(Clone, Copy, PartialEq)]
 enum Sum {
     /// Each into what is there.
     Running,
     /// Each by itself, as a leaf of a fixed tree; what this rank can add up it does.
-    Tree(Tree),
-    /// As `Tree`, and each goes to its owners at once: one tree for each unit, of what this rank has of it.
-    Sharded(Vec<Tree>),
+    Tree,
+    /// As `Tree`, and each goes to its owners at once.
+    Sharded,
 }
 
 impl<B: Backend> Gradient<B> {
-    fn new(backend: &B, len: usize, sum: Sum) -> Gradient<B> {
-        Gradient { values: backend.zeros(1, len), sum, before: 0, turn: (None, Vec::new()) }
+    fn new(backend: &B, len: usize, sum: Sum, units: usize) -> Gradient<B> {
+        Gradient {
+            values: backend.zeros(1, len),
+            sum,
+            trees: vec![Tree::default(); units],
+            outlines: Vec::new(),
+            sums: Arc::default(),
+            coming: VecDeque::new(),
+            groups: 0,
+            before: 0,
+            own: None,
+            given: None,
+        }
     }
 
     /// Packs are added up one after the other, as fits one process.
     pub fn running(backend: &B, len: usize) -> Gradient<B> {
-        Gradient::new(backend, len, Sum::Running)
+        Gradient::new(backend, len, Sum::Running, 0)
     }
 
     /// Packs are leaves of a fixed tree: the sum is the same over any number of ranks.
-    pub(crate) fn elastic(backend: &B, len: usize) -> Gradient<B> {
-        Gradient::new(backend, len, Sum::Tree(Tree::default()))
+    pub(crate) fn elastic(backend: &B, len: usize, spread: &Spread) -> Gradient<B> {
+        Gradient::new(backend, len, Sum::Tree, spread.units())
     }
 
     /// The same, and no rank keeps more than its shard of the sum, and of a pack's gradient not more than is computed at a time.
     pub(crate) fn sharded(backend: &B, spread: &Spread) -> Gradient<B> {
-        Gradient::new(backend, spread.room(), Sum::Sharded(vec![Tree::default(); spread.units()]))
+        Gradient::new(backend, spread.room(), Sum::Sharded, spread.units())
     }
 
     /// Before the first pack of a step.
     pub(crate) fn begin(&mut self, backend: &B) {
         backend.fill_zero(self.values.out());
-        self.before = 0;
-        match &mut self.sum {
-            Sum::Running => {}
-            Sum::Tree(tree) => tree.clear(),
-            Sum::Sharded(trees) => trees.iter_mut().for_each(Tree::clear),
-        }
+        (self.groups, self.before) = (0, 0);
+        self.trees.iter_mut().chain(&mut self.outlines).for_each(Tree::clear);
+        // What is still on its way of a step that was abandoned finds its own.
+        self.sums = Arc::default();
+        self.coming.clear();
+        (self.own, self.given) = (None, None);
+    }
+
+    /// Before the first pack of a step with so many groups.
+    pub(crate) fn of_groups(&mut self, groups: usize) {
+        self.groups = groups;
     }
 
     /// Packs of the next group are numbered from 0 again.
     pub(crate) fn next_group(&mut self, packs: usize) {
         self.before += packs as u64;
+        self.groups = self.groups.saturating_sub(1);
     }
 
     /// Before a turn.
     pub(crate) fn begin_turn(&mut self, turn: &Turn) {
-        let node = |pack: &Option<usize>| pack.map(|p| Node { level: 0, index: self.before + p as u64 });
-        self.turn = (node(&turn.pack), turn.all.iter().map(node).collect());
+        let node = |pack: usize| Node { level: 0, index: self.before + pack as u64 };
+        let all: Vec<Option<Node>> = turn.all.iter().map(|pack| pack.map(node)).collect();
+        self.own = turn.pack.map(node);
+        if self.sum == Sum::Sharded {
+            self.given = Some(all.iter().map(|node| node.iter().copied().collect()).collect());
+            return;
+        }
+        self.outlines.resize_with(all.len(), Tree::default);
+        let leaves = self.outlines.iter_mut().zip(&all);
+        leaves.for_each(|(tree, node)| node.iter().for_each(|node| tree.push(*node, Vec::new())));
+        self.given = (turn.last && self.groups == 1 && all.len() > 1).then(|| self.held(all.len()));
+    }
+
+    /// What every rank has added up.
+    fn held(&self, ranks: usize) -> Vec<Vec<Node>> {
+        let nodes = |rank: usize| match self.sum {
+            Sum::Running => vec![Node { level: 0, index: rank as u64 }],
+            _ => self.outlines.get(rank).map_or_else(Vec::new, |t| t.nodes().iter().map(|(node, _)| *node).collect()),
+        };
+        (0..ranks).map(nodes).collect()
     }
 
     /// Has something added to the gradient of the present turn's pack.
     pub(crate) fn add<R>(&mut self, cx: &StepContext<B>, work: impl FnOnce(&mut Grads<B>) -> R) -> R {
-        let (table, values) = (&cx.policy.table, &mut self.values);
-        match (&mut self.sum, cx.team) {
-            (Sum::Sharded(trees), Some(spread)) => {
-                let mut leaf = Leaf { spread, trees, own: self.turn.0, all: &self.turn.1 };
-                work(&mut Grads { table, values, away: Some(&mut leaf) })
-            }
-            _ => work(&mut Grads { table, values, away: None }),
-        }
+        let table = &cx.policy.table;
+        let leaving = cx.team.filter(|_| self.sum != Sum::Running || self.given.is_some());
+        let Some(spread) = leaving else { return work(&mut Grads { table, values: &mut self.values, away: None }) };
+        let (mut leaf, values) = self.leaf(spread, table);
+        work(&mut Grads { table, values, away: Some(&mut leaf) })
     }
 
-    /// After a turn.
-    pub(crate) fn end_turn(&mut self, backend: &B) {
-        if let (Sum::Tree(tree), Some(node)) = (&mut self.sum, self.turn.0) {
-            tree.push(node, host(backend, &self.values, 0..self.values.cols()));
-            backend.fill_zero(self.values.out());
-        }
+    fn leaf<'t>(&'t mut self, spread: &'t Spread<'t>, table: &'t Table) -> (Leaf<'t>, &'t mut Mat<B, B::Real>) {
+        let leaf = Leaf {
+            spread,
+            whole: (self.sum != Sum::Sharded).then_some(table),
+            own: (self.sum != Sum::Running).then_some((&mut self.trees[..], self.own)),
+            given: self.given.as_deref(),
+            sums: &self.sums,
+            coming: &mut self.coming,
+        };
+        (leaf, &mut self.values)
     }
 
     /// This rank's shard of the sum over all ranks.
-    pub(crate) fn reduced(&mut self, backend: &B, spread: &Spread) -> Result<Vec<f32>, Error> {
+    pub(crate) fn reduced(&mut self, backend: &B, spread: &Spread, table: &Table) -> Result<Vec<f32>, Error> {
         let world = spread.world;
-        let own = match &mut self.sum {
-            Sum::Sharded(trees) => {
-                let missing = |unit| vec![0.0; spread.own_of(unit).len()];
-                let sums = trees.iter_mut().enumerate();
-                let sums = sums.map(|(unit, tree)| std::mem::take(tree).finish().unwrap_or_else(|| missing(unit)));
-                let own: Vec<f32> = sums.flatten().collect();
-                return world.failure().map_or(Ok(own), |e| Err(e.into()));
-            }
-            Sum::Tree(tree) => std::mem::take(tree),
-            Sum::Running => {
-                let mut tree = Tree::default();
-                let node = Node { level: 0, index: world.rank() as u64 };
-                tree.push(node, host(backend, &self.values, 0..self.values.cols()));
-                tree
-            }
-        };
-        if world.size() == 1 {
-            return Ok(own.finish().unwrap_or_else(|| vec![0.0; self.values.cols()]));
+        if world.size() > 1 && self.given.take().is_none() {
+            // No rank had a pack in the last group.
+            (self.own, self.given) = (None, Some(self.held(world.size())));
+            let (mut leaf, values) = self.leaf(spread, table);
+            (0..spread.units()).for_each(|unit| leaf.leave(backend, unit, values));
         }
-        exchanged(spread, own, self.values.cols())
-    }
-}
-
-/// Gives the nodes of the own tree to their owners, one at a time; returns the sum of everyone's, of the own shard.
-fn exchanged(spread: &Spread, own: Tree, len: usize) -> Result<Vec<f32>, Error> {
-    let world = spread.world;
-    let place = |(node, _): &(Node, Vec<f32>)| [f64::from(node.level), node.index as f64];
-    let places = world.gather_numbers(&own.nodes().iter().flat_map(place).collect::<Vec<_>>())?;
-    let rounds = places.iter().map(|p| p.len() / 2).max().unwrap_or(0);
-    let mut nodes = own.into_nodes().into_iter();
-    let mut found = Vec::new();
-    for round in 0..rounds {
-        let node = nodes.next();
-        let has: Vec<bool> = places.iter().map(|p| p.len() > 2 * round).collect();
-        let parts = spread.scattered(0..len, node.as_ref().map(|(_, v)| &v[..]), &has)?;
-        for (place, part) in places.iter().zip(parts) {
-            if let Some(part) = part {
-                let (level, index) = (place[2 * round] as u32, place[2 * round + 1] as u64);
-                found.push((Node { level, index }, part));
-            }
+        self.coming.drain(..).for_each(Coming::take);
+        if let Some(e) = world.failure() {
+            return Err(e.into());
         }
+        let mut sums = std::mem::take(&mut *self.sums.lock().unwrap_or_else(PoisonError::into_inner));
+        let trees = if world.size() == 1 && self.sum == Sum::Tree { &mut self.trees } else { &mut sums };
+        trees.resize_with(spread.units(), Tree::default);
+        let missing = |unit| vec![0.0; spread.own_of(unit).len()];
+        let sums = trees.iter_mut().enumerate();
+        let sums = sums.map(|(unit, tree)| std::mem::take(tree).finish().unwrap_or_else(|| missing(unit)));
+        Ok(sums.flatten().collect())
     }
-    // Every group of rows is dealt anew, so the leaves of one rank may lie between another's.
-    found.sort_by_key(|(node, _)| node.first_leaf());
-    let mut whole = Tree::default();
-    found.into_iter().for_each(|(node, values)| whole.push(node, values));
-    Ok(whole.finish().unwrap_or_else(|| vec![0.0; spread.own().iter().map(ExactSizeIterator::len).sum()]))
 }

@@ -4,8 +4,8 @@ use crate::Error;
 use crate::spread::{host, real};
 use config::{Lora, LoraBias, LoraClaims, LoraStart, Targets, Tuning};
 use kernels::{Backend, Mat, Memory, bf16};
-use model::{Adapters, Biases, Blueprint, Decoder, Factors, LoraInit, Start, initialise_lora};
-use nn::{Home, Table};
+use model::{Adapters, Biases, Blueprint, Decoder, Factors, LoraInit, Start, initialise_lora, land};
+use nn::{Held, Home, Table};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
@@ -50,6 +50,22 @@ impl<B: Backend> Policy<B> {
                 Home::Half(_) => {
                     let rounded: Vec<bf16> = these.iter().map(|x| bf16::from_f32(*x)).collect();
                     backend.upload(&rounded, self.halves.out().cols(at));
+                }
+            }
+            rest = after;
+        }
+    }
+
+    /// Takes over those of values that begin at element `first` of the arena which are held here.
+    pub(crate) fn land(&mut self, backend: &B, held: &Held, first: usize, values: &[f32]) {
+        let mut rest = values;
+        for (home, len) in self.table.homes(first..first + values.len()) {
+            let (these, after) = rest.split_at(len);
+            match home {
+                Home::Real(at) => land(backend, &real::<B>(these), at, (&mut self.values, &held.reals)),
+                Home::Half(at) => {
+                    let rounded: Vec<bf16> = these.iter().map(|x| bf16::from_f32(*x)).collect();
+                    land(backend, &rounded, at, (&mut self.halves, &held.halves));
                 }
             }
             rest = after;

@@ -201,8 +201,8 @@ fn in_folder(
         }
     }
     folder.set_total_steps(job.total_steps as u64)?;
-    for note in &job.notes {
-        observe(Event::Note(note.clone()));
+    for note in job.notes.iter().cloned().chain(update::alone_note(world, &job.config)) {
+        observe(Event::Note(note));
     }
     let (found, passed_over) = agree::checkpoint(world, &job, folder, kept.resume)?;
     passed_over.into_iter().for_each(|p| observe(Event::Note(p)));

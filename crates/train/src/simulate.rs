@@ -5,6 +5,7 @@
 
 use crate::evaluate::preference;
 use crate::run::load::shards_of;
+use crate::spread::values_of;
 use crate::step::{Cut, Execution, NUMBERS, TextRow, dealt, sequences_of};
 use crate::text::TextLoss;
 use crate::{Error, Job, Plan, Team};
@@ -12,6 +13,7 @@ use config::Z0Scope;
 use dist::tree::{Node, Tree};
 use dist::{Collective, Shards};
 use kernels::Cpu;
+use nn::{Home, Places, Table};
 use pack::{Last, Pack};
 use std::ops::Range;
 
@@ -56,8 +58,8 @@ pub fn simulate(job: &Job, ranks: usize, zero: u8, step: usize) -> Result<(Plan,
         elastic: engine.is_elastic(ranks),
         shards: shards_of(job, &table, engine.shard_ranks.unwrap_or(ranks)),
         units: table.units().collect(),
-        len: table.len(),
         groups: groups(job, plan.execution, step)?,
+        table,
     };
     let all: Vec<Simulated> = (0..ranks).map(|rank| Talk::new(&scene, rank).step()).collect();
     let order = |rank: &Simulated| rank.calls.iter().map(|(what, _)| *what).collect::<Vec<_>>();
@@ -80,8 +82,8 @@ struct Scene<'a> {
     zero: u8,
     elastic: bool,
     shards: Shards,
+    table: Table,
     units: Vec<Range<usize>>,
-    len: usize,
     groups: Vec<Vec<Pack>>,
 }
 
@@ -115,6 +117,10 @@ struct Talk<'a> {
     rank: usize,
     /// Its elements of each unit.
     own: Vec<usize>,
+    /// Its values of each unit.
+    values: Vec<Places>,
+    /// What its packs leave to be added up, of each unit.
+    sums: usize,
     found: Simulated,
 }
 
@@ -122,25 +128,26 @@ impl<'a> Talk<'a> {
     fn new(scene: &'a Scene<'a>, rank: usize) -> Talk<'a> {
         let member = rank % scene.shards.ranks();
         let own = scene.units.iter().map(|unit| scene.shards.count(member, unit.clone())).collect();
-        Talk { scene, rank, own, found: Simulated::default() }
+        let values = |unit: &Range<usize>| values_of(&scene.table, scene.shards.parts(member, unit.clone()));
+        let values = scene.units.iter().map(values).collect();
+        Talk { scene, rank, own, values, sums: 0, found: Simulated::default() }
     }
 
     fn step(mut self) -> Simulated {
         let scene = self.scene;
         // Whether anyone stops.
         self.numbers(1);
-        // What each rank's packs leave to be added up.
-        let mut trees: Vec<Tree> = vec![Tree::default(); scene.ranks];
+        let mut tree = Tree::default();
         let mut before = 0;
-        for packs in &scene.groups {
+        for (i, packs) in scene.groups.iter().enumerate() {
             let dealt = dealt(&scene.job.blueprint, packs, scene.ranks, scene.zero >= 2);
-            self.group(packs, &dealt);
-            for (tree, own) in trees.iter_mut().zip(&dealt).filter(|_| scene.zero < 2) {
-                own.iter().for_each(|&i| tree.push(Node { level: 0, index: before + i as u64 }, Vec::new()));
-            }
+            let leaves = dealt[self.rank].iter().map(|&i| Node { level: 0, index: before + i as u64 });
+            leaves.for_each(|node| tree.push(node, Vec::new()));
+            self.sums = if scene.elastic { tree.nodes().len() } else { 1 };
+            self.group(packs, &dealt, i + 1 == scene.groups.len());
             before += packs.len() as u64;
         }
-        self.update(&trees);
+        self.update();
         // Whether anyone is to save.
         self.numbers(1);
         self.found
@@ -157,15 +164,23 @@ impl<'a> Talk<'a> {
         self.call(Collective::AllGather, 2 * count * others);
     }
 
-    /// The values of a unit from those of the group.
+    /// The values of a unit from those of the group, each kind in its own width.
     fn gather(&mut self, unit: usize) {
-        self.call(Collective::AllGather, self.own[unit] * (self.scene.shards.ranks() - 1));
+        let (own, others, units) = (self.values[unit], self.scene.shards.ranks() - 1, self.scene.units[unit].clone());
+        let kinds = self.scene.table.homes(units).map(|(home, _)| matches!(home, Home::Half(_)));
+        let (halves, reals): (Vec<bool>, Vec<bool>) = kinds.partition(|half| *half);
+        if !reals.is_empty() {
+            self.call(Collective::AllGather, own.reals * others);
+        }
+        if !halves.is_empty() {
+            self.found.calls.push((Collective::AllGather, (2 * own.halves * others) as u64));
+        }
     }
 
-    /// Parts of `len` elements, of which `own` are this rank's, to those who answer for them, in every group of ranks.
-    fn scatter(&mut self, len: usize, own: usize, has: bool) {
+    /// `sums` sums of a unit to those who answer for it, in every group of ranks.
+    fn scatter(&mut self, unit: usize, sums: usize) {
         let groups = self.scene.ranks / self.scene.shards.ranks();
-        self.call(Collective::ReduceScatter, if has { groups * len - own } else { 0 });
+        self.call(Collective::ReduceScatter, sums * (groups * self.scene.units[unit].len() - self.own[unit]));
     }
 
     /// Units as a forward pass needs them, where their values lie with others.
@@ -178,12 +193,14 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// Units as backward is done with them.
-    fn backward(&mut self, has: bool, head: bool) {
+    /// Units as backward is done with them, in the last turn of all or another.
+    fn backward(&mut self, has: bool, head: bool, last_turn: bool) {
         let (scene, last) = (self.scene, self.scene.units.len() - 1);
-        if scene.zero < 2 {
-            return;
-        }
+        let sums = match (scene.zero, last_turn) {
+            (2.., _) => usize::from(has),
+            (_, true) => self.sums,
+            (_, false) => return,
+        };
         let head_unit = if scene.units[last].is_empty() { 0 } else { last };
         let there = |unit: usize| !scene.units[unit].is_empty();
         if head && scene.zero == 3 && there(head_unit) {
@@ -199,12 +216,12 @@ impl<'a> Talk<'a> {
                 ahead = Some(unit - 1).filter(|below| *below > 0 && there(*below));
                 ahead.into_iter().for_each(|below| self.gather(below));
             }
-            self.scatter(scene.units[unit].len(), self.own[unit], has);
+            self.scatter(unit, sums);
         }
     }
 
-    /// A group forward, its sums shared, and backward.
-    fn group(&mut self, packs: &[Pack], dealt: &[Vec<usize>]) {
+    /// A group forward, its sums shared, and backward; `last` says that it is the last one.
+    fn group(&mut self, packs: &[Pack], dealt: &[Vec<usize>], last: bool) {
         let scene = self.scene;
         let own = &dealt[self.rank];
         self.found.packs += own.len();
@@ -222,7 +239,7 @@ impl<'a> Talk<'a> {
         if preferring.is_none() && scene.job.balance.is_none() {
             for turn in 0..turns {
                 self.forward();
-                self.backward(turn < own.len(), false);
+                self.backward(turn < own.len(), false, last && turn + 1 == turns);
             }
             return self.numbers(1 + scored);
         }
@@ -232,24 +249,18 @@ impl<'a> Talk<'a> {
             if preferring.is_some() && scene.execution.z0_first {
                 self.forward();
             }
-            self.backward(turn < own.len(), true);
+            self.backward(turn < own.len(), true, last && turn + 1 == turns);
         }
     }
 
     /// From the gradient to new values.
-    fn update(&mut self, trees: &[Tree]) {
+    fn update(&mut self) {
         let scene = self.scene;
         let member = self.rank % scene.shards.ranks();
-        if scene.zero < 2 {
-            let nodes = |tree: &Tree| if scene.elastic { tree.nodes().len() } else { 1 };
-            let (own, rounds) = (nodes(&trees[self.rank]), trees.iter().map(nodes).max().unwrap_or(0));
-            self.numbers(2 * own);
-            let mine = self.own.iter().sum();
-            (0..rounds).for_each(|round| self.scatter(scene.len, mine, round < own));
-        }
-        self.numbers(scene.shards.parts(member, 0..scene.len).count());
+        self.numbers(scene.shards.parts(member, 0..scene.table.len()).count());
         if scene.zero < 3 {
-            (0..scene.units.len()).for_each(|unit| self.gather(unit));
+            let others = scene.shards.ranks() - 1;
+            (0..scene.units.len()).for_each(|unit| self.call(Collective::AllGather, self.own[unit] * others));
         }
     }
 }

@@ -3,11 +3,12 @@
 use crate::Error;
 use crate::policy::Policy;
 use dist::tree::{Node, Tree};
-use dist::{Shards, World};
-use kernels::{Backend, Mat, Real};
-use nn::{Away, Leave, Table};
+use dist::{Coming, Shards, World};
+use kernels::{Backend, Mat, Memory, Real, bf16};
+use nn::{Away, Gathered, Held, Home, Leave, Params, Places, Table};
+use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// All ranks, and how an arena is spread over them.
 pub struct Spread<'a> {
@@ -18,12 +19,14 @@ pub struct Spread<'a> {
     shards: Shards,
     units: Vec<Unit>,
     len: usize,
-    /// The unit that is gathered next, where it was fetched ahead, and everyone's part of it.
-    fetched: Mutex<Option<(usize, Parts)>>,
+    /// At stage 3, what is this rank's of the arena, in order, and where its values lie here.
+    own: Vec<(Range<usize>, Home)>,
+    /// The unit that is gathered next, where it is fetched ahead.
+    fetched: Mutex<Option<(usize, Coming<Parts>)>>,
 }
 
-/// Every member's part of a unit.
-type Parts = Result<Vec<Vec<f32>>, dist::Error>;
+/// Every member's part of a unit: values as `Real`, and bits of those in bfloat16.
+type Parts = Result<(Vec<Vec<f32>>, Vec<Vec<u16>>), dist::Error>;
 
 /// What is needed at a time.
 struct Unit {
@@ -32,6 +35,28 @@ struct Unit {
     table: Table,
     /// Where its gradients are added up.
     at: usize,
+}
+
+impl Unit {
+    /// A part of the arena that is in the unit, as the unit's table has it.
+    fn within(&self, part: &Range<usize>) -> Range<usize> {
+        let first = self.at + part.start - self.range.start;
+        first..first + part.len()
+    }
+
+    /// Where its values lie in the unit.
+    fn homes(&self, part: &Range<usize>) -> impl Iterator<Item = (Home, usize)> + '_ {
+        self.table.homes(self.within(part))
+    }
+}
+
+/// How many values of either kind parts of a table have.
+pub(crate) fn values_of(table: &Table, parts: impl Iterator<Item = Range<usize>>) -> Places {
+    let mut places = Places::default();
+    for (home, len) in parts.flat_map(|part| table.homes(part)) {
+        places.take(home, len);
+    }
+    places
 }
 
 impl<'a> Spread<'a> {
@@ -45,7 +70,19 @@ impl<'a> Spread<'a> {
             Unit { table: table.window(range.clone(), at), range: range.clone(), at }
         };
         let units = ranges.iter().enumerate().map(unit).collect();
-        Spread { world, zero, shards, units, len: table.len(), fetched: Mutex::default() }
+        let (own, len) = (Vec::new(), table.len());
+        let mut spread = Spread { world, zero, shards, units, len, own, fetched: Mutex::default() };
+        if zero == 3 {
+            let mut next = Places::default();
+            for part in spread.own() {
+                let mut first = part.start;
+                for (home, len) in table.homes(part) {
+                    spread.own.push((first..first + len, next.take(home, len).0));
+                    first += len;
+                }
+            }
+        }
+        spread
     }
 
     /// This rank's number in its group.
@@ -63,9 +100,31 @@ impl<'a> Spread<'a> {
         self.world.rank() < self.shards.ranks()
     }
 
-    /// The values that lie here, one after the other, of the arena of `Real`.
-    pub(crate) fn held(&self, table: &Table) -> Vec<Range<usize>> {
-        if self.zero == 3 { self.own() } else { std::iter::once(0..table.reals()).collect() }
+    /// The values that lie here.
+    pub(crate) fn held(&self, table: &Table) -> Held {
+        let all = 0..table.len();
+        if self.zero == 3 { table.held(&self.own()) } else { table.held(std::slice::from_ref(&all)) }
+    }
+
+    /// At stage 3, what is here of a window, in order: so many values, and where they lie.
+    fn own_homes(&self, window: Range<usize>) -> impl Iterator<Item = (Home, usize)> + '_ {
+        let first = self.own.partition_point(|(part, _)| part.end <= window.start);
+        let within = self.own[first..].iter().take_while(move |(part, _)| part.start < window.end);
+        within.map(move |(part, home)| {
+            let (start, end) = (window.start.max(part.start), window.end.min(part.end));
+            (home.after(start - part.start), end - start)
+        })
+    }
+
+    /// Where the values of both kinds lie that are here of a window.
+    fn own_places(&self, window: Range<usize>) -> [Range<usize>; 2] {
+        let mut places = [0..0, 0..0];
+        for (home, len) in self.own_homes(window) {
+            let (Home::Real(first) | Home::Half(first)) = home;
+            let place = &mut places[usize::from(matches!(home, Home::Half(_)))];
+            *place = if place.start == place.end { first..first + len } else { place.start..place.end + len };
+        }
+        places
     }
 
     /// Elements that gradients need room for, a pack at a time.
@@ -83,20 +142,46 @@ impl<'a> Spread<'a> {
         self.shards.place(self.member(), self.units[unit].range.clone())
     }
 
-    /// Gives parts of `values`, all of the arena's, or nothing, to those who answer for them; `has` says who gives something. Returns
-    /// everyone's of what is this rank's.
-    pub(crate) fn scattered(
+    /// The ranks of this one's group.
+    fn group(&self) -> Range<usize> {
+        let size = self.shards.ranks();
+        let first = self.world.rank() / size * size;
+        first..first + size
+    }
+
+    /// Has parts of sums given to those who answer for them, and begins with that: of each of `nodes`, values of a whole unit of which this
+    /// rank has `values`, one after the other. `all` says what every rank gives. What comes of others of what is this rank's is added
+    /// up in `sums`, once it is there.
+    pub(crate) fn scatter(
         &self,
-        window: Range<usize>,
-        values: Option<&[f32]>,
-        has: &[bool],
-    ) -> Result<Vec<Option<Vec<f32>>>, dist::Error> {
-        let part = |to: usize| match values {
-            None => Vec::new(),
-            Some(values) => self.shards.pick(to % self.shards.ranks(), window.clone(), values),
+        unit: usize,
+        values: &[Vec<f32>],
+        all: &[Vec<Node>],
+        sums: &Arc<Mutex<Vec<Tree>>>,
+    ) -> Coming<()> {
+        let window = self.units[unit].range.clone();
+        let part = |to: usize| -> Vec<f32> {
+            let to = to % self.shards.ranks();
+            values.iter().flat_map(|values| self.shards.pick(to, window.clone(), values)).collect()
         };
         let parts: Vec<Vec<f32>> = (0..self.world.size()).map(part).collect();
-        self.world.scatter_some(&parts, has, self.shards.count(self.member(), window.clone()))
+        let own = self.shards.count(self.member(), window.clone());
+        let (all, sums, units) = (all.to_vec(), Arc::clone(sums), self.units.len());
+        self.world.behind(move |world| {
+            let counts: Vec<usize> = all.iter().map(Vec::len).collect();
+            // What went wrong is kept by the world, and asked for where errors can be told.
+            let Ok(found) = world.scatter_some(&parts, &counts, own) else { return };
+            let cut = |(nodes, values): (Vec<Node>, Vec<f32>)| {
+                let part = move |i: usize| values[i * own..(i + 1) * own].to_vec();
+                nodes.into_iter().enumerate().map(move |(i, node)| (node, part(i))).collect::<Vec<_>>()
+            };
+            let mut found: Vec<(Node, Vec<f32>)> = all.into_iter().zip(found).flat_map(cut).collect();
+            // Every group of rows is dealt anew, so the leaves of one rank may lie between another's.
+            found.sort_by_key(|(node, _)| node.first_leaf());
+            let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
+            sums.resize_with(units, Tree::default);
+            found.into_iter().for_each(|(node, part)| sums[unit].push(node, part));
+        })
     }
 
     /// Hears what the others of the group have of a window, of which this one has `own`, and hands all of it to `take`, with its place in
@@ -107,20 +192,9 @@ impl<'a> Spread<'a> {
         own: &[f32],
         take: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), dist::Error> {
-        self.woven(window.clone(), &self.parts(window, own)?, take);
-        Ok(())
-    }
-
-    /// Every member's part of a window.
-    fn parts(&self, window: Range<usize>, own: &[f32]) -> Parts {
-        let size = self.shards.ranks();
-        let first = self.world.rank() / size * size;
-        let counts: Vec<usize> = (0..size).map(|member| self.shards.count(member, window.clone())).collect();
-        self.world.gather_among(first..first + size, own, &counts)
-    }
-
-    fn woven(&self, window: Range<usize>, parts: &[Vec<f32>], take: &mut dyn FnMut(usize, &[f32])) {
-        for (member, values) in parts.iter().enumerate() {
+        let counts: Vec<usize> =
+            (0..self.shards.ranks()).map(|member| self.shards.count(member, window.clone())).collect();
+        for (member, values) in self.world.gather_among(self.group(), own, &counts)?.iter().enumerate() {
             let mut rest = &values[..];
             for part in self.shards.parts(member, window.clone()) {
                 let (these, after) = rest.split_at(part.len());
@@ -128,10 +202,7 @@ impl<'a> Spread<'a> {
                 rest = after;
             }
         }
-    }
-
-    fn fetched(&self) -> MutexGuard<'_, Option<(usize, Parts)>> {
-        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(())
     }
 
     /// The same, unit by unit, of the whole arena.
@@ -149,7 +220,16 @@ impl<'a> Spread<'a> {
     /// What this rank has of the values of `window`.
     pub(crate) fn own_values<B: Backend>(&self, backend: &B, policy: &Policy<B>, window: Range<usize>) -> Vec<f32> {
         if self.zero == 3 {
-            return host(backend, &policy.values, self.shards.place(self.member(), window));
+            let [reals, halves] = self.own_places(window.clone());
+            let (mut reals, mut halves) =
+                (host(backend, &policy.values, reals).into_iter(), bits(backend, &policy.halves, halves).into_iter());
+            let part = |(home, len)| -> Vec<f32> {
+                match home {
+                    Home::Real(_) => reals.by_ref().take(len).collect(),
+                    Home::Half(_) => halves.by_ref().take(len).map(|x| bf16::from_bits(x).to_f32()).collect(),
+                }
+            };
+            return self.own_homes(window).flat_map(part).collect();
         }
         self.shards.parts(self.member(), window).flat_map(|part| policy.host(backend, part)).collect()
     }
@@ -196,52 +276,100 @@ impl<'a> Spread<'a> {
 /// Values of a range of the arena.
 pub(crate) type Read<'r> = dyn Fn(Range<usize>) -> Result<Vec<f32>, Error> + 'r;
 
-impl<B: Backend> Away<B> for Spread<'_> {
-    fn gather(&self, backend: &B, own: &Mat<B, B::Real>, unit: usize) -> Option<(&Table, Mat<B, B::Real>)> {
+impl Spread<'_> {
+    /// Begins to hear what the group has of a unit.
+    fn fetch<B: Backend>(&self, backend: &B, own: &Params<B>, unit: usize) -> Coming<Parts> {
         let Unit { range, table, .. } = &self.units[unit];
-        if range.is_empty() {
+        let [reals, halves] = self.own_places(range.clone());
+        let reals = host(backend, own.values, reals);
+        let halves = own.halves.map_or_else(Vec::new, |all| bits(backend, all, halves));
+        let count = |member: usize| {
+            let parts = self.shards.parts(member, range.clone());
+            let counts = values_of(table, parts.map(|part| self.units[unit].within(&part)));
+            (counts.reals, counts.halves)
+        };
+        let counts: (Vec<usize>, Vec<usize>) = (0..self.shards.ranks()).map(count).unzip();
+        let (group, any) = (self.group(), [table.reals() > 0, table.halves() > 0]);
+        self.world.behind(move |world| {
+            let none = group.len();
+            let reals =
+                if any[0] { world.gather_among(group.clone(), &reals, &counts.0)? } else { vec![Vec::new(); none] };
+            let halves = if any[1] { world.gather_among(group, &halves, &counts.1)? } else { vec![Vec::new(); none] };
+            Ok((reals, halves))
+        })
+    }
+}
+
+impl<B: Backend> Away<B> for Spread<'_> {
+    fn gather(&self, backend: &B, own: &Params<B>, unit: usize) -> Option<Gathered<'_, B>> {
+        let of = &self.units[unit];
+        if of.range.is_empty() {
             return None;
         }
-        let parts = match self.fetched().take() {
+        let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let parts = match fetched {
             Some((fetched, parts)) => {
                 assert!(fetched == unit, "unit {fetched} was fetched, and {unit} is needed");
                 parts
             }
-            None => self.parts(range.clone(), &host(backend, own, self.own_of(unit))),
+            None => self.fetch(backend, own, unit),
         };
-        let mut all = backend.mat(1, range.len());
+        let table = &of.table;
+        let (mut values, mut halves) = (backend.mat(1, table.reals()), backend.mat(1, table.halves()));
         // What went wrong is kept by the world, and asked for where errors can be told.
-        match parts {
-            Err(_) => backend.fill_zero(all.out()),
-            Ok(parts) => self.woven(range.clone(), &parts, &mut |at, values| {
-                let first = at - range.start;
-                backend.upload(&real::<B>(values), all.out().cols(first..first + values.len()));
-            }),
+        let Ok((reals, bits)) = parts.take() else {
+            backend.fill_zero(values.out());
+            return Some(Gathered { table, values, halves: backend.zeros(1, table.halves()) });
+        };
+        for (member, (reals, bits)) in reals.iter().zip(&bits).enumerate() {
+            let (mut reals, mut bits) = (&reals[..], &bits[..]);
+            for (home, len) in
+                self.shards.parts(member, of.range.clone()).flat_map(|part| of.homes(&part).collect::<Vec<_>>())
+            {
+                match home {
+                    Home::Real(first) => {
+                        let these = reals.split_off(..len).expect("as many as were counted");
+                        backend.upload(&real::<B>(these), values.out().cols(first..first + len));
+                    }
+                    Home::Half(first) => {
+                        let these = bits.split_off(..len).expect("as many as were counted");
+                        let these: Vec<bf16> = these.iter().map(|x| bf16::from_bits(*x)).collect();
+                        backend.upload(&these, halves.out().cols(first..first + len));
+                    }
+                }
+            }
         }
-        Some((table, all))
+        Some(Gathered { table, values, halves })
     }
 
-    fn ahead<'s>(&'s self, backend: &B, own: &Mat<B, B::Real>, unit: usize) -> Option<Box<dyn FnOnce() + Send + 's>> {
-        let range = self.units[unit].range.clone();
-        let own = (!range.is_empty()).then(|| host(backend, own, self.own_of(unit)))?;
-        Some(Box::new(move || *self.fetched() = Some((unit, self.parts(range, &own)))))
+    fn ahead(&self, backend: &B, own: &Params<B>, unit: usize) {
+        if !self.units[unit].range.is_empty() {
+            let fetched = Some((unit, self.fetch(backend, own, unit)));
+            *self.fetched.lock().unwrap_or_else(PoisonError::into_inner) = fetched;
+        }
     }
 }
 
-/// A turn in which every rank has a pack or none, and its gradient goes to those who answer for it, unit by unit.
+/// Units of a pack's gradient on their way, as backward is done with them.
 pub(crate) struct Leaf<'t> {
     pub(crate) spread: &'t Spread<'t>,
-    /// Of each unit, what is this rank's of it.
-    pub(crate) trees: &'t mut [Tree],
-    /// This rank's pack.
-    pub(crate) own: Option<Node>,
-    /// Every rank's.
-    pub(crate) all: &'t [Option<Node>],
+    /// Of the whole arena, where gradients have room for all of it.
+    pub(crate) whole: Option<&'t Table>,
+    /// What was added up here of each unit; this rank's pack, which is to be.
+    pub(crate) own: Option<(&'t mut [Tree], Option<Node>)>,
+    /// What every rank gives of a unit, where this is the time.
+    pub(crate) given: Option<&'t [Vec<Node>]>,
+    /// Where it is added up, and what is on its way there.
+    pub(crate) sums: &'t Arc<Mutex<Vec<Tree>>>,
+    pub(crate) coming: &'t mut VecDeque<Coming<()>>,
 }
+
+/// Units that are on their way at a time: more would take more room.
+const ON_THE_WAY: usize = 2;
 
 impl<B: Backend> Leave<B> for Leaf<'_> {
     fn table(&self, unit: usize) -> &Table {
-        &self.spread.units[unit].table
+        self.whole.unwrap_or(&self.spread.units[unit].table)
     }
 
     fn leave(&mut self, backend: &B, unit: usize, values: &mut Mat<B, B::Real>) {
@@ -249,17 +377,31 @@ impl<B: Backend> Leave<B> for Leaf<'_> {
         if range.is_empty() {
             return;
         }
-        let place = *at..at + range.len();
-        let leaf = self.own.map(|_| host(backend, values, place.clone()));
-        let has: Vec<bool> = self.all.iter().map(Option::is_some).collect();
-        if let Ok(found) = self.spread.scattered(range.clone(), leaf.as_deref(), &has) {
-            let mut found: Vec<(Node, Vec<f32>)> =
-                self.all.iter().zip(found).filter_map(|(node, part)| node.zip(part)).collect();
-            found.sort_by_key(|(node, _)| *node);
-            found.into_iter().for_each(|(node, part)| self.trees[unit].push(node, part));
-        }
+        let place = if self.whole.is_some() { range.clone() } else { *at..at + range.len() };
+        let leaf = || host(backend, values, place.clone());
+        let own = match &mut self.own {
+            None => vec![leaf()],
+            Some((trees, node)) => {
+                node.iter().for_each(|node| trees[unit].push(*node, leaf()));
+                match self.given {
+                    None => Vec::new(),
+                    Some(_) => std::mem::take(&mut trees[unit]).into_nodes().into_iter().map(|(_, sum)| sum).collect(),
+                }
+            }
+        };
         backend.fill_zero(values.out().cols(place));
+        if let Some(all) = self.given {
+            while self.coming.len() >= ON_THE_WAY {
+                self.coming.pop_front().into_iter().for_each(Coming::take);
+            }
+            self.coming.push_back(self.spread.scatter(unit, &own, all, self.sums));
+        }
     }
+}
+
+/// Bits of values in bfloat16.
+fn bits<B: Backend>(backend: &B, values: &Mat<B, bf16>, range: Range<usize>) -> Vec<u16> {
+    Memory::to_host(backend, values.view().cols(range)).into_iter().map(bf16::to_bits).collect()
 }
 
 /// Elements of an arena in single precision.

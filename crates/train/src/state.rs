@@ -8,7 +8,7 @@ use crate::spread::{Read, real};
 use crate::{Error, Job};
 use kernels::{Backend, Mat, Real, bf16};
 use model::land;
-use nn::{Home, Param, Table};
+use nn::{Held, Home, Param, Table};
 use optim::adamw::{AdamW, Layout, Place};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -213,7 +213,7 @@ pub(crate) fn shard_file(rank: usize, ranks: usize) -> String {
 pub(crate) fn read<B: Backend>(
     backend: &B,
     job: &Job,
-    (policy, held): (&mut Policy<B>, &[Range<usize>]),
+    (policy, held): (&mut Policy<B>, &Held),
     (optimizer, whole): (&mut AdamW<B>, bool),
     dir: &Path,
 ) -> Result<(), Error> {
@@ -267,15 +267,16 @@ fn read_whole<B: Backend>(
             }
         }
     }
-    let (every, held) = (!rounded, 0..table.reals());
-    read_some(backend, job, (policy, std::slice::from_ref(&held)), dir, |p| every || matches!(p.home, Home::Half(_)))
+    let (every, all) = (!rounded, 0..table.len());
+    let held = table.held(std::slice::from_ref(&all));
+    read_some(backend, job, (policy, &held), dir, |p| every || matches!(p.home, Home::Half(_)))
 }
 
 /// Reads the trained weights of a checkpoint or of `final/`, as far as they are held.
 pub(crate) fn read_weights<B: Backend>(
     backend: &B,
     job: &Job,
-    policy: (&mut Policy<B>, &[Range<usize>]),
+    policy: (&mut Policy<B>, &Held),
     dir: &Path,
 ) -> Result<(), Error> {
     read_some(backend, job, policy, dir, |_| true)
@@ -285,7 +286,7 @@ pub(crate) fn read_weights<B: Backend>(
 fn read_some<B: Backend>(
     backend: &B,
     job: &Job,
-    (policy, held): (&mut Policy<B>, &[Range<usize>]),
+    (policy, held): (&mut Policy<B>, &Held),
     dir: &Path,
     wanted: impl Fn(&Param) -> bool,
 ) -> Result<(), Error> {
@@ -295,7 +296,7 @@ fn read_some<B: Backend>(
     }
     if job.adapter.is_some() {
         let adapter = weights::Adapter::load(dir)?;
-        return whole_for(backend, table, (values, held), |values| {
+        return whole_for(backend, table, (values, &held.reals), |values| {
             Ok(model::initialise_lora(backend, table, values, &model::LoraInit::From(&adapter))?)
         });
     }
@@ -304,10 +305,10 @@ fn read_some<B: Backend>(
         let tensor = checkpoint.get(&p.name)?;
         tensor.expect_shape(&p.shape)?;
         match p.home {
-            Home::Real(first) => land(backend, &real::<B>(&tensor.to_f32()?), first, (&mut *values, held)),
-            Home::Half(_) => {
+            Home::Real(first) => land(backend, &real::<B>(&tensor.to_f32()?), first, (&mut *values, &held.reals)),
+            Home::Half(first) => {
                 let exact: Vec<bf16> = tensor.to_f32()?.iter().map(|x| bf16::from_f32(*x)).collect();
-                backend.upload(&exact, halves.out().cols(p.values()));
+                land(backend, &exact, first, (&mut *halves, &held.halves));
             }
         }
     }

@@ -387,6 +387,7 @@ pub fn preference_step<B: Backend>(
     grads: &mut Gradient<B>,
 ) -> Result<StepReport, Interrupted> {
     let mut report = StepReport::default();
+    grads.of_groups(groups.len());
     for RowGroup { rows, normaliser } in groups {
         let packs = cx.preference_packs(rows, preference);
         let reference = cx.reference(rows, &packs, preference.loss)?;
@@ -433,7 +434,6 @@ pub fn preference_step<B: Backend>(
                     cx.attend_backward(grads, true);
                 }
             }
-            grads.end_turn(cx.backend);
         }
         grads.next_group(packs.len());
     }
@@ -516,6 +516,7 @@ fn plain_text<B: Backend>(
     let mut sums = vec![Sequence::default(); rows.len()];
     let packs = text_packs(cx, rows);
     let mut numbers = Vec::new();
+    grads.of_groups(1);
     for turn in cx.turns(&packs) {
         if cx.stopping() {
             return Err(Interrupted);
@@ -530,7 +531,6 @@ fn plain_text<B: Backend>(
             cx.attend_forward(Who::Policy);
             cx.attend_backward(grads, false);
         }
-        grads.end_turn(cx.backend);
     }
     cx.share(&packs, &mut sums, &mut numbers)?;
     Ok(sums)

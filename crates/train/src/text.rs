@@ -132,6 +132,7 @@ pub fn shaped_text_step<B: Backend>(
     let unshared = StepContext { execution, ..*cx };
     let windows: Vec<usize> = if cx.balance.is_some() { micro_batches.to_vec() } else { vec![rows.len()] };
     let (mut first, mut number) = (0, 0);
+    grads.of_groups(windows.len());
     for &n in &windows {
         let part = &rows[first..first + n];
         let packs = text_packs(&unshared, part);
@@ -173,7 +174,9 @@ impl<B: Backend> StepContext<'_, B> {
             if self.stopping() {
                 return Err(Interrupted);
             }
-            grads.begin_turn(&turn);
+            if self.balance.is_none() {
+                grads.begin_turn(&turn);
+            }
             if let Some(i) = turn.pack {
                 let (pack, mut loss) = (&packs[i], 0.0);
                 let mut coefficients = |logp: &[B::Real]| window.shape.coefficients(logp, window.each, &mut loss);
@@ -194,9 +197,6 @@ impl<B: Backend> StepContext<'_, B> {
                     self.attend_backward(grads, false);
                 }
             }
-            if self.balance.is_none() {
-                grads.end_turn(self.backend);
-            }
         }
         self.share(packs, sums, &mut losses)?;
         let loss = losses.iter().flatten().sum();
@@ -214,7 +214,6 @@ impl<B: Backend> StepContext<'_, B> {
                 }
                 None => self.attend_backward(grads, true),
             }
-            grads.end_turn(self.backend);
         }
         groups.push(balanced.values);
         Ok(loss + balanced.loss)

@@ -46,24 +46,45 @@ pub(crate) fn conforms(world: &World) {
     assert_eq!(said.iter().map(Vec::len).collect::<Vec<_>>(), (0..size).map(|r| r * 3).collect::<Vec<_>>());
     let numbers = world.gather_numbers(&[rank as f64, 0.5]).unwrap();
     assert_eq!(numbers, (0..size).map(|r| vec![r as f64, 0.5]).collect::<Vec<_>>());
-    let has: Vec<bool> = (0..size).map(|r| r % 2 == 0).collect();
+    // Every third rank gives two parts, the one after it one, the next none.
+    let counts: Vec<usize> = (0..size).map(|r| 2 - r % 3).collect();
     let shards = Shards::new(5000, size);
-    let part = |from: usize, to: usize| shards.pick(to, 0..5000, &values(from, 5000));
-    let parts: Vec<Vec<f32>> = (0..size).map(|to| if has[rank] { part(rank, to) } else { Vec::new() }).collect();
-    let got = world.scatter_some(&parts, &has, shards.count(rank, 0..5000)).unwrap();
-    for (from, received) in got.iter().enumerate() {
-        assert_eq!(*received, has[from].then(|| part(from, rank)));
-    }
+    let part = |from: usize, to: usize| shards.pick(to, 0..5000, &values(from, 5000)).repeat(counts[from]);
+    let parts: Vec<Vec<f32>> = (0..size).map(|to| part(rank, to)).collect();
+    let got = world.scatter_some(&parts, &counts, shards.count(rank, 0..5000)).unwrap();
+    assert_eq!(got, (0..size).map(|from| part(from, rank)).collect::<Vec<_>>());
     // In groups of two, of which the last may be alone.
     let group = rank / 2 * 2..(rank / 2 * 2 + 2).min(size);
     let counts: Vec<usize> = group.clone().map(|r| 100 + r).collect();
     let got = world.gather_among(group.clone(), &values(rank, 100 + rank), &counts).unwrap();
-    assert_eq!(got, group.map(|r| values(r, 100 + r)).collect::<Vec<_>>());
+    assert_eq!(got, group.clone().map(|r| values(r, 100 + r)).collect::<Vec<_>>());
+    let halves = world.gather_among(group.clone(), &[rank as u16; 3], &vec![3; group.len()]).unwrap();
+    assert_eq!(halves, group.map(|r| vec![r as u16; 3]).collect::<Vec<_>>());
+    goes_on_behind(world);
     let before = world.meter().of(Collective::Barrier);
     world.barrier().unwrap();
     let after = world.meter().of(Collective::Barrier);
     assert_eq!((after.calls, after.sent), (before.calls + 1, before.sent + size as u64 - 1));
     counts_bytes(world);
+}
+
+/// What is asked for behind is done in order, and before what is asked for directly.
+fn goes_on_behind(world: &World) {
+    let (rank, size) = (world.rank(), world.size());
+    let sum = |of: usize| {
+        expected(size, 3000)[even(3000, size)[rank].clone()].iter().map(|x| x * of as f32).collect::<Vec<_>>()
+    };
+    let begin = |of: usize| {
+        let scaled: Vec<f32> = values(rank, 3000).iter().map(|x| x * of as f32).collect();
+        world.behind(move |world| world.reduce_scatter(&scaled, &even(3000, world.size())))
+    };
+    // Powers of two, so that sums of multiples are multiples of sums.
+    let coming: Vec<_> = [1, 2, 4, 8].map(|of| (of, begin(of))).into();
+    let numbers = world.gather_numbers(&[rank as f64]).unwrap();
+    assert_eq!(numbers.concat(), (0..size).map(|r| r as f64).collect::<Vec<_>>());
+    for (of, coming) in coming {
+        assert_eq!(coming.take().unwrap(), sum(of), "{of} times");
+    }
 }
 
 /// An all-reduce sends every rank but the own range of it twice: `2 (n - 1) / n` of the values.
@@ -136,6 +157,24 @@ fn a_rank_that_does_not_come_is_named_by_all_others_in_every_collective() {
                 assert!(error.to_string().contains(&format!("rank {absent} on thread-{absent}")), "{error}");
             }
         }
+    }
+}
+
+#[test]
+fn what_fails_behind_is_told_where_it_is_taken_and_to_all_that_comes_after() {
+    let ended = together(3, Duration::from_millis(60), |world| {
+        if world.rank() == 1 {
+            return None;
+        }
+        let first = world.behind(|world| world.barrier());
+        let second = world.behind(|world| world.all_reduce(&mut [1.0; 64]));
+        let error = first.take().unwrap_err();
+        assert_eq!((second.take(), world.barrier()), (Err(error.clone()), Err(error.clone())));
+        Some(error)
+    });
+    for error in ended.into_iter().flatten() {
+        let Error::Peer { stuck, collective, .. } = &error else { panic!("{error}") };
+        assert_eq!((stuck, collective), (&Stuck::Missing(vec![1]), &Collective::Barrier));
     }
 }
 

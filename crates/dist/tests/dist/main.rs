@@ -3,5 +3,6 @@
 mod conformance;
 mod estimates;
 mod launchers;
+mod meeting;
 mod probing;
 mod sums;

@@ -4,7 +4,7 @@
 
 use super::Decoder;
 use kernels::Backend;
-use nn::{Context, Grads, Params};
+use nn::{Context, Gathered, Grads, Params};
 
 /// The embedding's unit, and the head's where it is the embedding.
 pub(super) const EMBEDDING: usize = 0;
@@ -26,17 +26,13 @@ pub(super) fn before<B: Backend, R>(
     next: Option<usize>,
     work: impl FnOnce(&Context<B>) -> R,
 ) -> R {
-    let (backend, own) = (ctx.backend, ctx.params.values);
-    let gathered = ctx.params.away.and_then(|away| Some((away, away.gather(backend, own, unit)?)));
-    let Some((away, (table, values))) = gathered else { return work(ctx) };
-    let ctx = Context { params: Params { table, values: &values, halves: None, away: None }, ..*ctx };
-    match next.and_then(|next| away.ahead(backend, own, next)) {
-        None => work(&ctx),
-        Some(fetch) => std::thread::scope(|scope| {
-            scope.spawn(fetch);
-            work(&ctx)
-        }),
+    let (backend, own) = (ctx.backend, &ctx.params);
+    let gathered = own.away.and_then(|away| Some((away, away.gather(backend, own, unit)?)));
+    let Some((away, Gathered { table, values, halves })) = gathered else { return work(ctx) };
+    if let Some(next) = next {
+        away.ahead(backend, own, next);
     }
+    work(&Context { params: Params { table, values: &values, halves: Some(&halves), away: None }, ..*ctx })
 }
 
 /// Does all that adds to the gradients of a unit; meanwhile the one that is needed next is fetched.

@@ -60,11 +60,14 @@ impl Team {
         let heard = if self.ranks > 1 && self.zero > 0 { largest + shard(largest) } else { 0 };
         let (most, left) = nodes(packs.div_ceil(self.ranks));
         let (gradients, exchange) = match (self.zero, self.tree) {
-            // Beside the sums that wait, the one that comes of them, and what the optimiser reads of it.
-            (2.., _) => (4 * room(units) as u64, (waiting(packs, self.ranks) + 2) * shard(arena) + 3 * largest),
-            (_, true) if self.ranks > 1 => (arena, arena * (left + 2).max(most) as u64),
+            // Beside the sums that wait, the one that comes of them, and what the optimiser reads of it; and units on their way.
+            (2.., _) => (4 * room(units) as u64, (waiting(packs, self.ranks) + 2) * shard(arena) + 5 * largest),
+            (_, true) if self.ranks > 1 => {
+                let (sums, on_the_way) = (left.max(most - 1) as u64, 4 * left as u64 * largest);
+                (arena, (sums * arena + on_the_way).max(2 * shard(arena)))
+            }
             (_, true) => (arena, arena * most as u64),
-            (_, false) if self.ranks > 1 => (arena, 3 * arena),
+            (_, false) if self.ranks > 1 => (arena, 2 * shard(arena) + 4 * largest),
             (_, false) => (arena, 0),
         };
         Held {

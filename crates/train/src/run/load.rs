@@ -43,7 +43,7 @@ impl<'a> Ranks<'a> {
         let Built { decoder, table, mut values, halves, notes } = unfilled.fill(backend, &held);
         notes.into_iter().for_each(|n| observe(Event::Note(n)));
         if let Some(adapter) = &job.adapter {
-            whole_for(backend, &table, (&mut values, &held), |values| {
+            whole_for(backend, &table, (&mut values, &held.reals), |values| {
                 adapter.initialise(backend, &table, values, job.config.engine.seed)
             })?;
         }

@@ -5,7 +5,6 @@ use crate::Error;
 use crate::gradient::Gradient;
 use crate::policy::Policy;
 use crate::spread::{Spread, real};
-use config::Master;
 use dist::World;
 use kernels::{Backend, Memory};
 use optim::adamw::clip;
@@ -17,16 +16,18 @@ pub(super) fn fits(world: &World, config: &config::Config) -> Result<(), Error> 
     if ranks == 1 {
         return Ok(());
     }
-    if config.optimizer.master == Master::None && engine.zero_stage == 3 {
-        let what = "optim_master: none: expected zero_stage 0, 1 or 2, found 3, whose ranks hand one another values in float32; use zero_stage: 2, or optim_master: f32";
-        return Err(Error::Mismatch { what: what.to_owned() });
-    }
     match engine.shard_ranks {
         Some(group) if !ranks.is_multiple_of(group) => Err(Error::Mismatch {
             what: format!("shard_ranks: expected a divisor of the {ranks} ranks, found {group}"),
         }),
         _ => Ok(()),
     }
+}
+
+/// What one process makes of keys for several.
+pub(super) fn alone_note(world: &World, config: &config::Config) -> Option<String> {
+    let group = config.engine.shard_ranks.filter(|_| world.size() == 1)?;
+    Some(format!("shard_ranks: {group} changes nothing here: this is one process, which has all shards"))
 }
 
 impl Ranks<'_> {
@@ -44,7 +45,7 @@ impl Ranks<'_> {
     pub(super) fn gradient<B: Backend>(&self, backend: &B, spread: &Spread, len: usize) -> Gradient<B> {
         match (self.elastic, self.zero) {
             (_, 2..) => Gradient::sharded(backend, spread),
-            (true, _) => Gradient::elastic(backend, len),
+            (true, _) => Gradient::elastic(backend, len, spread),
             (false, _) => Gradient::running(backend, len),
         }
     }
@@ -74,7 +75,7 @@ impl<B: Backend> Run<'_, B> {
             }
             return Ok(norm);
         }
-        let own = grads.reduced(backend, &self.spread)?;
+        let own = grads.reduced(backend, &self.spread, &self.policy.table)?;
         let norm = self.spread.norm(&own)?;
         let scale = self.scale(norm, step)?;
         if skip {

@@ -4,11 +4,10 @@
 
 use super::{CHUNK, OPTIMIZER_FILE, rounds, upload};
 use crate::policy::Policy;
-use crate::spread::{Spread, host, real};
+use crate::spread::{Spread, host};
 use crate::{Error, Job};
 use kernels::Backend;
-use model::land;
-use nn::Table;
+use nn::{Held, Table};
 use optim::adamw::{AdamW, Piece, Place};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -159,7 +158,7 @@ fn shards(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 /// whether it has.
 pub(super) fn read<B: Backend>(
     backend: &B,
-    (policy, held): (&mut Policy<B>, &[Range<usize>]),
+    (policy, held): (&mut Policy<B>, &Held),
     optimizer: &mut AdamW<B>,
     dir: &Path,
 ) -> Result<bool, Error> {
@@ -169,10 +168,7 @@ pub(super) fn read<B: Backend>(
     for piece in &all {
         if piece.part == VALUES {
             let values = piece.tensor.to_f32()?;
-            match policy.table.halves() {
-                0 => land(backend, &real::<B>(&values), piece.range.start, (&mut policy.values, held)),
-                _ => policy.put(backend, piece.range.start, &values),
-            }
+            policy.land(backend, held, piece.range.start, &values);
             read[VALUES] += values.len();
             continue;
         }

@@ -62,6 +62,7 @@ pub(super) fn balanced_text<B: Backend>(
 ) -> Result<Vec<Sequence>, Interrupted> {
     let mut sums = vec![Sequence::default(); rows.len()];
     let (mut first, mut number) = (0, 0);
+    grads.of_groups(micro_batches.len());
     for &n in micro_batches {
         let packs = text_packs(cx, &rows[first..first + n]);
         let sums = &mut sums[first..first + n];
@@ -91,7 +92,6 @@ pub(super) fn balanced_text<B: Backend>(
                 }
                 None => cx.attend_backward(grads, true),
             }
-            grads.end_turn(cx.backend);
         }
         grads.next_group(packs.len());
         number += packs.len();

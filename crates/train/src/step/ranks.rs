@@ -22,6 +22,8 @@ pub(crate) struct Turn {
     pub(crate) pack: Option<usize>,
     /// Every rank's.
     pub(crate) all: Vec<Option<usize>>,
+    /// Whether it is the last.
+    pub(crate) last: bool,
 }
 
 impl<'a, B: Backend> StepContext<'a, B> {
@@ -47,7 +49,7 @@ impl<'a, B: Backend> StepContext<'a, B> {
         let most = dealt.iter().map(Vec::len).max().unwrap_or(0);
         (0..most).map(move |turn| {
             let all: Vec<Option<usize>> = dealt.iter().map(|own| own.get(turn).copied()).collect();
-            Turn { pack: all[rank], all }
+            Turn { pack: all[rank], all, last: turn + 1 == most }
         })
     }
 

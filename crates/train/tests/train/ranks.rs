@@ -1,13 +1,13 @@
 //! Several ranks, as threads of this process: the same bits as one, whatever is sharded; kill, resume and failures among them.
 
-use crate::{Scratch, log_of, lora, model, over, rows, small};
+use crate::{Scratch, log_of, lora, model, notes, over, rows, small, train};
+use ::train::{Control, Ended, Error, Event};
 use dist::World;
 use dist::threads::threads;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use train::{Control, Ended, Error, Event};
 use weights::SafeTensors;
 
 /// Seconds that ranks wait for one another; a machine may be busy, and nobody waits unless a rank is missing.
@@ -27,7 +27,7 @@ fn run_ranks(
             scope.spawn(move || {
                 let world = World::new(Box::new(comm), Duration::from_secs_f64(PATIENCE)).unwrap();
                 let leads = world.leads();
-                train::run_on(&world, loaded, &[], control, &mut |e| {
+                ::train::run_on(&world, loaded, &[], control, &mut |e| {
                     if leads {
                         watch(&e);
                     }
@@ -188,7 +188,7 @@ fn moments_in_eight_bits_have_the_same_bits_on_any_number_of_ranks() {
 #[test]
 fn values_in_bfloat16_alone_have_the_same_bits_on_any_number_of_ranks() {
     let keys = json!({"optim_master": "none", "dtype": "bfloat16", "optim": "adamw_8bit"});
-    let spreads = [(3, json!(1)), (2, json!(2))];
+    let spreads = [(3, json!(1)), (2, json!(2)), (3, json!(3))];
     assert_same_on("ranks-halves", &|out| job("kto", out, keys.clone()), &spreads);
 }
 
@@ -197,6 +197,23 @@ fn groups_of_ranks_that_have_the_same_shards_train_the_same() {
     let spread = |zero: u8, group: usize| json!({"zero_stage": zero, "shard_ranks": group});
     let spreads = [(4, spread(3, 2)), (4, spread(2, 2))];
     assert_same_on("ranks-groups", &|out| job("kto", out, json!({})), &spreads);
+}
+
+#[test]
+fn one_process_says_that_groups_of_ranks_mean_nothing_to_it() {
+    let scratch = Scratch::new("ranks-alone");
+    let said = |keys: Value| {
+        let mut events = Vec::new();
+        train(
+            &job("sft", &scratch.join("run"), over(&keys, json!({"max_steps": 1, "overwrite_output_dir": true}))),
+            &Control::default(),
+            &mut events,
+        )
+        .unwrap();
+        notes(&events)
+    };
+    assert!(said(json!({"shard_ranks": 2})).contains("shard_ranks: 2 changes nothing here"));
+    assert!(!said(json!({})).contains("shard_ranks"));
 }
 
 #[test]
@@ -260,5 +277,5 @@ fn ranks_of_mpi_train() {
     let Ok(config) = std::env::var("PROSPECT_TEST_RANKS") else { return };
     let world = World::new(Box::new(dist::Mpi::start().unwrap()), Duration::from_secs(60)).unwrap();
     let loaded = config::load("ranks.yaml", &config, &[]).unwrap_or_else(|e| panic!("{e:?}"));
-    train::run_on(&world, &loaded, &[], &Control::default(), &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    ::train::run_on(&world, &loaded, &[], &Control::default(), &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
 }

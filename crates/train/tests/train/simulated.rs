@@ -38,8 +38,8 @@ fn meters(ranks: usize, config: &Value) -> Vec<Vec<Meter>> {
 fn assert_counted(trainer: &str, keys: Value, spreads: &[(usize, Value)]) {
     for (ranks, spread) in spreads {
         let scratch = Scratch::new("simulated");
-        let own = json!({"elastic": true, "train_batch_size": 12, "max_steps": 2, "dist_timeout": PATIENCE,
-            "gradient_accumulation_steps": null, "save_strategy": "no"});
+        let own = json!({"elastic": true, "train_batch_size": 6, "max_steps": 2, "dist_timeout": PATIENCE,
+            "gradient_accumulation_steps": null, "save_strategy": "no", "max_length": 48});
         let config =
             over(&over(&over(&small(trainer, &scratch.join("run"), json!({})), own), keys.clone()), spread.clone());
         let what = format!("{trainer} {keys} {ranks} ranks {spread}");
@@ -70,14 +70,19 @@ fn stages(of: &[(usize, u8)]) -> Vec<(usize, Value)> {
 
 #[test]
 fn every_byte_of_a_preference_step_is_foreseen() {
-    assert_counted("kto", json!({}), &stages(&[(2, 0), (4, 2), (3, 3)]));
-    assert_counted("kto", lora(), &stages(&[(2, 1), (3, 3)]));
-    assert_counted("kto", json!({}), &[(4, json!({"zero_stage": 3, "shard_ranks": 2}))]);
+    assert_counted("kto", json!({}), &stages(&[(2, 0), (4, 2)]));
+    assert_counted("kto", lora(), &stages(&[(3, 3)]));
+    assert_counted(
+        "kto",
+        json!({"optim_master": "none", "dtype": "bfloat16"}),
+        &[(4, json!({"zero_stage": 3, "shard_ranks": 2}))],
+    );
 }
 
 #[test]
 fn every_byte_of_a_text_step_is_foreseen() {
-    assert_counted("sft", json!({}), &stages(&[(3, 0), (2, 3)]));
+    assert_counted("sft", json!({}), &stages(&[(2, 3)]));
+    assert_counted("sft", json!({"deterministic": false, "elastic": null}), &stages(&[(3, 1)]));
     let experts = json!({"model_name_or_path": model("qwen2_moe"), "router_aux_loss_coef": 0.02});
     assert_counted("sft", experts.clone(), &stages(&[(3, 3)]));
     assert_counted("kto", experts, &stages(&[(2, 0)]));
