@@ -24,6 +24,7 @@ mod mlx;
 mod peft;
 mod quantise;
 mod safetensors;
+mod stacked;
 mod target;
 #[cfg(test)]
 mod testdir;

@@ -12,6 +12,7 @@ use crate::dtype::{DType, TensorInfo};
 use crate::error::Error;
 use crate::folder::{ConfigChanges, copy_companions, read_config, write_config};
 use crate::quantise::Values;
+use crate::stacked::{Slice, slice};
 use crate::target::leaves;
 use crate::write::{Sink, write_model};
 
@@ -67,7 +68,9 @@ pub struct MergeReport {
 pub fn merge(base: &Checkpoint, adapter: &Adapter, out: &Path, options: &MergeOptions) -> Result<MergeReport, Error> {
     let config = read_config(base.dir())?;
     let quantised = base.is_quantised();
-    if let Some(value) = config.get("quantization_config").filter(|v| !v.is_null() && !quantised) {
+    // GPT-OSS: only its experts are in codes, which are copied as they are.
+    let mxfp4 = config.get("quantization_config").is_some_and(|v| v["quant_method"] == "mxfp4");
+    if let Some(value) = config.get("quantization_config").filter(|v| !v.is_null() && !quantised && !mxfp4) {
         return Err(Error::Unsupported {
             path: base.dir().to_owned(),
             key: "quantization_config".to_owned(),
@@ -90,12 +93,24 @@ pub fn merge(base: &Checkpoint, adapter: &Adapter, out: &Path, options: &MergeOp
             info.shape.clone_from(&whole.shape);
         }
     }
+    let stacked: Vec<(Slice, &LoraPair)> = adapter
+        .pairs
+        .iter()
+        .filter(|pair| !base.contains(&format!("{}.weight", pair.module)))
+        .filter_map(|pair| Some((slice(&pair.module)?, pair)))
+        .collect();
     let mut merged = Vec::with_capacity(adapter.pairs.len());
     let bytes = write_model(out, &infos, options.max_shard_bytes, |info, sink| {
         if let Some(whole) = adapter.whole.iter().find(|t| t.name == info.name) {
             return sink.put(&whole.values);
         }
         let weight = base.values(if untied.is_some() && info.name == HEAD { EMBEDDING } else { &info.name })?;
+        let on_experts: Vec<_> = stacked.iter().filter(|(slice, _)| slice.tensor == info.name).collect();
+        if !on_experts.is_empty() {
+            merged.extend(merge_stack(&weight, &on_experts, info, sink)?);
+            weight.release();
+            return Ok(());
+        }
         match (info.name.strip_suffix(".weight").and_then(|module| adapter.get(module)), &weight) {
             (Some(pair), _) => merged.push(merge_weight(&weight, pair, info, sink)?),
             (None, Values::Plain(plain)) if plain.dtype() == info.dtype => sink.put_bytes(plain.bytes())?,
@@ -144,12 +159,16 @@ fn check_modules(base: &Checkpoint, adapter: &Adapter) -> Result<(), Error> {
     }
     for pair in &adapter.pairs {
         let name = format!("{}.weight", pair.module);
+        let shape = [pair.outputs(), pair.inputs()];
+        if let Some(slice) = slice(&pair.module).filter(|s| !base.contains(&name) && s.is_in(base)) {
+            check_slice(base, &slice, shape)?;
+            continue;
+        }
         if !base.contains(&name) {
             let matrices = base.infos().filter(|i| i.shape.len() == 2).filter_map(|i| i.name.strip_suffix(".weight"));
             let modules: BTreeSet<String> = leaves(&matrices.collect::<Vec<_>>()).into_iter().collect();
             return Err(Error::NoTarget { target: pair.module.clone(), modules: modules.into_iter().collect() });
         }
-        let shape = [pair.outputs(), pair.inputs()];
         match base.values(&name)? {
             Values::Quantised(weight) if weight.shape != shape => {
                 let (path, expected) = (base.dir().to_owned(), shape.to_vec());
@@ -167,6 +186,89 @@ fn check_modules(base: &Checkpoint, adapter: &Adapter) -> Result<(), Error> {
     Ok(())
 }
 
+/// A stack whose matrices hold a module of that shape.
+fn check_slice(base: &Checkpoint, slice: &Slice, shape: [usize; 2]) -> Result<(), Error> {
+    if base.contains(&slice.codes()) {
+        return Err(Error::Unsupported {
+            path: base.dir().to_owned(),
+            key: "quantization_config".to_owned(),
+            value: "mxfp4".to_owned(),
+            why: "its experts stay in codes, which have no room for what an adapter adds to them; use that adapter without \
+                  merging it, or give a base in bf16",
+        });
+    }
+    let stack = base.get(&slice.tensor)?;
+    let experts = stack.shape().first().copied().unwrap_or(0).max(slice.expert + 1);
+    let [rows, cols] = slice.matrix(shape);
+    stack.expect_shape(&[experts, rows, cols])?;
+    if !stack.dtype().is_float() {
+        return Err(stack.wrong_type("F32, BF16, F16 or F64: merge into the unquantised base model"));
+    }
+    Ok(())
+}
+
+/// Puts a stack of experts with what adapters add to some of them, one expert after the other.
+fn merge_stack(
+    stack: &Values,
+    adapters: &[&(Slice, &LoraPair<'_>)],
+    info: &TensorInfo,
+    sink: &mut Sink<'_>,
+) -> Result<Vec<MergedModule>, Error> {
+    let (experts, size) = (stack.shape()[0], stack.shape()[1..].iter().product::<usize>());
+    let limit = largest(info.dtype);
+    let (mut merged, mut matrix) = (Vec::new(), vec![0.0f32; size]);
+    for e in 0..experts {
+        stack.read_range(e * size, &mut matrix)?;
+        for (slice, pair) in adapters.iter().filter(|(slice, _)| slice.expert == e) {
+            merged.push(merge_slice(&mut matrix, slice, pair, info.dtype));
+        }
+        if !matrix.iter().all(|w| w.abs() < limit) {
+            return Err(Error::NonFinite { name: info.name.clone(), dtype: info.dtype });
+        }
+        sink.put(&matrix)?;
+    }
+    Ok(merged)
+}
+
+/// Adds to an expert's matrix what an adapter on some of it adds.
+fn merge_slice(matrix: &mut [f32], slice: &Slice, pair: &LoraPair<'_>, stored: DType) -> MergedModule {
+    let shape @ [outputs, inputs] = [pair.outputs(), pair.inputs()];
+    let mut report = MergedModule::new(pair);
+    let (mut row, mut update) = (vec![0.0; inputs], vec![0.0; inputs]);
+    for (o, b_r) in (0..outputs).zip(pair.b.chunks_exact(pair.rank)) {
+        let (first, step) = slice.row(o, shape);
+        let places = || (first..).step_by(step).take(inputs);
+        row.iter_mut().zip(places()).for_each(|(w, at)| *w = matrix[at]);
+        let before = row.clone();
+        report.add(pair, o, b_r, &mut row, &mut update);
+        report.changed += count_changed(&before, &row, stored);
+        row.iter().zip(places()).for_each(|(w, at)| matrix[at] = *w);
+    }
+    report
+}
+
+/// From here up a value rounds to infinity.
+fn largest(stored: DType) -> f32 {
+    if stored == DType::F16 { 65520.0 } else { f32::INFINITY }
+}
+
+impl MergedModule {
+    /// Nothing changed yet.
+    fn new(pair: &LoraPair<'_>) -> MergedModule {
+        let elements = pair.outputs() * pair.inputs();
+        MergedModule { module: pair.module.clone(), elements, changed: 0, largest_update: 0.0 }
+    }
+
+    /// Adds what `pair` adds to row `o`, and takes note of it.
+    fn add(&mut self, pair: &LoraPair<'_>, o: usize, b_r: &[f32], row: &mut [f32], update: &mut [f32]) {
+        add_row_update(row, b_r, &pair.a, pair.scale as f32, update);
+        if let Some(magnitude) = &pair.magnitude {
+            bring_to_length(row, magnitude[o], update);
+        }
+        self.largest_update = update.iter().fold(self.largest_update, |m, u| m.max(u.abs()));
+    }
+}
+
 /// Puts W + scale * B A, one block of rows after the other.
 fn merge_weight(
     weight: &Values,
@@ -174,12 +276,9 @@ fn merge_weight(
     info: &TensorInfo,
     sink: &mut Sink<'_>,
 ) -> Result<MergedModule, Error> {
-    let (r, scale, stored) = (pair.rank, pair.scale as f32, info.dtype);
+    let (r, stored) = (pair.rank, info.dtype);
     let (outputs, inputs) = (pair.outputs(), pair.inputs());
-    let mut report =
-        MergedModule { module: pair.module.clone(), elements: outputs * inputs, changed: 0, largest_update: 0.0 };
-    // From here up a value rounds to infinity in f16.
-    let limit = if stored == DType::F16 { 65520.0 } else { f32::INFINITY };
+    let (mut report, limit) = (MergedModule::new(pair), largest(stored));
     let rows_at_once = (BLOCK / inputs.max(1)).clamp(1, outputs.max(1));
     let mut block = vec![0.0; rows_at_once * inputs];
     let mut before = block.clone();
@@ -191,11 +290,7 @@ fn merge_weight(
         before.copy_from_slice(block);
         let factors = pair.b[first * r..].chunks_exact(r);
         for (o, (row, b_r)) in (first..).zip(block.chunks_exact_mut(inputs.max(1)).zip(factors)) {
-            add_row_update(row, b_r, &pair.a, scale, &mut update);
-            if let Some(magnitude) = &pair.magnitude {
-                bring_to_length(row, magnitude[o], &mut update);
-            }
-            report.largest_update = update.iter().fold(report.largest_update, |m, u| m.max(u.abs()));
+            report.add(pair, o, b_r, row, &mut update);
         }
         if !block.iter().all(|w| w.abs() < limit) {
             return Err(Error::NonFinite { name: info.name.clone(), dtype: stored });
@@ -432,6 +527,42 @@ mod tests {
         assert_eq!(Checkpoint::open(out.path()).unwrap().get("norm.weight").unwrap().to_f32().unwrap(), [7.0]);
         adapter.whole = vec![whole(vec![2])];
         assert!(merge(&base, &adapter, &out.join("other"), &MergeOptions::default()).is_err());
+    }
+
+    #[test]
+    fn experts_of_a_stack_are_merged_where_they_lie() {
+        // Two experts of width 2 on 3 inputs: gate above up as [e, out, in], and the same numbers turned as [e, in, out].
+        let values: Vec<f32> = (0..24).map(|i| i as f32).collect();
+        let dir = TestDir::new();
+        dir.file("config.json", "{}");
+        let infos = [
+            TensorInfo::new("mlp.experts.gate_up_proj", DType::F32, [2, 4, 3]),
+            TensorInfo::new("turned.experts.gate_up_proj", DType::F32, [2, 3, 4]),
+        ];
+        write_model(dir.path(), &infos, 1000, |_, sink| sink.put(&values)).unwrap();
+        let base = Checkpoint::open(dir.path()).unwrap();
+        let merged = |module: &str, tensor: &str, b: Vec<f32>| {
+            let out = TestDir::new();
+            let given = adapter(module, 1, vec![100.0, 200.0, 300.0], b);
+            let report = merge(&base, &given, out.path(), &MergeOptions::default()).unwrap();
+            let merged = Checkpoint::open(out.path()).unwrap().get(tensor).unwrap().to_f32().unwrap();
+            (report.modules[0].changed, merged.iter().zip(&values).map(|(m, v)| m - v).collect::<Vec<f32>>())
+        };
+        let mut expected = vec![0.0; 24];
+        // Expert 1, second half, its second row.
+        expected[12 + 9..].copy_from_slice(&[100.0, 200.0, 300.0]);
+        let (changed, update) = merged("mlp.experts.1.up_proj", "mlp.experts.gate_up_proj", vec![0.0, 1.0]);
+        assert_eq!((changed, update), (3, expected));
+        let mut expected = vec![0.0; 24];
+        // Expert 0, output 2: a column.
+        (0..3).for_each(|i| expected[4 * i + 2] = 100.0 * (i + 1) as f32);
+        let (changed, update) =
+            merged("turned.experts.gate_up_projs.0", "turned.experts.gate_up_proj", vec![0.0, 0.0, 1.0, 0.0]);
+        assert_eq!((changed, update), (3, expected));
+        // An expert that the stack does not have.
+        let absent = adapter("mlp.experts.2.up_proj", 1, vec![0.0; 3], vec![0.0; 2]);
+        let message = merge(&base, &absent, &dir.join("out"), &MergeOptions::default()).unwrap_err().to_string();
+        assert!(message.contains("has shape [2, 4, 3], expected [3, 4, 3]"), "{message}");
     }
 
     #[test]
