@@ -10,7 +10,7 @@ use std::ops::Range;
 pub(super) const UNPACK: Source = Source { name: "unpack", text: include_str!("unpack.cu") };
 
 /// Elements of an unpacked panel: 32 MiB of bf16, enough rows for a product at full speed.
-const PANEL_ELEMENTS: usize = 1 << 24;
+pub(super) const PANEL_ELEMENTS: usize = 1 << 24;
 
 /// A frozen weight `[rows, cols]` in its storage dtype.
 pub struct CudaStored {

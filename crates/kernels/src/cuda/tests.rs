@@ -43,6 +43,9 @@ impl Driver for Recorded {
     fn free(&self, address: u64) {
         self.note(format!("free {address}"));
     }
+    fn free_memory(&self) -> Result<usize, Error> {
+        Ok(7 << 20)
+    }
     fn copy_in(&self, from: &[u8], _: Plane) -> Result<(), Error> {
         self.note(format!("in {}", from.len()));
         Ok(())
@@ -106,6 +109,41 @@ fn without_memory_what_lies_free_is_given_back_and_then_nothing_more_is_asked() 
     cuda.linear(1.0, x.view(), Weight::Param(x.view()), cuda.mat(4, 4).out());
     assert_eq!(cuda.to_host(y.view())[..3], [0.0; 3], "nothing is read");
     assert_eq!(driver.take(""), [""; 0]);
+}
+
+#[test]
+fn reserved_memory_is_dealt_out_without_the_driver_and_grows_where_it_does_not_suffice() {
+    let driver = Recorded::new(100);
+    let cuda = Cuda::<f32>::new(driver.clone());
+    cuda.reserve(1 << 17);
+    let held = [(); 4].map(|()| cuda.mat::<f32>(64, 64));
+    for _ in 0..3 {
+        let (a, b) = (cuda.mat::<f32>(10, 100), cuda.mat::<f32>(1, 1));
+        assert!(a.view().ptr != b.view().ptr && held.iter().all(|h| h.view().ptr != a.view().ptr));
+    }
+    assert_eq!(cuda.times_asked(), 1);
+    // The recorded driver's addresses are a page apart for each call: this one is to lie behind the arena.
+    (0..100).for_each(|_| _ = driver.note("call".into()));
+    drop(cuda.mat::<f32>(64, 1024));
+    assert_eq!(cuda.times_asked(), 2, "what does not fit is asked for");
+    drop((held, cuda.mat::<f32>(8, 1024), cuda));
+    let calls = driver.take("").into_iter().filter(|call| call != "call").collect::<Vec<_>>();
+    assert_eq!(calls, ["alloc 131072", "alloc 262144", &format!("free {}", 4096 * 102), "free 4096"]);
+}
+
+#[test]
+fn more_than_a_device_may_take_is_an_error_before_the_driver_is_asked() {
+    let driver = Recorded::new(100);
+    let cuda = Cuda::<f32>::new(driver.clone()).with_limit(Some(11_000));
+    let a = cuda.mat::<f32>(1, 2000);
+    assert_eq!((cuda.trouble(), cuda.free_memory()), (None, Ok(11_000 - 8192)));
+    drop(a);
+    // What lies free is given back first.
+    drop(cuda.mat::<f32>(1, 2400));
+    assert_eq!(cuda.trouble(), None);
+    drop(cuda.mat::<f32>(1, 5000));
+    assert_eq!(cuda.trouble().map(|e| e.exit_code()), Some(4));
+    assert_eq!(driver.take("alloc"), ["alloc 8192", "alloc 10240"].map(str::to_owned)[..], "sizes are rounded up");
 }
 
 #[test]
