@@ -39,7 +39,7 @@ mod vocabulary;
 pub mod work;
 
 pub use error::Error;
-pub use kernels::cuda::{Options as GpuOptions, Played};
+pub use kernels::cuda::{Error as GpuError, Measured, Options as GpuOptions, Played, examine as examine_gpu};
 pub use kernels::{Heap, OutOfMemory};
 pub use merge::{Merged, merge, probe_logits};
 pub use optimizer::optimizer_of;

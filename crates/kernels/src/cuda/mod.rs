@@ -6,6 +6,7 @@
 mod arena;
 mod driver;
 mod emulated;
+mod examine;
 mod memory;
 mod real;
 mod stored;
@@ -14,6 +15,7 @@ mod tests;
 
 pub use driver::{About, Arg, Driver, Dtype, Grid, Kernel, Plane, Product, Program};
 pub use emulated::{Emulated, Order};
+pub use examine::{Examination, Measured, examine};
 pub use memory::CudaBuf;
 pub use real::{Nvrtc, Options, Played, Real, Usage};
 pub use stored::CudaStored;
@@ -172,6 +174,7 @@ pub fn programs() -> Vec<Program> {
         all.push((attention::cuda::SOURCE, registers));
         all.push((paged::cuda::SOURCE, vec![("V_REGISTERS", v)]));
     }
+    all.extend(grouped::cuda::WEIGHTS.map(|(_, bits)| (grouped::cuda::PRODUCT, vec![("WEIGHT_BITS", bits)])));
     let mut tensor = Vec::new();
     for (qk, v) in [(64, 64), (128, 128), (192, 128)] {
         tensor.push(program(&attention::cuda::TENSOR, <bf16 as Activation>::NAME, &[("QK", qk), ("VW", v)]));

@@ -203,6 +203,18 @@ impl<A: Activation> Cuda<A> {
         Panel { address: address + (rows.start * ld * A::DTYPE.size()) as u64, ld, rows }
     }
 
+    /// A weight that lies in memory as f32 or bf16, whichever activations are: elements, address, elements from one row to the next.
+    pub(crate) fn lying(&self, w: Weight<'_, Self>) -> Option<(Dtype, u64, usize)> {
+        match w {
+            Weight::Param(w) => Some((Dtype::F32, w.ptr as u64, w.ld)),
+            Weight::Half(w) => Some((Dtype::Bf16, w.ptr as u64, w.ld)),
+            Weight::Stored(s) => {
+                let dtype = [Dtype::F32, Dtype::Bf16].into_iter().find(|dtype| s.in_place(*dtype).is_some())?;
+                Some((dtype, s.data.address, s.cols))
+            }
+        }
+    }
+
     /// Calls `work` for panels that make up the weight: one where it lies as it is needed.
     pub(crate) fn panels(&self, w: Weight<'_, Self>, mut work: impl FnMut(Panel)) {
         let (rows, cols) = shape(w);

@@ -1,7 +1,7 @@
 //! Host code against a driver that only writes down what it is asked for, and fails where it is told to.
 
 use super::{About, Arg, Cuda, Driver, Error, Grid, Kernel, Plane, Product, Program};
-use crate::{Attention, AttentionShape, Gemm, KeyValue, Memory, RowOps, Span, Weight};
+use crate::{Attention, AttentionShape, Gemm, Grouped, Groups, KeyValue, Memory, RowOps, Span, Weight};
 use half::bf16;
 use std::sync::{Arc, Mutex};
 
@@ -161,6 +161,25 @@ fn a_kernel_is_loaded_once_and_empty_matrices_queue_nothing() {
     assert_eq!(driver.take("product"), [""; 0]);
     cuda.linear_dx(1.0, x.view().cols(0..3), Weight::Param(y.view()), cuda.mat(3, 70).out());
     assert_eq!(driver.take("product"), ["product [3, 70, 3] falsefalse"]);
+}
+
+#[test]
+fn experts_with_few_rows_are_one_launch_and_those_with_many_a_product_each() {
+    let driver = Recorded::new(1000);
+    let cuda = Cuda::<bf16>::new(driver.clone());
+    let banks = [(); 3].map(|()| cuda.mat::<f32>(100, 70));
+    let calls = |rows: [std::ops::Range<usize>; 3]| {
+        let (x, mut y) = (cuda.mat::<bf16>(rows[2].end, 70), cuda.mat::<bf16>(rows[2].end, 100));
+        let weights = banks.iter().map(|b| Weight::Param(b.view())).collect();
+        cuda.grouped(x.view(), &Groups { weights, rows: &rows, turned: false }, y.out());
+        let calls = driver.take("");
+        ["launch", "product"].map(|kind| calls.iter().filter(|c| c.starts_with(kind)).cloned().collect::<Vec<_>>())
+    };
+    // 70 rows are two tiles, 3 are one; 100 columns are two.
+    let [launches, products] = calls([0..70, 70..70, 70..73]);
+    assert_eq!((launches, products.len()), (vec!["launch [3, 2, 1] x 128, 0 shared, 7 parameters".to_owned()], 0));
+    let [_, products] = calls([0..70, 70..70, 70..500]);
+    assert_eq!(products.len(), 2);
 }
 
 #[test]

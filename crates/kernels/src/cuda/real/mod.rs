@@ -120,7 +120,7 @@ impl Real {
         let libraries = [
             ("driver", written(driver)),
             ("NVRTC", format!("{major}.{minor}")),
-            ("cuBLASLt", format!("{}.{}.{}", blas.version / 10_000, blas.version / 100 % 100, blas.version % 100)),
+            ("cuBLASLt", blaslt::written(blas.version)),
         ];
         let libraries = libraries.map(|(name, version)| (name.to_owned(), version)).into();
         let about = About { name, memory, capability, libraries };
