@@ -206,13 +206,13 @@ impl<'a> Table<'a> {
         self.add("rmsnorm_back", shape, 10 * td, 4 * td, || {
             cpu.rmsnorm_back(saved(), dy.view(), y.acc(), Some(dw.acc()));
         });
-        let (gate, up, da) = (self.mat(T, f), self.mat(T, f), self.mat(T, f));
-        let (mut a, mut dup) = (self.mat(T, f), self.mat(T, f));
+        let (gate, up) = (self.mat(T, f), self.mat(T, f));
+        let (mut a, mut d) = (self.mat(T, f), self.mat(T, f));
         let (tf, shape) = (T * f, format!("{T} x {f}"));
         let silu = Gate::Silu;
         self.add("swiglu", shape.clone(), 5 * tf, 3 * tf, || cpu.glu(silu, gate.view(), up.view(), a.out()));
         self.add("swiglu_back", shape, 10 * tf, 5 * tf, || {
-            cpu.glu_back(silu, [gate.view(), up.view(), da.view()], a.out(), dup.out());
+            cpu.glu_back(silu, [gate.view(), up.view()], a.out(), d.out());
         });
     }
 

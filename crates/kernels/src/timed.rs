@@ -287,8 +287,8 @@ impl<B: Backend> Glu for Timed<B> {
     fn glu(&self, g: Gate, gate: View<Self, B::Act>, up: View<Self, B::Act>, a: Out<Self, B::Act>) {
         self.time(Operator::Glu, |b| b.glu(g, gate.on(), up.on(), a.on()));
     }
-    fn glu_back(&self, g: Gate, inputs: [View<Self, B::Act>; 3], dgate: Out<Self, B::Act>, dup: Out<Self, B::Act>) {
-        self.time(Operator::GluBack, |b| b.glu_back(g, inputs.map(View::on), dgate.on(), dup.on()));
+    fn glu_back(&self, g: Gate, inputs: [View<Self, B::Act>; 2], dgate: Out<Self, B::Act>, d: Out<Self, B::Act>) {
+        self.time(Operator::GluBack, |b| b.glu_back(g, inputs.map(View::on), dgate.on(), d.on()));
     }
 }
 

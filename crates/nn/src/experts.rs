@@ -170,19 +170,18 @@ impl<B: Backend> Activation<B> {
     }
 
     /// Gradients of the first projections' outputs.
-    fn back(&self, k: &B, inner: &[Mat<B>], da_sf: &Mat<B>) -> Vec<Mat<B>> {
-        let mut d: Vec<Mat<B>> = inner.iter().map(|m| k.mat(m.rows(), m.cols())).collect();
+    fn back(&self, k: &B, inner: &[Mat<B>], mut da_sf: Mat<B>) -> Vec<Mat<B>> {
+        let mut first = k.mat(inner[0].rows(), inner[0].cols());
         match self {
             Activation::Gated { kind, .. } => {
-                let [dgate, dup] = &mut d[..] else { unreachable!("gate and up") };
-                let given = [inner[0].view(), inner[1].view(), da_sf.view()];
-                k.glu_back(*kind, given, dgate.out(), dup.out());
+                k.glu_back(*kind, [inner[0].view(), inner[1].view()], first.out(), da_sf.out());
+                vec![first, da_sf]
             }
             Activation::Clamped { clamp, .. } => {
-                k.clamped_glu_back(*clamp, inner[0].view(), da_sf.view(), d[0].out());
+                k.clamped_glu_back(*clamp, inner[0].view(), da_sf.view(), first.out());
+                vec![first]
             }
         }
-        d
     }
 }
 
@@ -263,8 +262,8 @@ impl<B: Backend> Experts<B> {
         let mut dout_sd = k.mat(sorted.len(), dy.cols);
         k.gather(dy, &sorted.tokens, dout_sd.out());
         let (dz_sf, dweights) = self.down_backward(ctx, grads, saved, dout_sd.view());
-        let dinner = self.activation.back(k, inner, &dz_sf);
-        drop((dz_sf, dout_sd));
+        drop(dout_sd);
+        let dinner = self.activation.back(k, inner, dz_sf);
         if let Activation::Clamped { bias, .. } = &self.activation
             && let Some(id) = bias.trained()
         {

@@ -73,9 +73,9 @@ impl<B: Backend> Mlp<B> {
         k.glu(self.activation, gate, up, a_tf.out());
         let mut da_tf = k.mat(x.rows, gate.cols);
         self.down.backward(ctx, grads, a_tf.view(), &saved.down, dy, Some(da_tf.out().into()));
-        // The product's room is free now: it takes one of the two gradients.
-        let (mut dgate_tf, mut dup_tf) = (a_tf, k.mat(x.rows, gate.cols));
-        k.glu_back(self.activation, [gate, up, da_tf.view()], dgate_tf.out(), dup_tf.out());
+        // The product's room is free now: it takes one of the two gradients, that of the product becomes the other.
+        let (mut dgate_tf, mut dup_tf) = (a_tf, da_tf);
+        k.glu_back(self.activation, [gate, up], dgate_tf.out(), dup_tf.out());
         self.gate.backward(ctx, grads, x, &saved.gate, dgate_tf.view(), Some(dx.again().into()));
         self.up.backward(ctx, grads, x, &saved.up, dup_tf.view(), Some(Dst::from(dx.into_acc())));
     }

@@ -47,11 +47,11 @@ fn forward<C: Curve, E: Real>(gate: &[E], up: &[E], a: &mut [E]) {
 }
 
 #[inline(always)]
-fn backward<C: Curve, E: Real>([gate, up, da]: [&[E]; 3], dgate: &mut [E], dup: &mut [E]) {
-    for ((((dg, du), g), u), da) in dgate.iter_mut().zip(dup).zip(gate).zip(up).zip(da) {
+fn backward<C: Curve, E: Real>([gate, up]: [&[E]; 2], dgate: &mut [E], da_to_dup: &mut [E]) {
+    for (((dg, d), g), u) in dgate.iter_mut().zip(da_to_dup).zip(gate).zip(up) {
         let (value, slope) = C::at(*g);
-        *du = *da * value;
-        *dg = *da * *u * slope;
+        *dg = *d * *u * slope;
+        *d = *d * value;
     }
 }
 
@@ -64,10 +64,10 @@ loops! {
                 Gate::Gelu => forward::<Gelu, E>(gate, up, a),
             }
         }
-        fn glu_back_row(g: Gate, inputs: [&[E]; 3], dgate: &mut [E], dup: &mut [E]) {
+        fn glu_back_row(g: Gate, inputs: [&[E]; 2], dgate: &mut [E], da_to_dup: &mut [E]) {
             match g {
-                Gate::Silu => backward::<Silu, E>(inputs, dgate, dup),
-                Gate::Gelu => backward::<Gelu, E>(inputs, dgate, dup),
+                Gate::Silu => backward::<Silu, E>(inputs, dgate, da_to_dup),
+                Gate::Gelu => backward::<Gelu, E>(inputs, dgate, da_to_dup),
             }
         }
     }
@@ -83,12 +83,12 @@ impl<E: Real> Glu for Cpu<E> {
         });
     }
 
-    fn glu_back(&self, g: Gate, inputs: [View<Self, E>; 3], dgate: Out<Self, E>, dup: Out<Self, E>) {
-        assert!(inputs.iter().map(View::shape).chain([dgate.shape()]).all(|s| s == dup.shape()));
-        let tasks = dgate.row_chunks(16).into_iter().zip(dup.row_chunks(16)).collect();
-        self.each(tasks, |((first, mut dgate), (_, mut dup))| {
+    fn glu_back(&self, g: Gate, inputs: [View<Self, E>; 2], dgate: Out<Self, E>, da_to_dup: Out<Self, E>) {
+        assert!(inputs.iter().map(View::shape).chain([dgate.shape()]).all(|s| s == da_to_dup.shape()));
+        let tasks = dgate.row_chunks(16).into_iter().zip(da_to_dup.row_chunks(16)).collect();
+        self.each(tasks, |((first, mut dgate), (_, mut d))| {
             for t in 0..dgate.rows {
-                E::glu_back_row(g, inputs.map(|m| m.row(first + t)), dgate.row_mut(t), dup.row_mut(t));
+                E::glu_back_row(g, inputs.map(|m| m.row(first + t)), dgate.row_mut(t), d.row_mut(t));
             }
         });
     }

@@ -17,14 +17,14 @@ impl<A: Activation> Glu for Cuda<A> {
         self.launch(&SOURCE, name, entries(a.rows, a.cols), &args);
     }
 
-    fn glu_back(&self, g: Gate, inputs: [View<Self, A>; 3], dgate: Out<Self, A>, dup: Out<Self, A>) {
-        assert!(inputs.iter().map(View::shape).chain([dgate.shape()]).all(|s| s == dup.shape()));
-        let [gate, up, da] = inputs;
-        let args = [gate.into(), up.into(), da.into(), count(da.cols), (&dgate).into(), (&dup).into()];
+    fn glu_back(&self, g: Gate, inputs: [View<Self, A>; 2], dgate: Out<Self, A>, da_to_dup: Out<Self, A>) {
+        assert!(inputs.iter().map(View::shape).chain([dgate.shape()]).all(|s| s == da_to_dup.shape()));
+        let [gate, up] = inputs;
+        let args = [gate.into(), up.into(), count(up.cols), (&dgate).into(), (&da_to_dup).into()];
         let name = match g {
             Gate::Silu => "swiglu_back",
             Gate::Gelu => "geglu_back",
         };
-        self.launch(&SOURCE, name, entries(da.rows, da.cols), &args);
+        self.launch(&SOURCE, name, entries(up.rows, up.cols), &args);
     }
 }

@@ -26,12 +26,12 @@ __device__ __forceinline__ void glu(In<act> gate, In<act> up, u32 cols, Out<act>
 }
 
 template <Gate (*g)(float)>
-__device__ __forceinline__ void glu_back(In<act> gate, In<act> up, In<act> da, u32 cols, Out<act> dgate, Out<act> dup) {
+__device__ __forceinline__ void glu_back(In<act> gate, In<act> up, u32 cols, Out<act> dgate, Out<act> da_to_dup) {
     u64 t = this_row(), c = this_col();
     if (c >= cols) return;
     Gate at = g(gate.at(t, c));
-    float d = da.at(t, c), u = up.at(t, c);
-    dup.set(t, c, d * at.value);
+    float d = da_to_dup.at(t, c), u = up.at(t, c);
+    da_to_dup.set(t, c, d * at.value);
     dgate.set(t, c, d * u * at.slope);
 }
 
@@ -43,10 +43,10 @@ extern "C" __global__ void geglu(In<act> gate, In<act> up, u32 cols, Out<act> a)
     glu<gelu>(gate, up, cols, a);
 }
 
-extern "C" __global__ void swiglu_back(In<act> gate, In<act> up, In<act> da, u32 cols, Out<act> dgate, Out<act> dup) {
-    glu_back<silu>(gate, up, da, cols, dgate, dup);
+extern "C" __global__ void swiglu_back(In<act> gate, In<act> up, u32 cols, Out<act> dgate, Out<act> da_to_dup) {
+    glu_back<silu>(gate, up, cols, dgate, da_to_dup);
 }
 
-extern "C" __global__ void geglu_back(In<act> gate, In<act> up, In<act> da, u32 cols, Out<act> dgate, Out<act> dup) {
-    glu_back<gelu>(gate, up, da, cols, dgate, dup);
+extern "C" __global__ void geglu_back(In<act> gate, In<act> up, u32 cols, Out<act> dgate, Out<act> da_to_dup) {
+    glu_back<gelu>(gate, up, cols, dgate, da_to_dup);
 }

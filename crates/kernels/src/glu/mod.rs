@@ -19,12 +19,13 @@ pub enum Gate {
 pub trait Glu: Memory {
     /// Writes `a`.
     fn glu(&self, g: Gate, gate: View<Self, Self::Act>, up: View<Self, Self::Act>, a: Out<Self, Self::Act>);
-    /// `dgate = da * up * g'(gate)`, `dup = da * g(gate)`; `inputs` are `[gate, up, da]`.
+    /// `dgate = da * up * g'(gate)`, `dup = da * g(gate)`; `inputs` are `[gate, up]`. `dup` is written over `da`: these
+    /// are the widest matrices of a backward pass, and of them its peak is made.
     fn glu_back(
         &self,
         g: Gate,
-        inputs: [View<Self, Self::Act>; 3],
+        inputs: [View<Self, Self::Act>; 2],
         dgate: Out<Self, Self::Act>,
-        dup: Out<Self, Self::Act>,
+        da_to_dup: Out<Self, Self::Act>,
     );
 }

@@ -19,13 +19,13 @@ pub(crate) fn check<B: Checkable>(room: &mut Room<B>) {
     check_one(room, Gate::Gelu, gelu, (5.0, 4));
     let (gate, up) = (room.of::<B::Act>(1, 4, &[-2e4, -95.0, 95.0, 2e4]), room.of::<B::Act>(1, 4, &[1.0; 4]));
     for g in [Gate::Silu, Gate::Gelu] {
-        let (mut a, mut dgate, mut dup) =
-            (room.blank::<B::Act>(1, 4), room.blank::<B::Act>(1, 4), room.blank::<B::Act>(1, 4));
+        let (mut a, mut dgate) = (room.blank::<B::Act>(1, 4), room.blank::<B::Act>(1, 4));
+        let mut d = room.of::<B::Act>(1, 4, &[1.0; 4]);
         room.backend.glu(g, gate.view(), up.view(), a.out());
         room.expect(&format!("saturated {g:?}"), &a, &[0.0, 0.0, 95.0, gate.at[3]], 1);
-        room.backend.glu_back(g, [gate.view(), up.view(), up.view()], dgate.out(), dup.out());
+        room.backend.glu_back(g, [gate.view(), up.view()], dgate.out(), d.out());
         room.expect(&format!("saturated {g:?} dgate"), &dgate, &[0.0, 0.0, 1.0, 1.0], 1);
-        room.expect(&format!("saturated {g:?} dup"), &dup, &[0.0, 0.0, 95.0, gate.at[3]], 1);
+        room.expect(&format!("saturated {g:?} dup"), &d, &[0.0, 0.0, 95.0, gate.at[3]], 1);
     }
 }
 
@@ -39,11 +39,11 @@ fn check_one<B: Checkable>(room: &mut Room<B>, g: Gate, value: fn(f64) -> f64, (
         let mut a = room.blank::<B::Act>(t, f);
         room.backend.glu(g, gate.view(), up.view(), a.out());
         room.expect(&what("forward"), &a, &definition(&gate.at, &up.at), factor);
-        let da = room.noise::<B::Act>(t, f, 3);
-        let (mut dgate, mut dup) = (room.blank::<B::Act>(t, f), room.blank::<B::Act>(t, f));
-        room.backend.glu_back(g, [gate.view(), up.view(), da.view()], dgate.out(), dup.out());
-        room.expect_slopes(&what("dgate"), &dgate, &gate.at, |g| dot(&definition(g, &up.at), &da.at), factor);
-        room.expect_slopes(&what("dup"), &dup, &up.at, |u| dot(&definition(&gate.at, u), &da.at), factor);
+        let (mut dgate, mut d) = (room.blank::<B::Act>(t, f), room.noise::<B::Act>(t, f, 3));
+        let da = d.at.clone();
+        room.backend.glu_back(g, [gate.view(), up.view()], dgate.out(), d.out());
+        room.expect_slopes(&what("dgate"), &dgate, &gate.at, |g| dot(&definition(g, &up.at), &da), factor);
+        room.expect_slopes(&what("dup"), &d, &up.at, |u| dot(&definition(&gate.at, u), &da), factor);
     }
 }
 

@@ -1,29 +1,56 @@
 //! A scene as a PNG image: lines smoothed by their distance to each pixel, letters from a built-in raster font.
-use miniz_oxide::deflate::compress_to_vec_zlib;
+use miniz_oxide::deflate::core::{CompressorOxide, TDEFLFlush, compress_to_output, create_comp_flags_from_zip_params};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, RasterizedChar, get_raster};
 
 use super::scene::{Anchor, Mark, Scene, Text};
 use crate::crc;
+use std::ops::Range;
 
 /// Pixels to a scene unit.
 const SCALE: f32 = 2.0;
 
+/// Rows of pixels that are drawn together: a picture is made while a run's model fills the memory.
+const BAND: usize = 64;
+
+/// PNG, second edition, with one IDAT chunk and no row filters.
 pub(super) fn draw(scene: &Scene) -> Vec<u8> {
-    let mut canvas = Canvas::new((scene.width * SCALE) as usize, (scene.height * SCALE) as usize);
-    for mark in &scene.marks {
-        match mark {
-            Mark::Rect { x, y, w, h, colour } => canvas.rect((*x, *y), (*w, *h), *colour),
-            Mark::Line { points, width, colour } => canvas.stroke(points, *width, *colour),
-            Mark::Dot { centre, radius, colour } => canvas.stroke(&[*centre, *centre], 2.0 * radius, *colour),
-            Mark::Text(text) => canvas.text(text),
-        }
-    }
-    encode(&canvas)
+    let (width, height) = ((scene.width * SCALE) as usize, (scene.height * SCALE) as usize);
+    let mut header = Vec::from((width as u32).to_be_bytes());
+    header.extend_from_slice(&(height as u32).to_be_bytes());
+    header.extend_from_slice(&[8, 2, 0, 0, 0]); // eight bits, RGB, deflate, no filter method, not interlaced
+    let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
+    chunk(&mut png, b"IHDR", &header);
+    chunk(&mut png, b"IDAT", &pixels(scene, width, height));
+    chunk(&mut png, b"IEND", &[]);
+    png
 }
 
+/// All rows, compressed (zlib).
+fn pixels(scene: &Scene, width: usize, height: usize) -> Vec<u8> {
+    let mut compressor = CompressorOxide::new(create_comp_flags_from_zip_params(6, 1, 0));
+    let mut compressed = Vec::new();
+    let mut compress = |bytes: &[u8], flush| {
+        compress_to_output(&mut compressor, bytes, flush, |out| {
+            compressed.extend_from_slice(out);
+            true
+        })
+    };
+    for first in (0..height).step_by(BAND) {
+        let mut canvas = Canvas::new(width, first..height.min(first + BAND));
+        canvas.scene(scene);
+        for row in canvas.rgb.chunks_exact(3 * width) {
+            compress(&[0], TDEFLFlush::None);
+            compress(row, TDEFLFlush::None);
+        }
+    }
+    compress(&[], TDEFLFlush::Finish);
+    compressed
+}
+
+/// Some rows of the picture. Marks are given in its own coordinates, whatever rows they reach.
 struct Canvas {
     width: usize,
-    height: usize,
+    rows: Range<usize>,
     /// Three bytes to a pixel, row by row.
     rgb: Vec<u8>,
     /// How much of each pixel the present stroke covers, all zero between strokes.
@@ -31,13 +58,31 @@ struct Canvas {
 }
 
 impl Canvas {
-    fn new(width: usize, height: usize) -> Canvas {
-        Canvas { width, height, rgb: vec![255; 3 * width * height], cover: vec![0.0; width * height] }
+    fn new(width: usize, rows: Range<usize>) -> Canvas {
+        let pixels = width * rows.len();
+        Canvas { width, rows, rgb: vec![255; 3 * pixels], cover: vec![0.0; pixels] }
+    }
+
+    fn scene(&mut self, scene: &Scene) {
+        for mark in &scene.marks {
+            match mark {
+                Mark::Rect { x, y, w, h, colour } => self.rect((*x, *y), (*w, *h), *colour),
+                Mark::Line { points, width, colour } => self.stroke(points, *width, *colour),
+                Mark::Dot { centre, radius, colour } => self.stroke(&[*centre, *centre], 2.0 * radius, *colour),
+                Mark::Text(text) => self.text(text),
+            }
+        }
+    }
+
+    /// Where the pixel lies in the rows that are held.
+    fn place(&self, x: usize, y: usize) -> usize {
+        (y - self.rows.start) * self.width + x
     }
 
     fn blend(&mut self, x: usize, y: usize, colour: u32, share: f32) {
-        if x < self.width && y < self.height {
-            let pixel = &mut self.rgb[3 * (y * self.width + x)..][..3];
+        if x < self.width && self.rows.contains(&y) {
+            let place = self.place(x, y);
+            let pixel = &mut self.rgb[3 * place..][..3];
             for (channel, &ink) in pixel.iter_mut().zip(&colour.to_be_bytes()[1..]) {
                 *channel = (f32::from(*channel) * (1.0 - share) + f32::from(ink) * share).round() as u8;
             }
@@ -46,7 +91,7 @@ impl Canvas {
 
     fn rect(&mut self, (x, y): (f32, f32), (w, h): (f32, f32), colour: u32) {
         let pixel = |v: f32| (v * SCALE).round().max(0.0) as usize;
-        for row in pixel(y)..pixel(y) + pixel(h).max(1) {
+        for row in pixel(y).max(self.rows.start)..(pixel(y) + pixel(h).max(1)).min(self.rows.end) {
             for column in pixel(x)..pixel(x) + pixel(w).max(1) {
                 self.blend(column, row, colour, 1.0);
             }
@@ -63,7 +108,8 @@ impl Canvas {
             for y in area.y0..area.y1 {
                 for x in area.x0..area.x1 {
                     let cover = (reach - distance((x as f32 + 0.5, y as f32 + 0.5), a, b)).clamp(0.0, 1.0);
-                    let held = &mut self.cover[y * self.width + x];
+                    let place = self.place(x, y);
+                    let held = &mut self.cover[place];
                     *held = held.max(cover);
                 }
             }
@@ -71,7 +117,8 @@ impl Canvas {
         }
         for y in touched.y0..touched.y1 {
             for x in touched.x0..touched.x1 {
-                let cover = std::mem::take(&mut self.cover[y * self.width + x]);
+                let place = self.place(x, y);
+                let cover = std::mem::take(&mut self.cover[place]);
                 if cover > 0.0 {
                     self.blend(x, y, colour, cover);
                 }
@@ -79,11 +126,16 @@ impl Canvas {
         }
     }
 
-    /// The pixels within `reach` of the segment's own rectangle.
+    /// The held pixels within `reach` of the segment's own rectangle.
     fn around(&self, a: (f32, f32), b: (f32, f32), reach: f32) -> Box2 {
-        let from = |p: f32, q: f32| (p.min(q) - reach).floor().max(0.0) as usize;
+        let from = |p: f32, q: f32, start: usize| ((p.min(q) - reach).floor().max(0.0) as usize).max(start);
         let to = |p: f32, q: f32, end: usize| ((p.max(q) + reach).ceil().max(0.0) as usize).min(end);
-        Box2 { x0: from(a.0, b.0), y0: from(a.1, b.1), x1: to(a.0, b.0, self.width), y1: to(a.1, b.1, self.height) }
+        Box2 {
+            x0: from(a.0, b.0, 0),
+            y0: from(a.1, b.1, self.rows.start),
+            x1: to(a.0, b.0, self.width),
+            y1: to(a.1, b.1, self.rows.end),
+        }
     }
 
     fn text(&mut self, text: &Text) {
@@ -147,23 +199,6 @@ fn glyph(letter: char, weight: FontWeight) -> RasterizedChar {
 fn baseline() -> i32 {
     let standing = glyph('E', FontWeight::Regular);
     standing.rows().rposition(|row| row.iter().any(|&ink| ink > 127)).map_or(0, |row| row as i32 + 1)
-}
-
-/// PNG, second edition, with one IDAT chunk and no row filters.
-fn encode(canvas: &Canvas) -> Vec<u8> {
-    let mut rows = Vec::with_capacity(canvas.rgb.len() + canvas.height);
-    for row in canvas.rgb.chunks_exact(3 * canvas.width) {
-        rows.push(0);
-        rows.extend_from_slice(row);
-    }
-    let mut header = Vec::from((canvas.width as u32).to_be_bytes());
-    header.extend_from_slice(&(canvas.height as u32).to_be_bytes());
-    header.extend_from_slice(&[8, 2, 0, 0, 0]); // eight bits, RGB, deflate, no filter method, not interlaced
-    let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
-    chunk(&mut png, b"IHDR", &header);
-    chunk(&mut png, b"IDAT", &compress_to_vec_zlib(&rows, 6));
-    chunk(&mut png, b"IEND", &[]);
-    png
 }
 
 fn chunk(png: &mut Vec<u8>, kind: &[u8; 4], data: &[u8]) {
