@@ -51,7 +51,7 @@ fn backward<C: Curve, E: Real>([gate, up]: [&[E]; 2], dgate: &mut [E], da_to_dup
     for (((dg, d), g), u) in dgate.iter_mut().zip(da_to_dup).zip(gate).zip(up) {
         let (value, slope) = C::at(*g);
         *dg = *d * *u * slope;
-        *d = *d * value;
+        *d *= value;
     }
 }
 
