@@ -12,6 +12,11 @@ use std::ops::Range;
 
 /// Elements of an unpacked panel: 1 MiB of f32, which stays in the second-level cache of current cores.
 const PANEL_ELEMENTS: usize = 1 << 18;
+/// Columns of a weight that are multiplied together: more, and its tiles would be so low that the other factor, and what is
+/// added up, would come from memory for each of them.
+const TILE_COLS: usize = 1024;
+/// Elements of a tile: 2 MiB of f32, half in the second-level cache of each of two cores.
+const TILE_ELEMENTS: usize = 1 << 19;
 /// Rows up to which a product is a few dot products with each row of the weight.
 const FEW: usize = 6;
 
@@ -204,6 +209,31 @@ pub(crate) fn panels<E: Real>(cpu: &Cpu<E>, stored: Packed<E>, mut work: impl Fn
     }
 }
 
+/// Calls `work(first row, first column, tile)` for all tiles of a stored weight, unpacked into scratch memory.
+fn tiles<E: Real>(cpu: &Cpu<E>, stored: Packed<E>, mut work: impl FnMut(usize, usize, View<Cpu<E>, E>)) {
+    let (rows, wide) = tile(stored.rows, stored.cols);
+    let mut scratch = cpu.mat::<E>(rows, wide);
+    for from in (0..stored.cols).step_by(wide.max(1)) {
+        let cols = from..(from + wide).min(stored.cols);
+        for first in (0..stored.rows).step_by(rows.max(1)) {
+            let mut tile = scratch.out().rows(0..rows.min(stored.rows - first)).cols(0..cols.len());
+            let chunk = tile.rows.div_ceil(cpu.num_threads()).max(16);
+            cpu.each(tile.again().row_chunks(chunk), |(offset, mut out)| {
+                for r in 0..out.rows {
+                    stored.unpack_part(first + offset + r, cols.clone(), out.row_mut(r));
+                }
+            });
+            work(first, from, tile.view());
+        }
+    }
+}
+
+/// Rows and columns of a weight's tiles.
+fn tile(rows: usize, cols: usize) -> (usize, usize) {
+    let wide = cols.div_ceil(cols.div_ceil(TILE_COLS).max(1)).next_multiple_of(64).min(cols);
+    ((TILE_ELEMENTS / wide.max(1)).clamp(16, rows.max(16)).min(rows), wide)
+}
+
 impl<E: Real> Gemm for Cpu<E> {
     fn linear<'a>(&self, alpha: f64, x: View<Self, E>, w: Weight<Self>, y: impl Into<Dst<'a, Self, E>>) {
         let Dst { mut out, add } = y.into();
@@ -215,9 +245,13 @@ impl<E: Real> Gemm for Cpu<E> {
         if x.rows <= FEW {
             return few_rows(self, alpha, x, w, Dst { out, add });
         }
-        turned_panels(self, w, |first, w| {
-            let dst = Dst { out: out.again().cols(first..first + w.cols), add };
-            self.parallel_product(alpha, Operand::of(x), Operand::of(w), k, dst);
+        if k == 0 && !add {
+            return self.fill_zero(out);
+        }
+        turned_tiles(self, w, |row, col, w| {
+            let dst = Dst { out: out.again().cols(row..row + w.cols), add: add || col > 0 };
+            let x = Operand::of(x.cols(col..col + w.rows));
+            self.parallel_product(alpha, x, Operand::of(w), w.rows, dst);
         });
     }
 
@@ -233,10 +267,13 @@ impl<E: Real> Gemm for Cpu<E> {
                 self.parallel_product(alpha, Operand::of(dy), Operand::of(w), k, Dst { out, add });
             }
             Err(stored) => {
-                panels(self, stored, |first, w| {
-                    let dst = Dst { out: out.again(), add: add || first > 0 };
-                    let dy = dy.cols(first..first + w.rows);
-                    self.parallel_product(alpha, Operand::of(dy), Operand::of(w), w.rows, dst);
+                if k == 0 && !add {
+                    return self.fill_zero(out);
+                }
+                tiles(self, stored, |row, col, w| {
+                    let dst = Dst { out: out.again().cols(col..col + w.cols), add: add || row > 0 };
+                    let dy = Operand::of(dy.cols(row..row + w.rows));
+                    self.parallel_product(alpha, dy, Operand::of(w), w.rows, dst);
                 });
             }
         }
@@ -276,23 +313,26 @@ fn few_rows<E: Real>(cpu: &Cpu<E>, alpha: f64, x: View<Cpu<E>, E>, w: Weight<Cpu
     });
 }
 
-/// Calls `work(first row, panel)` for panels of rows of a weight, each turned into `[i, rows]` in scratch memory. That is
+/// Calls `work(first row, first column, tile)` for all tiles of a weight, each turned into `[cols, rows]` in scratch memory. That is
 /// the layout which the product takes as it is; turning a weight itself it takes longer than over the rest at small sizes.
-fn turned_panels<E: Real>(cpu: &Cpu<E>, w: Weight<Cpu<E>>, mut work: impl FnMut(usize, View<Cpu<E>, E>)) {
+fn turned_tiles<E: Real>(cpu: &Cpu<E>, w: Weight<Cpu<E>>, mut work: impl FnMut(usize, usize, View<Cpu<E>, E>)) {
     let (o, i) = shape(w);
-    let rows = (PANEL_ELEMENTS / i.max(1)).clamp(16, o.max(16)).min(o);
-    // A line more than the panel: a stride that is a power of two would use a few sets of the cache only.
-    let mut scratch = cpu.mat::<E>(i, rows.next_multiple_of(TURNED) + TURNED);
-    let chunk = i.div_ceil(cpu.num_threads()).next_multiple_of(64);
+    let (rows, wide) = tile(o, i);
+    // A line more than the tile: a stride that is a power of two would use a few sets of the cache only.
+    let mut scratch = cpu.mat::<E>(wide, rows.next_multiple_of(TURNED) + TURNED);
     for first in (0..o).step_by(rows.max(1)) {
         let rows = first..(first + rows).min(o);
-        cpu.each(scratch.out().row_chunks(chunk), |(column, out)| {
-            let cols = column..column + out.rows;
-            // SAFETY: whole rows of scratch are contiguous (`ld == cols`), exclusively borrowed by `out`.
-            let dst = unsafe { std::slice::from_raw_parts_mut(out.ptr, out.rows * out.cols) };
-            turn(w, rows.clone(), cols, dst, out.cols);
-        });
-        work(first, scratch.view().cols(0..rows.len()));
+        for from in (0..i).step_by(wide.max(1)) {
+            let mut tile = scratch.out().rows(0..wide.min(i - from));
+            let chunk = tile.rows.div_ceil(cpu.num_threads()).next_multiple_of(64);
+            cpu.each(tile.again().row_chunks(chunk), |(column, out)| {
+                let cols = from + column..from + column + out.rows;
+                // SAFETY: whole rows of scratch are contiguous (`ld == cols`), exclusively borrowed by `out`.
+                let dst = unsafe { std::slice::from_raw_parts_mut(out.ptr, out.rows * out.cols) };
+                turn(w, rows.clone(), cols, dst, out.cols);
+            });
+            work(first, from, tile.view().cols(0..rows.len()));
+        }
     }
 }
 
