@@ -1,8 +1,9 @@
 //! What `generate`, `chat` and `serve` have in common: which model, and how tokens are drawn.
 
 use crate::failure::Failure;
+use crate::score::threads;
 use clap::Args;
-use infer::{Defaults, ModelFolder, Sampling};
+use infer::{Defaults, Device, ModelFolder, Sampling};
 use std::path::PathBuf;
 
 /// Tokens of an answer where neither the user nor the model says.
@@ -23,6 +24,36 @@ impl ModelArgs {
     /// Opens it.
     pub(crate) fn open(&self) -> Result<ModelFolder, Failure> {
         Ok(ModelFolder::find(&self.model, self.adapter.as_deref())?)
+    }
+}
+
+/// What computes.
+#[derive(Args)]
+pub(crate) struct DeviceArgs {
+    /// What computes: cpu, or an NVIDIA GPU: cuda, cuda:1 (experimental).
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = gpu_number)]
+    device: Gpu,
+}
+
+/// The number of a GPU; none: the processor computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Gpu(Option<usize>);
+
+fn gpu_number(device: &str) -> Result<Gpu, String> {
+    let number = |rest: &str| if rest.is_empty() { Some(0) } else { rest.strip_prefix(':')?.parse().ok() };
+    match device.strip_prefix("cuda").map(number) {
+        None if device == "cpu" => Ok(Gpu(None)),
+        Some(Some(number)) => Ok(Gpu(Some(number))),
+        _ => Err("expected cpu, cuda, or cuda with a number, as in cuda:1".to_owned()),
+    }
+}
+
+impl DeviceArgs {
+    pub(crate) fn device(&self) -> Device {
+        match self.device.0 {
+            None => Device::Cpu(threads()),
+            Some(number) => Device::Gpu(train::GpuOptions { number, ..crate::gpu::options() }),
+        }
     }
 }
 

@@ -1,11 +1,10 @@
 //! `chat`: a conversation on the terminal, or of lines that are piped in.
 
-use crate::asking::{MAX_NEW_TOKENS, ModelArgs, SamplingArgs, described};
+use crate::asking::{DeviceArgs, MAX_NEW_TOKENS, ModelArgs, SamplingArgs, described};
 use crate::failure::Failure;
-use crate::score::threads;
 use crate::screen::Screen;
 use clap::Args;
-use infer::{Engine, FinishReason, Limits, ModelEngine, ModelFolder, Request, Sampling, Talk, Writer};
+use infer::{Draw, FinishReason, Limits, ModelFolder, Request, Sampling, Talk, Writer};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +42,8 @@ pub(crate) struct ChatArgs {
     system: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// `prospect chat`
@@ -50,30 +51,31 @@ pub(crate) fn chat(args: &ChatArgs, screen: &Screen) -> Result<u8, Failure> {
     let folder = args.model.open()?;
     let defaults = folder.defaults()?;
     let stop = folder.stop_tokens()?;
-    let model = folder.load(POSITIONS, threads())?;
-    model.notes.iter().for_each(|note| screen.note(note));
+    let model = folder.place(POSITIONS, &args.device.device())?;
+    model.notes().iter().for_each(|note| screen.note(note));
     let mut talk = Talk::new(&folder.tokenizer);
     talk.system = args.system.clone();
     if !talk.has_template() {
         screen.note("the model has no chat template: it continues the text as it stands");
     }
     let max_new_tokens = args.sampling.max_new_tokens.or(defaults.max_new_tokens).unwrap_or(MAX_NEW_TOKENS);
-    let mut params = Params { sampling: args.sampling.over(&defaults), max_new_tokens };
-    let limits = Limits { positions: model.positions, cache_rows: 2 * model.positions, step_rows: STEP_ROWS };
-    let ctx = model.generation();
+    let params = Params { sampling: args.sampling.over(&defaults), max_new_tokens };
+    let positions = model.positions();
+    let limits = Limits { positions, cache_rows: 2 * positions, step_rows: STEP_ROWS };
     let interrupted = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&interrupted))
         .map_err(|e| Failure::usage(format!("cannot listen to Ctrl-C: {e}")))?;
-    let mut room = Room {
-        engine: Engine::new(&ctx, &model.decoder, limits, &stop),
-        stops: &args.sampling.stop,
-        folder: &folder,
-        screen,
-        interrupted,
-    };
     if std::io::stdin().is_terminal() {
         screen.line(format_args!("{} ({}); /help", args.model.model.display(), described(&params.sampling)));
     }
+    model.with_engine(limits, &stop, |engine| {
+        let room = Room { engine, stops: &args.sampling.stop, folder: &folder, screen, interrupted };
+        converse(room, talk, params, screen)
+    })
+}
+
+/// Takes turns until there are no more.
+fn converse(mut room: Room<'_>, mut talk: Talk<'_>, mut params: Params, screen: &Screen) -> Result<u8, Failure> {
     let mut lines = Lines::new()?;
     while let Some(said) = lines.turn(screen)? {
         match said.strip_prefix('/').filter(|_| !said.contains('\n')) {
@@ -107,7 +109,7 @@ pub(crate) fn chat(args: &ChatArgs, screen: &Screen) -> Result<u8, Failure> {
 
 /// Where answers are made.
 struct Room<'a> {
-    engine: ModelEngine<'a>,
+    engine: &'a mut dyn Draw,
     stops: &'a [String],
     folder: &'a ModelFolder,
     screen: &'a Screen,

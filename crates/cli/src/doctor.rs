@@ -11,6 +11,7 @@ use indicatif::HumanBytes;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use train::{GpuError, Measured};
 
 /// `prospect doctor`
 #[derive(Args)]
@@ -87,6 +88,7 @@ pub(crate) fn doctor(args: &DoctorArgs, screen: &Screen) -> Result<u8, Failure> 
     findings.push(room("disk of the Hub's cache", &cache));
     findings.push(room("disk for temporary files", &std::env::temp_dir()));
     findings.push(writable());
+    findings.extend(gpu());
     findings.push(ranks());
     findings.push(hub_access(settings, args.offline));
     findings.push(training());
@@ -208,6 +210,49 @@ fn writable() -> Finding {
             e.to_string(),
             "change the folder's permissions, or give an output_dir elsewhere",
         ),
+    }
+}
+
+/// The first GPU: driver, libraries, memory, a product, attention.
+fn gpu() -> Vec<Finding> {
+    const CHECK: &str = "GPU";
+    let found = match train::examine_gpu(&crate::gpu::options()) {
+        Ok(found) => found,
+        Err(GpuError::Missing { library, .. }) if library.contains("driver") => {
+            let found = "no NVIDIA driver, so the processors compute; device: cuda needs one for CUDA 11.8 or newer";
+            return vec![Finding::ok(CHECK, found)];
+        }
+        Err(error) => {
+            let todo = "device: cuda needs a driver for CUDA 11.8, 12 or 13, NVRTC and cuBLASLt of that release or an older one (pip install nvidia-cuda-nvrtc nvidia-cublas; PROSPECT_CUDA_LIBRARIES names their folders) and a GPU since Ampere";
+            return vec![Finding::new(CHECK, State::Warning, error.to_string(), todo)];
+        }
+    };
+    let libraries = found.about.libraries.iter().map(|(name, version)| format!(", {name} {version}"));
+    let device = format!("{}{}", found.about.name, libraries.collect::<String>());
+    let (free, all) = (found.free as u64, found.about.memory as u64);
+    let memory = format!("{} of {} can be had", HumanBytes(free), HumanBytes(all));
+    let memory = match free < LITTLE_MEMORY {
+        true => Finding::new("GPU memory", State::Warning, memory, "end other programs on it (nvidia-smi lists them)"),
+        false => Finding::ok("GPU memory", memory),
+    };
+    vec![
+        Finding::ok(CHECK, device),
+        memory,
+        operator("GPU product", found.product),
+        operator("GPU attention", found.attention),
+    ]
+}
+
+/// An operator of a GPU beside the processor's.
+fn operator(check: &'static str, measured: Measured) -> Finding {
+    let Measured { rows, rate, gap, .. } = measured;
+    let found = format!("{rows} rows in bfloat16, {rate:.3} TFLOP/s, differs from the processor's by {gap:.1e}");
+    match measured.is_right() {
+        true => Finding::ok(check, found),
+        false => {
+            let todo = "do not train on this GPU; please report this with the output of `prospect doctor --json`";
+            Finding::new(check, State::Failed(5), found, todo)
+        }
     }
 }
 

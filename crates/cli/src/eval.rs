@@ -1,5 +1,6 @@
 //! `eval`: benchmarks, asked and graded.
 
+use crate::asking::DeviceArgs;
 use crate::failure::Failure;
 use crate::output::{self, Side};
 use crate::progress::Bar;
@@ -78,6 +79,8 @@ pub(crate) struct EvalArgs {
     /// Up to but without this one; -1 for all.
     #[arg(long, value_name = "I", default_value_t = -1, allow_negative_numbers = true)]
     end: i64,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Begin anew where results are there already.
     #[arg(long)]
     overwrite: bool,
@@ -121,7 +124,7 @@ pub(crate) fn eval(args: &EvalArgs, screen: &Screen) -> Result<u8, Failure> {
     let mut examined: Vec<Examined> = Vec::new();
     for (model, output) in args.models.iter().zip(outputs(args)?) {
         let (folder, adapter) = folders(args, model)?;
-        let candidate = Candidate::open(folder, adapter, threads())?;
+        let candidate = Candidate::open(folder, adapter, args.device.device())?;
         let name = model.display().to_string();
         let mut bar: Option<(String, Bar)> = None;
         let to = (output.as_path(), args.overwrite);

@@ -1,10 +1,9 @@
 //! `generate`: continue prompts.
 
-use crate::asking::{MAX_NEW_TOKENS, ModelArgs, SamplingArgs, described};
+use crate::asking::{DeviceArgs, MAX_NEW_TOKENS, ModelArgs, SamplingArgs, described};
 use crate::failure::Failure;
 use crate::output;
 use crate::progress::Bar;
-use crate::score::threads;
 use crate::screen::Screen;
 use clap::Args;
 use data::{AnswerFile, Body, Example, Options, RenderInput, Task, Tokenizer};
@@ -52,6 +51,8 @@ pub(crate) struct GenerateArgs {
     /// Row i of the data draws with seed + i.
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Do not stop at the end-of-sequence token.
     #[arg(long)]
     ignore_eos: bool,
@@ -90,8 +91,8 @@ pub(crate) fn generate(args: &GenerateArgs, screen: &Screen) -> Result<u8, Failu
     }
     let left: Vec<Request> = open.iter().map(|&i| requests[i].clone()).collect();
     let longest = left.iter().map(|r| r.prompt.len() + r.max_new_tokens).max().unwrap_or(1);
-    let model = folder.load(longest, threads())?;
-    model.notes.iter().for_each(|note| screen.note(note));
+    let model = folder.place(longest, &args.device.device())?;
+    model.notes().iter().for_each(|note| screen.note(note));
     let texts = StopTexts { tokenizer: &folder.tokenizer, texts: &args.sampling.stop };
     let printer =
         Printer { prompts: &prompts, tokenizer: &folder.tokenizer, stops: &args.sampling.stop, json: args.json };

@@ -1,14 +1,28 @@
 //! Where the libraries of a GPU are looked for, and where its compiled kernels are kept.
 
+use crate::screen::Screen;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use train::GpuOptions;
+use train::{GpuOptions, Job, Played};
 
 /// As the environment says: `PROSPECT_CUDA_LIBRARIES` (folders, as in `PATH`), the wheels of the active Python environment
-/// (`VIRTUAL_ENV`), `CUDA_HOME`; beside them the system's own places.
+/// (`VIRTUAL_ENV`), `CUDA_HOME`; beside them the system's own places. `PROSPECT_PLAYED_GPU` names a folder for the kernels of a
+/// GPU that is played by the CPU, thousands of times slower than one: for tests.
 pub(crate) fn options() -> GpuOptions {
     let get = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    GpuOptions { folders: folders(get), cache: cache(get), ..GpuOptions::default() }
+    let played = get("PROSPECT_PLAYED_GPU").map(|folder| Played { folder: folder.into(), memory: PLAYED_MEMORY });
+    GpuOptions { folders: folders(get), cache: cache(get), played, ..GpuOptions::default() }
+}
+
+/// Bytes of a played GPU's memory.
+const PLAYED_MEMORY: usize = 1 << 30;
+
+/// Asks the GPU that a job would run on for its memory; where it is not there, says what its plan goes by.
+pub(crate) fn ask(job: &mut Job, screen: &Screen) {
+    if let Err(error) = train::ask_gpu(job, &options()) {
+        let goes_by = if job.config.engine.max_memory.is_some() { "max_memory" } else { "a GPU with enough memory" };
+        screen.note(format_args!("{error}; planned for {goes_by}"));
+    }
 }
 
 fn folders(get: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {

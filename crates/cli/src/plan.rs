@@ -73,8 +73,9 @@ fn show(loaded: Loaded, json: bool, asked: Asked, screen: &Screen) -> Result<u8,
             continue;
         }
         let mut watch = Watch::new(screen);
-        let job = Job::new(config, Clock::now(), &mut |event| watch.event(event))?;
+        let mut job = Job::new(config, Clock::now(), &mut |event| watch.event(event))?;
         watch.finish();
+        crate::gpu::ask(&mut job, screen);
         job.notes.iter().for_each(|note| screen.note(note));
         let plan = Plan::over(&job, Team::of(&job, ranks.unwrap_or(1) as usize))?;
         let rates = train::learning_rates(&job);

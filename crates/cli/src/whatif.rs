@@ -115,8 +115,9 @@ pub(crate) fn compare(args: &PlanArgs, asked: &str, screen: &Screen) -> Result<u
             ));
         }
         let mut watch = Watch::new(screen);
-        let job = Job::new(loaded.config, Clock::now(), &mut |event| watch.event(event))?;
+        let mut job = Job::new(loaded.config, Clock::now(), &mut |event| watch.event(event))?;
         watch.finish();
+        crate::gpu::ask(&mut job, screen);
         let plan = match Plan::new(&job) {
             Err(e @ train::Error::Memory { .. }) => Err(e),
             other => Ok(other?),

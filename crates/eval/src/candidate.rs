@@ -4,7 +4,7 @@ use crate::samples::{Finish, Sample};
 use crate::{Error, PromptType, Settings};
 use data::RenderInput;
 use data::rng::Stream;
-use infer::{FinishReason, Model, ModelFolder, Output, Request, Sampling, StopTexts};
+use infer::{Device, FinishReason, ModelFolder, Output, Placed, Request, Sampling, StopTexts};
 use serde_json::json;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ const PORTION: usize = 256;
 pub struct Candidate {
     folder: ModelFolder,
     adapter: Option<PathBuf>,
-    threads: usize,
+    device: Device,
     stop: Vec<u32>,
 }
 
@@ -35,14 +35,14 @@ impl Candidate {
     ///
     /// # Errors
     /// Files that are missing or malformed.
-    pub fn open(folder: &Path, adapter: Option<&Path>, threads: usize) -> Result<Self, Error> {
+    pub fn open(folder: &Path, adapter: Option<&Path>, device: Device) -> Result<Self, Error> {
         let folder = ModelFolder::open(folder, adapter)?;
         let mut stop = folder.stop_tokens()?;
         // A stop text that is one token is never seen in the decoded text, as special tokens are left out there.
         stop.extend(PromptType::Direct.stops().iter().filter_map(|text| folder.tokenizer.token_to_id(text)));
         stop.sort_unstable();
         stop.dedup();
-        Ok(Self { folder, adapter: adapter.map(Path::to_owned), threads, stop })
+        Ok(Self { folder, adapter: adapter.map(Path::to_owned), device, stop })
     }
 
     /// A hash that tells this model from others: see [`identity`].
@@ -65,20 +65,20 @@ impl Candidate {
     }
 
     /// Reads the weights, for sequences of at most `positions` tokens, or of as many as the model has.
-    pub(crate) fn load(&self, positions: usize) -> Result<Model, Error> {
-        Ok(self.folder.load(positions, self.threads)?)
+    pub(crate) fn load(&self, positions: usize) -> Result<Placed, Error> {
+        Ok(self.folder.place(positions, &self.device)?)
     }
 
     /// Answers all questions and tells `finished` each answer with the index of its question, in the order they end.
     pub(crate) fn answer(
         &self,
-        model: &Model,
+        model: &Placed,
         asked: &[Asked],
         settings: &Settings,
         finished: &mut (dyn FnMut(usize, Sample) -> Result<(), Error> + Send),
     ) -> Result<(), Error> {
         for (portion, first) in asked.chunks(PORTION).zip((0..).step_by(PORTION)) {
-            let room = |asked: &Asked| model.positions.saturating_sub(asked.prompt.len());
+            let room = |asked: &Asked| model.positions().saturating_sub(asked.prompt.len());
             let (fits, full): (Vec<usize>, Vec<usize>) = (0..portion.len()).partition(|&i| room(&portion[i]) > 0);
             for i in full {
                 finished(first + i, Sample { text: String::new(), tokens: 0, finish: Finish::NoRoom })?;
@@ -90,7 +90,7 @@ impl Candidate {
                 Request::new(portion[i].prompt.clone(), max_new_tokens, sampling)
             };
             let requests: Vec<Request> = fits.iter().map(request).collect();
-            let rows = model.positions.max(CACHE_ROWS);
+            let rows = model.positions().max(CACHE_ROWS);
             let mut outcome = Ok(());
             let texts: Vec<String> = settings.prompt_type.stops().iter().map(|text| (*text).to_owned()).collect();
             let texts = StopTexts { tokenizer: &self.folder.tokenizer, texts: &texts };

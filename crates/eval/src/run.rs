@@ -77,7 +77,7 @@ pub fn evaluate(
                 Some(model) => model,
                 empty => {
                     let model = candidate.load(longest.unwrap_or(0) + settings.max_tokens_per_call)?;
-                    model.notes.iter().for_each(|note| observe(Event::Note(note.clone())));
+                    model.notes().iter().for_each(|note| observe(Event::Note(note.clone())));
                     empty.insert(model)
                 }
             };
@@ -131,7 +131,7 @@ impl<'a> Work<'a> {
     fn answer(
         &mut self,
         candidate: &Candidate,
-        model: &infer::Model,
+        model: &infer::Placed,
         settings: &Settings,
         observe: &mut (dyn FnMut(Event) + Send),
     ) -> Result<(), Error> {

@@ -149,7 +149,7 @@ impl<'a, B: Backend> Engine<'a, B> {
     /// Computes up to [`Limits::step_rows`] rows and draws a token for every sequence whose last row is among them.
     ///
     /// # Errors
-    /// Logits that are not finite; the request is dropped, the others can go on.
+    /// Logits that are not finite; the request is dropped, the others can go on. A GPU that fails: nothing can.
     pub fn step(&mut self) -> Result<Vec<Drawn>, Error> {
         if !self.held.is_empty() {
             return Ok(std::mem::take(&mut self.held));
@@ -169,6 +169,9 @@ impl<'a, B: Backend> Engine<'a, B> {
             return Ok(Vec::new());
         }
         let logits = self.decoder.head_logits(self.ctx, &h_sd);
+        if let Some(error) = self.ctx.backend.trouble() {
+            return Err(error.into());
+        }
         let mut drawn = Vec::with_capacity(ready.len());
         let mut failed = None;
         for (row, &i) in logits.chunks_exact(self.decoder.blueprint.vocab).zip(&ready) {

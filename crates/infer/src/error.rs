@@ -12,6 +12,8 @@ pub enum Error {
     Model(model::Error),
     /// The tokenizer.
     Data(data::Error),
+    /// The GPU.
+    Device(kernels::cuda::Error),
     /// A tokenizer that does not belong to the model.
     Mismatch {
         /// What does not fit what.
@@ -85,6 +87,7 @@ impl Error {
             Error::Weights(e) => e.exit_code(),
             Error::Model(e) => e.exit_code(),
             Error::Data(e) => e.exit_code(),
+            Error::Device(e) => e.exit_code(),
             Error::Sampling { .. } => 2,
             Error::Configuration { .. }
             | Error::Mismatch { .. }
@@ -103,6 +106,7 @@ impl fmt::Display for Error {
             Error::Weights(e) => e.fmt(f),
             Error::Model(e) => e.fmt(f),
             Error::Data(e) => e.fmt(f),
+            Error::Device(e) => e.fmt(f),
             Error::Mismatch { what } => f.write_str(what),
             Error::Configuration { path, reason } => write!(f, "{}: {reason}", path.display()),
             Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
@@ -138,6 +142,12 @@ impl std::error::Error for Error {}
 impl From<weights::Error> for Error {
     fn from(e: weights::Error) -> Error {
         Error::Weights(e)
+    }
+}
+
+impl From<kernels::cuda::Error> for Error {
+    fn from(e: kernels::cuda::Error) -> Error {
+        Error::Device(e)
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::generate::StopTexts;
 use crate::{Engine, Error, Generator, Limits, Output, Request, Sampling};
 use data::{Clock, RenderInput, Tokenizer};
-use kernels::{Cpu, Mat};
+use kernels::{Backend, Cpu, Mat};
 use model::{Adapters, Blueprint, Built, Decoder, LoraInit, Tuning, initialise_lora};
 use nn::{Context, Params, Table};
 use serde_json::{Map, Value, json};
@@ -142,15 +142,15 @@ pub struct Defaults {
     pub max_new_tokens: Option<usize>,
 }
 
-/// A model in memory on the CPU, its adapter beside it. Weights stay mapped in the type they are stored in; arithmetic is f32.
-pub struct Model {
-    backend: Cpu<f32>,
+/// A model in memory, its adapter beside it. On the CPU weights stay mapped in the type they are stored in, and arithmetic is f32.
+pub struct Model<B: Backend = Cpu<f32>> {
+    backend: B,
     /// The same, for generation.
-    apart: Cpu<f32>,
+    apart: B,
     /// The model.
-    pub decoder: Decoder<Cpu<f32>>,
+    pub decoder: Decoder<B>,
     table: Table,
-    values: Mat<Cpu<f32>, f32>,
+    values: Mat<B, B::Real>,
     /// Positions it was loaded for.
     pub positions: usize,
     /// Things worth saying to the user.
@@ -173,6 +173,20 @@ impl Model {
         threads: usize,
     ) -> Result<Model, Error> {
         let backend = Cpu::new(threads);
+        Model::on(backend.clone(), backend.rows_apart(), checkpoint, blueprint, adapter, positions)
+    }
+}
+
+impl<B: Backend> Model<B> {
+    /// As [`Model::new`], on a device; `apart` is what generation uses of it.
+    pub(crate) fn on(
+        backend: B,
+        apart: B,
+        checkpoint: &Checkpoint,
+        blueprint: Blueprint,
+        adapter: Option<&Adapter>,
+        positions: usize,
+    ) -> Result<Model<B>, Error> {
         let positions = positions.min(blueprint.max_positions);
         let adapters = adapter.map(Adapters::of);
         let tuning = adapters.as_ref().map_or(Tuning::Frozen, Tuning::Lora);
@@ -181,23 +195,26 @@ impl Model {
         if let Some(adapter) = adapter {
             initialise_lora(&backend, &table, &mut values, &LoraInit::From(adapter))?;
         }
-        Ok(Model { apart: backend.rows_apart(), backend, decoder, table, values, positions, notes })
+        if let Some(error) = backend.trouble() {
+            return Err(error.into());
+        }
+        Ok(Model { apart, backend, decoder, table, values, positions, notes })
     }
 
     /// What a forward pass is given; `adapters` false asks the base model.
-    pub fn context(&self, adapters: bool) -> Context<'_, Cpu<f32>> {
+    pub fn context(&self, adapters: bool) -> Context<'_, B> {
         let params = Params { table: &self.table, values: &self.values, halves: None, away: None };
         Context { backend: &self.backend, params, adapters, dropout: None }
     }
 
     /// What generation is given: what a sequence gets does not depend on those beside it.
-    pub fn generation(&self) -> Context<'_, Cpu<f32>> {
+    pub fn generation(&self) -> Context<'_, B> {
         Context { backend: &self.apart, ..self.context(true) }
     }
 
     /// Runs `work` on the model's threads, so that the operators inside start without a hand-over.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.backend.install(work)
+        self.backend.within(work)
     }
 
     /// See [`Generator::generate_until`]; `cache_rows` and `step_rows` as in [`Limits`].

@@ -17,6 +17,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod device;
 mod engine;
 mod error;
 mod folder;
@@ -26,6 +27,7 @@ mod sample;
 mod talk;
 mod text;
 
+pub use device::{Device, Draw, Placed};
 pub use engine::{Drawn, Engine, FinishReason};
 pub use error::Error;
 pub use folder::{Defaults, Model, ModelEngine, ModelFolder};

@@ -290,3 +290,40 @@ fn an_adapter_answers_as_the_merged_model() {
     assert_eq!(adapted, answers("merged", None));
     assert_ne!(adapted, answers("base", None));
 }
+
+/// The GPU that `PROSPECT_GPU` names, else one played by the CPU; none where that cannot be.
+#[cfg(feature = "cuda-tests")]
+fn gpu() -> Option<kernels::cuda::Options> {
+    use kernels::cuda::{Emulated, Options, Order, Played};
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let number = variable("PROSPECT_GPU").map(|n| n.to_str().unwrap().parse().unwrap());
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cuda");
+    if number.is_none() && Emulated::found(&folder, Order::Ascending).is_none() {
+        println!("GPU: skipped, there is no c++ (apt-get install g++)");
+        return None;
+    }
+    let folders = variable("PROSPECT_CUDA_LIBRARIES").map_or(Vec::new(), |all| std::env::split_paths(&all).collect());
+    let played = number.is_none().then_some(Played { folder, memory: 1 << 26 });
+    Some(Options { number: number.unwrap_or(0), folders, played, ..Options::default() })
+}
+
+#[test]
+#[cfg(feature = "cuda-tests")]
+fn gpu_answers_are_the_processors_and_too_little_memory_is_an_error() {
+    use infer::{Device, Placed};
+    let Some(options) = gpu() else { return };
+    let folder = infer::ModelFolder::open(&golden("models/qwen2"), None).unwrap();
+    let request = |tokens: &[u32]| Request::new(tokens.to_vec(), 6, Sampling::GREEDY);
+    let requests = [request(&[5, 6, 7]), request(&[5, 6, 7, 8, 9, 10, 11]), request(&[40])];
+    let answers = |placed: &Placed| placed.generate(&requests, (&[], None), (256, 5), &mut |_, _| {});
+    let cpu = answers(&folder.place(64, &Device::Cpu(1)).unwrap()).unwrap();
+    let gpu = folder.place(64, &Device::Gpu(options.clone())).unwrap();
+    assert!(matches!(gpu, Placed::Single(_)), "the weights are float32");
+    assert_eq!(answers(&gpu).unwrap(), cpu);
+    if let Some(played) = &options.played {
+        let small = kernels::cuda::Played { memory: 1 << 19, ..played.clone() };
+        let gpu = folder.place(64, &Device::Gpu(kernels::cuda::Options { played: Some(small), ..options.clone() }));
+        let failed = gpu.and_then(|gpu| answers(&gpu).map(drop)).expect_err("there is not enough");
+        assert_eq!(failed.exit_code(), 4, "{failed}");
+    }
+}

@@ -58,6 +58,13 @@ pub enum Error {
         /// What was planned, and what to change.
         table: String,
     },
+    /// The same of a GPU's.
+    GpuMemory {
+        /// How much.
+        found: kernels::cuda::Error,
+        /// What was planned, and what to change.
+        table: String,
+    },
     /// A loss, log-probability or gradient is infinite or not a number.
     NotFinite {
         /// Which quantity.
@@ -101,7 +108,7 @@ impl Error {
             Error::Schedule(e) => e.exit_code(),
             Error::Dist(e) => e.exit_code(),
             Error::Adapter { .. } | Error::Mismatch { .. } => 2,
-            Error::Memory { .. } | Error::OutOfMemory { .. } => 4,
+            Error::Memory { .. } | Error::OutOfMemory { .. } | Error::GpuMemory { .. } => 4,
             Error::Merge { .. } | Error::NotFinite { .. } | Error::KlStop { .. } => 5,
             Error::Io { .. } => 6,
         }
@@ -139,6 +146,7 @@ impl fmt::Display for Error {
                     "out of memory: {wanted} MB more for matrices that take {alive} MB; {of}. This was planned:\n{table}"
                 )
             }
+            Error::GpuMemory { found, table } => write!(f, "{found}. This was planned:\n{table}"),
             Error::NotFinite { what, step, samples } => {
                 write!(
                     f,

@@ -39,12 +39,12 @@ mod vocabulary;
 pub mod work;
 
 pub use error::Error;
-pub use kernels::cuda::Options as GpuOptions;
+pub use kernels::cuda::{Error as GpuError, Measured, Options as GpuOptions, Played, examine as examine_gpu};
 pub use kernels::{Heap, OutOfMemory};
 pub use merge::{Merged, merge, probe_logits};
 pub use optimizer::optimizer_of;
 pub use pace::{Pace, Rates};
-pub use plan::{Plan, Team, learning_rates};
+pub use plan::{Plan, Team, ask_gpu, learning_rates};
 pub use prepare::{Job, Rows, loss_of};
 pub use quantise::{QuantiseRequest, Quantised, quantise};
 pub use rehearse::rehearse;

@@ -4,6 +4,7 @@ mod advice;
 mod blocks;
 mod free;
 mod ranks;
+mod room;
 
 use crate::optimizer::holds_halves;
 use crate::step::Execution;
@@ -18,6 +19,8 @@ use optim::adamw::{Layout, Member};
 use optim::schedule::{Ramp, Schedule, Shape, StableDecay, warmup_steps};
 pub use ranks::Team;
 use ranks::{Whole, packs};
+pub use room::ask_gpu;
+use room::{is_on_gpu, of_activation, room, scratch};
 use std::fmt::Write;
 
 /// Rows of a pack beyond which products get no faster.
@@ -71,7 +74,7 @@ impl Plan {
 
     /// The fastest execution with one of these budgets that fits.
     fn within(job: &Job, load: Load, budgets: &[usize]) -> Result<Plan, Error> {
-        let available = job.config.engine.max_memory.unwrap_or_else(|| available_memory() / 20 * 17);
+        let available = room(job);
         let (first, last) = match job.config.engine.recompute {
             Recompute::Auto => (Keep::All, Keep::Inputs),
             Recompute::Always => (Keep::Inputs, Keep::Inputs),
@@ -131,20 +134,22 @@ impl Plan {
 
     /// A plan with a given execution (a resumed run keeps its own).
     pub fn given(job: &Job, execution: Execution, team: Team) -> Plan {
-        Plan::with(job, Load { team, ..heaviest(job) }, execution, available_memory())
+        let available = if is_on_gpu(job) { room(job) } else { available_memory() };
+        Plan::with(job, Load { team, ..heaviest(job) }, execution, available)
     }
 
     fn with(job: &Job, load: Load, execution: Execution, available: u64) -> Plan {
         let (team, packs) = (load.team, packs(load, execution.budget_rows));
         let load = team.share(load, execution.budget_rows);
-        let b = &job.blueprint;
+        let (b, on_gpu, act) = (&job.blueprint, is_on_gpu(job), of_activation(job));
         let tensors = trained_tensors(job);
         let trainable: usize = tensors.iter().map(|t| t.elements).sum();
         let stored = crate::storage::held_bytes(job);
         let frozen = match job.config.tuning {
             config::Tuning::Full => 0,
             config::Tuning::Blocks(_) => stored - stored / b.num_parameters().max(1) as u64 * trainable as u64,
-            _ => stored - crate::storage::copied_bytes(job) - job.unread,
+            // A GPU has all of it; a processor reads what it needs where the file is mapped.
+            _ => stored - crate::storage::copied_bytes(job) - if on_gpu { 0 } else { job.unread },
         };
         let scale = |rows: usize, cap: usize| rows.min(cap);
         let rows = held_rows(job, load, execution);
@@ -154,9 +159,12 @@ impl Plan {
         // Of text, no more rows than the head has in hand wait for their backward.
         let waiting = if job.kto().is_some() { held_targets } else { held_targets.min(HEAD_ROWS) };
         let kept = execution.kept_logits.min(waiting * b.vocab);
-        let head = 4 * (3 * held_targets * b.hidden + HEAD_ROWS.min(held_targets.max(1)) * 2048 + kept) as u64;
-        let working = 4 * (scale(load.base + load.tail, execution.budget_rows) * working_floats(b)) as u64 + again;
+        let tile = if on_gpu { 0 } else { HEAD_ROWS.min(held_targets.max(1)) * 2048 };
+        let head = (act * (3 * held_targets * b.hidden + tile + kept)) as u64;
+        let working = (act * scale(load.base + load.tail, execution.budget_rows) * working_floats(b)) as u64;
+        let working = working + again + scratch(job);
         let tokens = 4 * job.train.data.report.tokens + 96 * job.train.data.len() as u64;
+        let on_host = |bytes| if on_gpu { 0 } else { bytes };
         let copies = u64::from(job.kto().is_some() && job.adapter.as_ref().is_some_and(|a| !a.starts_at_zero()));
         let values: usize = tensors.iter().map(|t| t.elements * if t.half { 2 } else { 4 }).sum();
         let whole = Whole {
@@ -174,8 +182,8 @@ impl Plan {
             ("saved activations", saved),
             ("working activations", working),
             ("head", head),
-            ("exchange", held.exchange),
-            ("data", tokens),
+            ("exchange", on_host(held.exchange)),
+            ("data", on_host(tokens)),
         ];
         Plan { execution, parameters: b.num_parameters(), trainable, memory, available, team }
     }
@@ -203,7 +211,8 @@ const LOGITS_SHARE: u64 = 8;
 
 /// Logits that a trained head keeps for backward, within a plan that fits without any.
 fn kept_logits(job: &Job, plan: &Plan, available: u64) -> usize {
-    if !matches!(job.tuning(), model::Tuning::Full) || job.blueprint.logit_cap.is_some() {
+    let rounded = of_activation(job) != 4; // would not be the logits that were scored
+    if !matches!(job.tuning(), model::Tuning::Full) || job.blueprint.logit_cap.is_some() || rounded {
         return 0;
     }
     let share = 4 * 4 * plan.trainable as u64 / if job.kto().is_some() { LOGITS_SHARE } else { 2 * LOGITS_SHARE };

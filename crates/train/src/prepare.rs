@@ -48,6 +48,8 @@ pub struct Job {
     pub positions: usize,
     /// Things worth saying.
     pub notes: Vec<String>,
+    /// Bytes that the GPU has free which the job's run computes on, once that was asked ([`crate::ask_gpu`]).
+    pub gpu_memory: Option<u64>,
     /// Bytes of a mapped embedding that no row of the run reads.
     pub(crate) unread: u64,
 }
@@ -183,6 +185,7 @@ impl Job {
             balance,
             positions,
             notes,
+            gpu_memory: None,
             unread: 0,
         };
         job.unread = crate::storage::unread_bytes(&job);

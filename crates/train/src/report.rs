@@ -59,12 +59,16 @@ pub fn opening(job: &Job, plan: &Plan) -> Vec<String> {
     let engine = &job.config.engine;
     let products = match (engine.bf16, engine.device) {
         (false, _) => "",
-        (true, Device::Cuda(_)) => ", products in float32 (bf16 is for the CPU yet)",
+        (true, Device::Cuda(_)) => ", activations in bfloat16",
         (true, _) if Cpu::<f32>::has_mixed() => ", products in bfloat16",
         (true, _) => ", products in float32 (bf16: this processor does not multiply bfloat16)",
     };
     lines.push(format!("execution      packs of {} rows, activations {recompute}, {sweep}{products}", e.budget_rows));
-    lines.push(format!("memory         {} MB expected, {} MB may be used", plan.total() >> 20, plan.available >> 20));
+    let available = match plan.available {
+        u64::MAX => "no GPU is here to ask for its memory".to_owned(),
+        bytes => format!("{} MB may be used", bytes >> 20),
+    };
+    lines.push(format!("memory         {} MB expected, {available}", plan.total() >> 20));
     lines
 }
 

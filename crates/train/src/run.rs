@@ -185,9 +185,11 @@ fn in_folder(
         other => Some(other?),
     };
     let stopped = agree::any(world, job.is_none())?;
-    let Some(job) = job.filter(|_| !stopped) else {
+    let Some(mut job) = job.filter(|_| !stopped) else {
         return Ok(Ended { step: 0, stopped: true, values: Vec::new(), folder: folder.path().to_owned() });
     };
+    let gpu = device::gpu_of(&job.config, control)?;
+    job.gpu_memory = gpu.as_ref().map(|gpu| gpu.free_memory().map(|free| free as u64)).transpose()?;
     let plan = agree::plan(world, &job, &kept)?;
     if world.leads() {
         let now = agree::lock_of(&job, &plan, &kept)?;
@@ -208,7 +210,8 @@ fn in_folder(
     passed_over.into_iter().for_each(|p| observe(Event::Note(p)));
     let zero = if world.size() == 1 { 0 } else { job.config.engine.zero_stage };
     let ranks = Ranks { world, elastic: kept.elastic, zero };
-    let planned = device::Planned { ranks, job: &job, plan: &plan, folder, found: found.as_ref(), resume: kept.resume };
+    let (found, resume, gpu) = (found.as_ref(), kept.resume, gpu.as_ref());
+    let planned = device::Planned { ranks, job: &job, plan: &plan, folder, found, resume, gpu };
     planned.run(kept.threads, control, step, observe)
 }
 

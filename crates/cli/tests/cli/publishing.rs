@@ -92,6 +92,7 @@ fn the_doctor_trains_a_little_and_says_what_is_in_the_way() {
     let findings = objects(&scratch.succeeds(&["doctor", "--offline", "--json"]));
     let of = |check: &str| findings.iter().find(|finding| finding["check"] == check).unwrap();
     assert_eq!(of("a small training run")["state"], "ok");
+    assert!(of("GPU")["found"].is_string());
     assert!(of("Hugging Face Hub")["found"].as_str().unwrap().contains("not asked"));
     assert!(findings.iter().all(|finding| finding["state"] != "ok" || finding["todo"].is_null()), "{findings:?}");
     assert_eq!(std::fs::read_dir(&scratch.0).unwrap().count(), 0, "it leaves nothing behind");

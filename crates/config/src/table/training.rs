@@ -120,7 +120,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     idle("average_tokens_across_devices", Bool, "true", "token mean over processes", RANKS),
     works(OPT, "max_grad_norm", RATE, "1.0", "clip the gradient to this norm; 0 for no clipping"),
     refused("label_smoothing_factor", RATE, &["0.0"], "soft targets", "the objectives here have none"),
-    works(ENGINE, "bf16", Bool, "false", "mixed precision on processors that multiply bfloat16 (AVX-512 BF16): products round their factors, sums and all else stay float32"),
+    works(ENGINE, "bf16", Bool, "false", "mixed precision: on a GPU activations are bfloat16, on a processor with AVX-512 BF16 products round their factors; sums and all else stay float32"),
     idle("fp16", Bool, "false", "mixed precision", FLOAT32),
     idle("bf16_full_eval", Bool, "false", "precision of evaluation", FLOAT32),
     idle("fp16_full_eval", Bool, "false", "precision of evaluation", FLOAT32),

@@ -162,6 +162,8 @@ pub trait Driver: Send + Sync {
     fn alloc(&self, bytes: usize) -> Result<u64, Error>;
     /// Gives memory back.
     fn free(&self, address: u64);
+    /// Bytes of device memory that nobody has.
+    fn free_memory(&self) -> Result<usize, Error>;
     /// Host to device; `from` is without gaps and may be used again when this returns.
     fn copy_in(&self, from: &[u8], to: Plane) -> Result<(), Error>;
     /// Device to host, after all that was queued before.

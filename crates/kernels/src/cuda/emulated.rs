@@ -40,6 +40,7 @@ pub struct Emulated {
     compiler: PathBuf,
     folder: PathBuf,
     order: Order,
+    memory: usize,
     state: Mutex<State>,
 }
 
@@ -48,6 +49,7 @@ struct State {
     programs: HashMap<Program, Library>,
     kernels: Vec<Loaded>,
     memory: HashMap<u64, Layout>,
+    taken: usize,
 }
 
 struct Loaded {
@@ -66,7 +68,13 @@ impl Emulated {
 
     /// Compiles with the C++ compiler `compiler` into `folder`, where it looks for what is compiled already.
     pub fn new(compiler: &Path, folder: &Path, order: Order) -> Emulated {
-        Emulated { compiler: compiler.into(), folder: folder.into(), order, state: Mutex::default() }
+        Emulated { compiler: compiler.into(), folder: folder.into(), order, memory: 1 << 30, state: Mutex::default() }
+    }
+
+    /// With so many bytes of memory.
+    pub fn with_memory(mut self, memory: usize) -> Emulated {
+        self.memory = memory;
+        self
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -121,11 +129,16 @@ unsafe fn row<'a>(plane: &Plane, i: usize) -> &'a mut [u8] {
 
 impl Driver for Emulated {
     fn about(&self) -> About {
-        About { name: "a GPU played by the CPU".into(), memory: 1 << 30, capability: 80, libraries: Vec::new() }
+        About { name: "a GPU played by the CPU".into(), memory: self.memory, capability: 80, libraries: Vec::new() }
     }
 
     fn alloc(&self, bytes: usize) -> Result<u64, Error> {
         let layout = Layout::from_size_align(bytes.max(1), 256).map_err(|_| Error::Memory { bytes, free: 0 })?;
+        let mut state = self.state();
+        let free = self.memory - state.taken;
+        if layout.size() > free {
+            return Err(Error::Memory { bytes, free });
+        }
         // SAFETY: the size is not zero.
         let address = unsafe { alloc(layout) };
         if address.is_null() {
@@ -133,15 +146,22 @@ impl Driver for Emulated {
         }
         // SAFETY: just allocated. What was never written is NaN, which tests notice.
         unsafe { address.write_bytes(0xff, bytes) };
-        self.state().memory.insert(address as u64, layout);
+        state.taken += layout.size();
+        state.memory.insert(address as u64, layout);
         Ok(address as u64)
     }
 
     fn free(&self, address: u64) {
-        if let Some(layout) = self.state().memory.remove(&address) {
+        let mut state = self.state();
+        if let Some(layout) = state.memory.remove(&address) {
+            state.taken = state.taken.saturating_sub(layout.size());
             // SAFETY: allocated with this layout, freed once.
             unsafe { dealloc(address as *mut u8, layout) }
         }
+    }
+
+    fn free_memory(&self) -> Result<usize, Error> {
+        Ok(self.memory - self.state().taken)
     }
 
     fn copy_in(&self, from: &[u8], to: Plane) -> Result<(), Error> {

@@ -1,20 +1,30 @@
 //! Device memory: blocks that are used again, copies, frozen weights as they are stored.
 
+use super::arena::Arena;
 use super::{Activation, Cuda, CudaStored, Error, Gpu, Plane, locked};
 use crate::{Elem, HostTensor, Memory, Out, View};
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
-/// Free blocks by size, and how much is alive.
+/// What the driver gave, where it is free, and how much is alive.
 #[derive(Default)]
 pub(crate) struct Pool(Mutex<State>);
 
 #[derive(Default)]
 struct State {
+    /// What was reserved before the first step.
+    arena: Option<Arena>,
+    /// Free blocks by size of what does not fit there.
     free: BTreeMap<usize, Vec<u64>>,
     live_bytes: usize,
     peak_bytes: usize,
+    /// Of the driver.
+    held_bytes: usize,
+    /// As many as that may become.
+    limit: Option<usize>,
+    /// How often the driver was asked.
+    asked: usize,
 }
 
 /// Rounds up to three significant bits, at least 512 bytes: packs that differ a little use the same blocks.
@@ -33,11 +43,12 @@ pub(crate) struct Block {
 
 impl Block {
     pub(crate) fn new(gpu: &Arc<Gpu>, bytes: usize) -> Block {
-        let size = size_class(bytes);
         let mut state = locked(&gpu.pool.0);
+        let reserved = state.arena.as_mut().and_then(|arena| arena.take(bytes));
+        let size = if reserved.is_some() { bytes } else { size_class(bytes) };
         state.live_bytes += size;
         state.peak_bytes = state.peak_bytes.max(state.live_bytes);
-        let known = state.free.get_mut(&size).and_then(Vec::pop);
+        let known = reserved.or_else(|| state.free.get_mut(&size).and_then(Vec::pop));
         let address = known.or_else(|| gpu.attempt(|| fresh(gpu, &mut state, size)));
         // Without memory the address is never used: nothing is queued after a failure.
         Block { address: address.unwrap_or(0), size, gpu: gpu.clone() }
@@ -46,29 +57,45 @@ impl Block {
 
 /// New memory; where there is none, after all that lies free was given back.
 fn fresh(gpu: &Gpu, state: &mut State, size: usize) -> Result<u64, Error> {
-    gpu.driver.alloc(size).or_else(|_| {
+    ask(gpu, state, size).or_else(|_| {
         gpu.driver.wait()?;
-        for address in std::mem::take(&mut state.free).into_values().flatten() {
-            gpu.driver.free(address);
+        for (size, addresses) in std::mem::take(&mut state.free) {
+            state.held_bytes -= size * addresses.len();
+            addresses.into_iter().for_each(|address| gpu.driver.free(address));
         }
-        gpu.driver.alloc(size)
+        ask(gpu, state, size)
     })
+}
+
+/// Memory of the driver, as long as that is allowed.
+fn ask(gpu: &Gpu, state: &mut State, bytes: usize) -> Result<u64, Error> {
+    let free = state.limit.map_or(usize::MAX, |limit| limit.saturating_sub(state.held_bytes));
+    if bytes > free {
+        return Err(Error::Memory { bytes, free });
+    }
+    state.asked += 1;
+    let address = gpu.driver.alloc(bytes)?;
+    state.held_bytes += bytes;
+    Ok(address)
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
         let mut state = locked(&self.gpu.pool.0);
         state.live_bytes -= self.size;
-        if self.address != 0 {
-            state.free.entry(self.size).or_default().push(self.address);
+        match &mut state.arena {
+            _ if self.address == 0 => {}
+            Some(arena) if arena.has(self.address) => arena.give(self.address, self.size),
+            _ => state.free.entry(self.size).or_default().push(self.address),
         }
     }
 }
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        let free = std::mem::take(&mut locked(&self.pool.0).free);
-        free.into_values().flatten().for_each(|address| self.driver.free(address));
+        let State { arena, free, .. } = std::mem::take(&mut *locked(&self.pool.0));
+        let reserved = arena.map(|arena| arena.address());
+        free.into_values().flatten().chain(reserved).for_each(|address| self.driver.free(address));
     }
 }
 
@@ -100,6 +127,36 @@ impl<A: Activation> Cuda<A> {
         let mut state = locked(&self.gpu.pool.0);
         let live = state.live_bytes;
         std::mem::replace(&mut state.peak_bytes, live)
+    }
+
+    /// Bytes of device memory that nobody has, or that this device may still take.
+    ///
+    /// # Errors
+    /// The driver does not say.
+    pub fn free_memory(&self) -> Result<usize, Error> {
+        let free = self.gpu.driver.free_memory()?;
+        let state = locked(&self.gpu.pool.0);
+        Ok(state.limit.map_or(free, |limit| free.min(limit.saturating_sub(state.held_bytes))))
+    }
+
+    /// The same device, on which matrices take at most so many bytes.
+    pub fn with_limit(self, limit: Option<usize>) -> Cuda<A> {
+        locked(&self.gpu.pool.0).limit = limit;
+        self
+    }
+
+    /// Takes memory at once for what will be needed: nothing more is asked of the driver while it suffices. Where the driver has
+    /// no such piece, memory is asked for bit by bit as before.
+    pub fn reserve(&self, bytes: usize) {
+        let mut state = locked(&self.gpu.pool.0);
+        if state.arena.is_none() && bytes > 0 {
+            state.arena = ask(&self.gpu, &mut state, bytes).ok().map(|address| Arena::new(address, bytes));
+        }
+    }
+
+    /// How often the driver was asked for memory.
+    pub fn times_asked(&self) -> usize {
+        locked(&self.gpu.pool.0).asked
     }
 
     /// Bytes as they are, on the device.

@@ -3,8 +3,10 @@
 //! Everything is queued on one stream in the order of the calls, so memory that was given back can be used at once. What goes
 //! wrong on a device is noticed late; the first failure is kept, later calls do nothing, and [`crate::Memory::trouble`] tells.
 
+mod arena;
 mod driver;
 mod emulated;
+mod examine;
 mod memory;
 mod real;
 mod stored;
@@ -13,8 +15,9 @@ mod tests;
 
 pub use driver::{About, Arg, Driver, Dtype, Grid, Kernel, Plane, Product, Program};
 pub use emulated::{Emulated, Order};
+pub use examine::{Examination, Measured, examine};
 pub use memory::CudaBuf;
-pub use real::{Nvrtc, Options, Real, Usage};
+pub use real::{Nvrtc, Options, Played, Real, Usage};
 pub use stored::CudaStored;
 
 use crate::{Elem, Mat, Memory, Out, View};
@@ -171,6 +174,7 @@ pub fn programs() -> Vec<Program> {
         all.push((attention::cuda::SOURCE, registers));
         all.push((paged::cuda::SOURCE, vec![("V_REGISTERS", v)]));
     }
+    all.extend(grouped::cuda::WEIGHTS.map(|(_, bits)| (grouped::cuda::PRODUCT, vec![("WEIGHT_BITS", bits)])));
     let mut tensor = Vec::new();
     for (qk, v) in [(64, 64), (128, 128), (192, 128)] {
         tensor.push(program(&attention::cuda::TENSOR, <bf16 as Activation>::NAME, &[("QK", qk), ("VW", v)]));
@@ -189,6 +193,13 @@ fn program(source: &Source, act: &'static str, more: &[(&'static str, u32)]) -> 
 
 /// Names and numbers that a program is compiled with.
 type Defines = Vec<(&'static str, u32)>;
+
+/// Bytes beside a step's matrices, at most: a panel of a weight that is unpacked, of a weight of `elements`; tiles and sums of a head
+/// of `hidden` columns by `vocabulary` rows. Activations have `size` bytes.
+pub fn scratch_bytes([elements, hidden, vocabulary]: [usize; 3], size: usize) -> usize {
+    let panel = size * elements.min(stored::PANEL_ELEMENTS);
+    panel.max(crate::head::cuda::scratch_bytes(hidden, vocabulary, size))
+}
 
 /// A kernel by its program's name, its own, the activations' element, and what else is defined.
 type KernelName = (&'static str, &'static str, &'static str, Defines);
@@ -264,9 +275,26 @@ impl<A: Activation> Cuda<A> {
         Cuda { gpu: Arc::new(gpu), act: PhantomData }
     }
 
+    /// Opens the GPU that is asked for.
+    ///
+    /// # Errors
+    /// A library or the GPU is not there, or too old.
+    pub fn open(options: &Options) -> Result<Cuda<A>, Error> {
+        let Some(played) = &options.played else { return Ok(Cuda::new(Real::open(options)?)) };
+        let advice = "apt-get install g++: a GPU is to be played by the CPU";
+        let emulated = Emulated::found(&played.folder, Order::Ascending)
+            .ok_or_else(|| Error::Missing { library: "c++".into(), advice: advice.into() })?;
+        Ok(Cuda::new(emulated.with_memory(played.memory)))
+    }
+
+    /// The same device with other activations.
+    pub fn with_activations<C: Activation>(&self) -> Cuda<C> {
+        Cuda { gpu: self.gpu.clone(), act: PhantomData }
+    }
+
     /// The same device with f32 activations.
     pub(crate) fn single(&self) -> Cuda<f32> {
-        Cuda { gpu: self.gpu.clone(), act: PhantomData }
+        self.with_activations()
     }
 
     /// What the device says of itself.

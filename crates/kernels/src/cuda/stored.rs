@@ -10,7 +10,7 @@ use std::ops::Range;
 pub(super) const UNPACK: Source = Source { name: "unpack", text: include_str!("unpack.cu") };
 
 /// Elements of an unpacked panel: 32 MiB of bf16, enough rows for a product at full speed.
-const PANEL_ELEMENTS: usize = 1 << 24;
+pub(super) const PANEL_ELEMENTS: usize = 1 << 24;
 
 /// A frozen weight `[rows, cols]` in its storage dtype.
 pub struct CudaStored {
@@ -201,6 +201,18 @@ impl<A: Activation> Cuda<A> {
             }
         };
         Panel { address: address + (rows.start * ld * A::DTYPE.size()) as u64, ld, rows }
+    }
+
+    /// A weight that lies in memory as f32 or bf16, whichever activations are: elements, address, elements from one row to the next.
+    pub(crate) fn lying(&self, w: Weight<'_, Self>) -> Option<(Dtype, u64, usize)> {
+        match w {
+            Weight::Param(w) => Some((Dtype::F32, w.ptr as u64, w.ld)),
+            Weight::Half(w) => Some((Dtype::Bf16, w.ptr as u64, w.ld)),
+            Weight::Stored(s) => {
+                let dtype = [Dtype::F32, Dtype::Bf16].into_iter().find(|dtype| s.in_place(*dtype).is_some())?;
+                Some((dtype, s.data.address, s.cols))
+            }
+        }
     }
 
     /// Calls `work` for panels that make up the weight: one where it lies as it is needed.

@@ -1,7 +1,7 @@
 //! Host code against a driver that only writes down what it is asked for, and fails where it is told to.
 
 use super::{About, Arg, Cuda, Driver, Error, Grid, Kernel, Plane, Product, Program};
-use crate::{Attention, AttentionShape, Gemm, KeyValue, Memory, RowOps, Span, Weight};
+use crate::{Attention, AttentionShape, Gemm, Grouped, Groups, KeyValue, Memory, RowOps, Span, Weight};
 use half::bf16;
 use std::sync::{Arc, Mutex};
 
@@ -42,6 +42,9 @@ impl Driver for Recorded {
     }
     fn free(&self, address: u64) {
         self.note(format!("free {address}"));
+    }
+    fn free_memory(&self) -> Result<usize, Error> {
+        Ok(7 << 20)
     }
     fn copy_in(&self, from: &[u8], _: Plane) -> Result<(), Error> {
         self.note(format!("in {}", from.len()));
@@ -109,6 +112,41 @@ fn without_memory_what_lies_free_is_given_back_and_then_nothing_more_is_asked() 
 }
 
 #[test]
+fn reserved_memory_is_dealt_out_without_the_driver_and_grows_where_it_does_not_suffice() {
+    let driver = Recorded::new(100);
+    let cuda = Cuda::<f32>::new(driver.clone());
+    cuda.reserve(1 << 17);
+    let held = [(); 4].map(|()| cuda.mat::<f32>(64, 64));
+    for _ in 0..3 {
+        let (a, b) = (cuda.mat::<f32>(10, 100), cuda.mat::<f32>(1, 1));
+        assert!(a.view().ptr != b.view().ptr && held.iter().all(|h| h.view().ptr != a.view().ptr));
+    }
+    assert_eq!(cuda.times_asked(), 1);
+    // The recorded driver's addresses are a page apart for each call: this one is to lie behind the arena.
+    (0..100).for_each(|_| _ = driver.note("call".into()));
+    drop(cuda.mat::<f32>(64, 1024));
+    assert_eq!(cuda.times_asked(), 2, "what does not fit is asked for");
+    drop((held, cuda.mat::<f32>(8, 1024), cuda));
+    let calls = driver.take("").into_iter().filter(|call| call != "call").collect::<Vec<_>>();
+    assert_eq!(calls, ["alloc 131072", "alloc 262144", &format!("free {}", 4096 * 102), "free 4096"]);
+}
+
+#[test]
+fn more_than_a_device_may_take_is_an_error_before_the_driver_is_asked() {
+    let driver = Recorded::new(100);
+    let cuda = Cuda::<f32>::new(driver.clone()).with_limit(Some(11_000));
+    let a = cuda.mat::<f32>(1, 2000);
+    assert_eq!((cuda.trouble(), cuda.free_memory()), (None, Ok(11_000 - 8192)));
+    drop(a);
+    // What lies free is given back first.
+    drop(cuda.mat::<f32>(1, 2400));
+    assert_eq!(cuda.trouble(), None);
+    drop(cuda.mat::<f32>(1, 5000));
+    assert_eq!(cuda.trouble().map(|e| e.exit_code()), Some(4));
+    assert_eq!(driver.take("alloc"), ["alloc 8192", "alloc 10240"].map(str::to_owned)[..], "sizes are rounded up");
+}
+
+#[test]
 fn a_kernel_is_loaded_once_and_empty_matrices_queue_nothing() {
     let driver = Recorded::new(100);
     let cuda = Cuda::<f32>::new(driver.clone());
@@ -123,6 +161,25 @@ fn a_kernel_is_loaded_once_and_empty_matrices_queue_nothing() {
     assert_eq!(driver.take("product"), [""; 0]);
     cuda.linear_dx(1.0, x.view().cols(0..3), Weight::Param(y.view()), cuda.mat(3, 70).out());
     assert_eq!(driver.take("product"), ["product [3, 70, 3] falsefalse"]);
+}
+
+#[test]
+fn experts_with_few_rows_are_one_launch_and_those_with_many_a_product_each() {
+    let driver = Recorded::new(1000);
+    let cuda = Cuda::<bf16>::new(driver.clone());
+    let banks = [(); 3].map(|()| cuda.mat::<f32>(100, 70));
+    let calls = |rows: [std::ops::Range<usize>; 3]| {
+        let (x, mut y) = (cuda.mat::<bf16>(rows[2].end, 70), cuda.mat::<bf16>(rows[2].end, 100));
+        let weights = banks.iter().map(|b| Weight::Param(b.view())).collect();
+        cuda.grouped(x.view(), &Groups { weights, rows: &rows, turned: false }, y.out());
+        let calls = driver.take("");
+        ["launch", "product"].map(|kind| calls.iter().filter(|c| c.starts_with(kind)).cloned().collect::<Vec<_>>())
+    };
+    // 70 rows are two tiles, 3 are one; 100 columns are two.
+    let [launches, products] = calls([0..70, 70..70, 70..73]);
+    assert_eq!((launches, products.len()), (vec!["launch [3, 2, 1] x 128, 0 shared, 7 parameters".to_owned()], 0));
+    let [_, products] = calls([0..70, 70..70, 70..500]);
+    assert_eq!(products.len(), 2);
 }
 
 #[test]

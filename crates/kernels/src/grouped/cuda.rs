@@ -1,12 +1,21 @@
-//! A product per expert that has rows; biases in one launch.
+//! All experts in one launch, where their weights lie as they are needed and each has few rows; else a product each. Biases in one launch.
 
 use super::{Grouped, Groups};
-use crate::cuda::{Activation, Arg, Cuda, Grid, Source, blocks, column_sums, count, entries};
+use crate::cuda::{Activation, Arg, Cuda, Dtype, Grid, Source, blocks, column_sums, count, entries, shape};
 use crate::gemm::Gemm;
-use crate::{Acc, Mat, Out, View};
+use crate::{Acc, Mat, Out, View, Weight};
 use std::ops::Range;
 
 pub(crate) const SOURCE: Source = Source { name: "grouped", text: include_str!("kernel.cu") };
+
+pub(crate) const PRODUCT: Source = Source { name: "grouped_product", text: include_str!("product.cu") };
+/// Elements of weights, as the kernel is told them.
+pub(crate) const WEIGHTS: [(Dtype, u32); 2] = [(Dtype::F32, 32), (Dtype::Bf16, 16)];
+
+/// Rows and columns of a tile.
+const TILE: usize = 64;
+/// Rows an expert has on average, up to which starting a product for each takes longer than what cuBLASLt is faster by. Not measured yet.
+const FEW_ROWS: usize = 128;
 
 /// Checks that the groups tile the rows of a matrix.
 fn check(rows: &[Range<usize>], all: usize) {
@@ -19,10 +28,47 @@ fn factors<A: Activation>(given: &Option<Mat<Cuda<A>, f32>>) -> Arg {
     given.as_ref().map_or(Arg::from(0u64), Arg::from)
 }
 
+impl<A: Activation> Cuda<A> {
+    /// All groups in one launch; `along`: weights lie as `[outputs, inputs]` of this product. `false`: nothing was done.
+    fn grouped_at_once(&self, x: View<Self, A>, groups: &Groups<Self>, along: bool, y: &Out<Self, A>) -> bool {
+        let live: Vec<(u32, Weight<'_, Self>, &Range<usize>)> = (0..)
+            .zip(groups.weights.iter().zip(groups.rows))
+            .filter(|(_, (_, rows))| !rows.is_empty())
+            .map(|(e, (w, rows))| (e, *w, rows))
+            .collect();
+        let lying: Option<Vec<_>> = live.iter().map(|(_, w, _)| self.lying(*w)).collect();
+        let Some(lying) = lying else { return false };
+        let Some((dtype, ..)) = lying.first().copied() else { return true };
+        if lying.iter().any(|of| of.0 != dtype) || y.rows > FEW_ROWS * live.len() {
+            return false;
+        }
+        let (mut banks, mut tiles) = (vec![0u32; 4 * groups.rows.len()], Vec::new());
+        for ((e, w, rows), (_, address, ld)) in live.iter().zip(&lying) {
+            assert!(shape(*w) == if along { (y.cols, x.cols) } else { (x.cols, y.cols) });
+            let halves = [*address, *ld as u64].map(|x| [x as u32, (x >> 32) as u32]);
+            banks[4 * *e as usize..][..4].copy_from_slice(halves.as_flattened());
+            for first in (rows.start..rows.end).step_by(TILE) {
+                tiles.extend([*e, first as u32, (first + TILE).min(rows.end) as u32]);
+            }
+        }
+        let grid =
+            Grid { blocks: [blocks(tiles.len() / 3), blocks(y.cols.div_ceil(TILE)), 1], threads: 128, shared: 0 };
+        let bits = WEIGHTS.into_iter().find(|(of, _)| *of == dtype).expect("both are there").1;
+        let (banks, tiles) = (self.given(&banks), self.given(&tiles));
+        let turned = u32::from(!along).into();
+        let args = [x.into(), (&banks).into(), (&tiles).into(), turned, count(x.cols), count(y.cols), Arg::from(y)];
+        self.launch_with(&PRODUCT, "grouped_product", &[("WEIGHT_BITS", bits)], grid, &args);
+        true
+    }
+}
+
 impl<A: Activation> Grouped for Cuda<A> {
     fn grouped(&self, x: View<Self, A>, groups: &Groups<Self>, y: Out<Self, A>) {
         assert!(x.rows == y.rows && groups.weights.len() == groups.rows.len());
         check(groups.rows, y.rows);
+        if self.grouped_at_once(x, groups, !groups.turned, &y) {
+            return;
+        }
         let mut y = y;
         for (w, rows) in groups.weights.iter().zip(groups.rows).filter(|(_, rows)| !rows.is_empty()) {
             let (x, y) = (x.rows(rows.clone()), y.again().rows(rows.clone()));
@@ -33,6 +79,9 @@ impl<A: Activation> Grouped for Cuda<A> {
     fn grouped_dx(&self, dy: View<Self, A>, groups: &Groups<Self>, dx: Out<Self, A>) {
         assert!(dy.rows == dx.rows && groups.weights.len() == groups.rows.len());
         check(groups.rows, dx.rows);
+        if self.grouped_at_once(dy, groups, groups.turned, &dx) {
+            return;
+        }
         let mut dx = dx;
         for (w, rows) in groups.weights.iter().zip(groups.rows).filter(|(_, rows)| !rows.is_empty()) {
             let (dy, dx) = (dy.rows(rows.clone()), dx.again().rows(rows.clone()));

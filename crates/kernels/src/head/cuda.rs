@@ -14,6 +14,12 @@ const ROWS: usize = super::HEAD_ROWS;
 const VOCAB: usize = 4096;
 /// Words of a row's state in the kernel.
 const STATE: usize = 8;
+/// Bytes of what a tile takes: logits, their gradient, the weight's rows, two matrices of sums.
+pub(crate) fn scratch_bytes(hidden: usize, vocabulary: usize, size: usize) -> usize {
+    let wide = VOCAB.min(vocabulary);
+    ROWS * wide * (4 + size) + size * wide * hidden + ROWS * hidden * (4 + size)
+}
+
 /// No matrix.
 const NONE: Arg = Arg([0, 0]);
 

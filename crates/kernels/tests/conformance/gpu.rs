@@ -1,8 +1,8 @@
 //! The CUDA backend: on the CPU through a stand-in for a GPU, on a GPU where `PROSPECT_GPU` names one, and its kernels through
 //! NVIDIA's compiler where that is.
 
-use crate::conformance;
-use kernels::cuda::{Cuda, Emulated, Nvrtc, Options, Order, Real, programs};
+use crate::{check, conformance, operators};
+use kernels::cuda::{Cuda, Emulated, Nvrtc, Options, Order, Played, Real, examine, programs};
 use kernels::{Adamw8, AdamwStep, Cpu, Dora, LowRank, Memory, MomentCodes, Moments, Rounding, Values, Weight, bf16};
 use std::path::{Path, PathBuf};
 
@@ -32,6 +32,24 @@ fn gpu_kernels_on_the_cpu_equal_the_definitions_in_either_order_of_their_threads
         assert!(one.len() > 100 && *one == other, "{name}: the order of threads changes bits");
     }
     println!("emulation: {} operators equal their definitions", ascending.len());
+}
+
+#[test]
+fn gpu_kernels_with_activations_in_bfloat16_equal_the_definitions_within_its_rounding() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda");
+    let Some(emulated) = Emulated::found(&folder, Order::Descending) else { return };
+    half_computed(&Cuda::new(emulated));
+}
+
+/// What a device computes in bfloat16; panics where that is not what the definitions say.
+fn half_computed(cuda: &Cuda<bf16>) -> Vec<(&'static str, Vec<u64>)> {
+    // These ask for the bits of float32, or compare sums in it with those of weights that products round; steps in bfloat16 do these.
+    let of_single = ["head", "scale", "sink", "capped head"];
+    let checked = operators().into_iter().filter(|(name, _)| !of_single.contains(name));
+    let computed: Vec<_> = checked.map(|operator| (operator.0, check(cuda, operator))).collect();
+    assert!(computed.iter().all(|(_, values)| values.len() > 100));
+    assert_eq!(cuda.trouble(), None);
+    bits(computed)
 }
 
 /// Operators without a definition of their own here, against the CPU.
@@ -92,10 +110,25 @@ fn a_gpu_equals_the_definitions_and_itself() {
     };
     let cuda = Cuda::new(Real::open(&Options { number, folders: folders(), ..Options::default() }).unwrap());
     println!("GPU: {:?}", cuda.about());
-    let first = computed(&cuda);
+    let half = cuda.with_activations::<bf16>();
+    let first = (computed(&cuda), half_computed(&half));
     for _ in 0..9 {
-        assert!(computed(&cuda) == first, "ten runs, other bits");
+        assert!((computed(&cuda), half_computed(&half)) == first, "ten runs, other bits");
     }
+}
+
+#[test]
+fn an_examination_finds_a_product_and_attention_on_tensor_cores_right() {
+    let number = std::env::var("PROSPECT_GPU").ok().and_then(|n| n.parse().ok());
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda");
+    if number.is_none() && Emulated::found(&folder, Order::Ascending).is_none() {
+        return println!("emulation: skipped, there is no c++ (apt-get install g++)");
+    }
+    let played = number.is_none().then_some(Played { folder, memory: 1 << 26 });
+    let options = Options { number: number.unwrap_or(0), folders: folders(), played, ..Options::default() };
+    let found = examine(&options).unwrap_or_else(|e| panic!("{e}"));
+    println!("{found:?}");
+    assert!(found.product.is_right() && found.attention.is_right() && found.attention.gap > 0.0, "{found:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What blocks keep of a forward pass: the most that fits, block by block.
 
+use super::room::of_activation;
 use super::{Load, feed_forward_rows};
 use crate::Job;
 use crate::step::Execution;
@@ -18,6 +19,8 @@ pub(super) struct Blocks {
     whole: usize,
     /// A lean block's share of the work of computing a whole block again.
     share: f64,
+    /// Bytes of a float.
+    size: usize,
 }
 
 /// Base rows that wait for backward together, and those of one pack.
@@ -50,7 +53,14 @@ impl Blocks {
         let products = (3 * f * b.hidden + 2 * (q + kv) * b.hidden) as f64;
         // Experts are computed again as they were; a dense layer without its last product.
         let share = if b.experts.is_some() { 3 } else { 2 } as f64 * (f * b.hidden) as f64 / products;
-        Blocks { count: b.layers.len() - lowest(job), inputs: b.hidden, lean: whole - 2 * f, whole, share }
+        Blocks {
+            count: b.layers.len() - lowest(job),
+            inputs: b.hidden,
+            lean: whole - 2 * f,
+            whole,
+            share,
+            size: of_activation(job),
+        }
     }
 
     /// Bytes kept for backward, and those of a block that is computed again at the worst moment.
@@ -65,7 +75,7 @@ impl Blocks {
         if wholes + leans < count {
             again = again.max(whole.saturating_sub(freed));
         }
-        (4 * (held * floats) as u64, 4 * (pack * again) as u64)
+        ((self.size * held * floats) as u64, (self.size * pack * again) as u64)
     }
 
     /// The way of keeping that costs least time and takes at most `room` bytes more than keeping inputs only.
@@ -132,7 +142,7 @@ fn lowest(job: &Job) -> usize {
 mod tests {
     use super::*;
 
-    const BLOCKS: Blocks = Blocks { count: 4, inputs: 1, lean: 3, whole: 10, share: 0.5 };
+    const BLOCKS: Blocks = Blocks { count: 4, inputs: 1, lean: 3, whole: 10, share: 0.5, size: 4 };
 
     fn fullest(room: usize) -> Keep {
         BLOCKS.fullest(HeldRows { held: 100, pack: 100 }, 4 * 100 * room as u64)

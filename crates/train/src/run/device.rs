@@ -2,9 +2,9 @@
 
 use super::{Control, Ended, Event, Ranks, Run};
 use crate::{Error, Job, Plan};
-use config::Device;
-use kernels::cuda::{Cuda, Options, Real};
-use kernels::{Backend, Cpu, OutOfMemory};
+use config::{Config, Device};
+use kernels::cuda::{Cuda, Error as GpuError, Options};
+use kernels::{Backend, Cpu, OutOfMemory, bf16};
 use rundir::{Checkpoint, RunFolder};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -18,6 +18,27 @@ pub(super) struct Planned<'a> {
     pub(super) found: Option<&'a Checkpoint>,
     /// Whether the run is one that goes on.
     pub(super) resume: bool,
+    /// Where it computes; none: on the processor.
+    pub(super) gpu: Option<&'a Cuda<f32>>,
+}
+
+/// The GPU that a configuration names, if it names one.
+pub(super) fn gpu_of(config: &Config, control: &Control) -> Result<Option<Cuda<f32>>, Error> {
+    let Device::Cuda(number) = config.engine.device else { return Ok(None) };
+    let gpu = Cuda::open(&Options { number, ..control.gpu.clone() })?;
+    Ok(Some(gpu.with_limit(config.engine.max_memory.map(|bytes| bytes as usize))))
+}
+
+/// A GPU in a line.
+fn said(number: usize, gpu: &Cuda<f32>) -> String {
+    let about = gpu.about();
+    let libraries = about.libraries.iter().map(|(name, version)| format!(", {name} {version}"));
+    format!(
+        "device         cuda:{number}, {}, {:.1} GiB{}",
+        about.name,
+        about.memory as f64 / (1u64 << 30) as f64,
+        libraries.collect::<String>()
+    )
 }
 
 impl Planned<'_> {
@@ -29,24 +50,24 @@ impl Planned<'_> {
         step: &mut u64,
         observe: &mut dyn FnMut(Event),
     ) -> Result<Ended, Error> {
-        match self.job.config.engine.device {
-            Device::Auto | Device::Cpu => {
-                let cpu = processor(self.job, threads).with_limit(Some(self.plan.limit(self.job)));
-                self.within_memory(|| self.on(&cpu, control, step, observe))
+        let (Device::Cuda(number), Some(gpu)) = (self.job.config.engine.device, self.gpu) else {
+            let cpu = processor(self.job, threads).with_limit(Some(self.plan.limit(self.job)));
+            return self.within_memory(|| self.on(&cpu, control, step, observe));
+        };
+        observe(Event::Opening(said(number, gpu)));
+        // A little more than planned, for the gaps between matrices; never all that is free, as the driver itself needs some.
+        let planned = self.plan.total() as usize;
+        gpu.reserve((planned + planned / 16).min(gpu.free_memory()? / 20 * 19));
+        let ended = match self.job.config.engine.bf16 {
+            true => self.on(&gpu.with_activations::<bf16>(), control, step, observe),
+            false => self.on(gpu, control, step, observe),
+        };
+        ended.map_err(|error| match error {
+            Error::Device(found @ GpuError::Memory { .. }) => {
+                Error::GpuMemory { found, table: self.plan.advised(self.job) }
             }
-            Device::Cuda(number) => {
-                let cuda = Cuda::<f32>::new(Real::open(&Options { number, ..control.gpu.clone() })?);
-                let about = cuda.about();
-                let libraries = about.libraries.iter().map(|(name, version)| format!("{name} {version}"));
-                let libraries = libraries.collect::<Vec<_>>().join(", ");
-                observe(Event::Opening(format!(
-                    "device         cuda:{number}, {}, {:.1} GiB, {libraries}",
-                    about.name,
-                    about.memory as f64 / (1u64 << 30) as f64
-                )));
-                self.on(&cuda, control, step, observe)
-            }
-        }
+            other => other,
+        })
     }
 
     /// Where the device runs out of memory, the failure says what was planned.
@@ -65,7 +86,7 @@ impl Planned<'_> {
         step: &mut u64,
         observe: &mut dyn FnMut(Event),
     ) -> Result<Ended, Error> {
-        let Planned { ranks, job, plan, folder, found, resume } = self;
+        let Planned { ranks, job, plan, folder, found, resume, .. } = self;
         let mut run = Run::new(backend, ranks, job, plan, folder, found, observe)?;
         run.working()?;
         let begun = run.begin(found, resume, control, observe);

@@ -252,12 +252,16 @@ impl Api {
         // SAFETY: a context is current.
         let code = unsafe { (self.alloc)(&mut address, bytes.max(1)) };
         if code == OUT_OF_MEMORY {
-            let (mut free, mut total) = (0, 0);
-            // SAFETY: as above.
-            unsafe { (self.memory)(&mut free, &mut total) };
-            return Err(Error::Memory { bytes, free });
+            return Err(Error::Memory { bytes, free: self.free_memory().unwrap_or(0) });
         }
         self.check("cuMemAlloc", code).map(|()| address)
+    }
+
+    /// Bytes of device memory that nobody has.
+    pub(super) fn free_memory(&self) -> Result<usize, Error> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: a context is current.
+        self.check("cuMemGetInfo", unsafe { (self.memory)(&mut free, &mut total) }).map(|()| free)
     }
 
     /// Gives device memory back.

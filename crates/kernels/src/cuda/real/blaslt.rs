@@ -23,6 +23,14 @@ const PREF_MIN_ALIGNMENT: [c_int; 4] = [5, 6, 7, 8];
 /// Parts of a sum are joined in f32 in the workspace: the same bits every time.
 const REDUCTION_COMPUTE_TYPE: u32 = 2;
 
+/// The oldest version: that of CUDA 11.8.
+const LOWEST: usize = 111_103;
+
+/// A version as it is written, from 10000 times the major, 100 times the minor number and the patch.
+pub(super) fn written(version: usize) -> String {
+    format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
+}
+
 /// Bytes that cuBLASLt may use beside the matrices: what NVIDIA advises for its newest GPUs.
 pub(super) const WORKSPACE: usize = 32 << 20;
 
@@ -131,9 +139,14 @@ impl BlasLt {
             let version: unsafe extern "C" fn() -> usize = found.function("cublasLtGetVersion")?;
             let mut handle = std::ptr::null_mut();
             check("cublasLtCreate", create(&mut handle))?;
+            let found_version = version();
+            if found_version < LOWEST {
+                let (what, lowest) = ("cuBLASLt".into(), format!("{} (of CUDA 11.8)", written(LOWEST)));
+                return Err(Error::Old { what, found: written(found_version), lowest });
+            }
             Ok(BlasLt {
                 handle: handle as usize,
-                version: version(),
+                version: found_version,
                 tf32,
                 describe: found.function("cublasLtMatmulDescCreate")?,
                 describe_set: found.function("cublasLtMatmulDescSetAttribute")?,

@@ -35,6 +35,17 @@ pub struct Options {
     pub cache: Option<PathBuf>,
     /// Whether products of f32 round their factors to tf32.
     pub tf32: bool,
+    /// What is taken for a GPU where one is to be played by the CPU, for tests.
+    pub played: Option<Played>,
+}
+
+/// A GPU played by the CPU.
+#[derive(Clone, Debug)]
+pub struct Played {
+    /// Where its compiled kernels are kept.
+    pub folder: PathBuf,
+    /// Bytes of its memory.
+    pub memory: usize,
 }
 
 /// A GPU.
@@ -109,7 +120,7 @@ impl Real {
         let libraries = [
             ("driver", written(driver)),
             ("NVRTC", format!("{major}.{minor}")),
-            ("cuBLASLt", format!("{}.{}.{}", blas.version / 10_000, blas.version / 100 % 100, blas.version % 100)),
+            ("cuBLASLt", blaslt::written(blas.version)),
         ];
         let libraries = libraries.map(|(name, version)| (name.to_owned(), version)).into();
         let about = About { name, memory, capability, libraries };
@@ -161,6 +172,11 @@ impl Driver for Real {
     fn free(&self, address: u64) {
         // Fails only after a failure that is known already.
         self.enter().and_then(|()| self.api.free(address)).ok();
+    }
+
+    fn free_memory(&self) -> Result<usize, Error> {
+        self.enter()?;
+        self.api.free_memory()
     }
 
     fn copy_in(&self, from: &[u8], to: Plane) -> Result<(), Error> {
