@@ -559,6 +559,10 @@ mod tests {
         let (changed, update) =
             merged("turned.experts.gate_up_projs.0", "turned.experts.gate_up_proj", vec![0.0, 0.0, 1.0, 0.0]);
         assert_eq!((changed, update), (3, expected));
+        let mut expected = vec![0.0; 24];
+        expected[..3].copy_from_slice(&[100.0, 200.0, 300.0]);
+        let (changed, update) = merged("block_sparse_moe.experts.0.w1", "mlp.experts.gate_up_proj", vec![1.0, 0.0]);
+        assert_eq!((changed, update), (3, expected));
         // An expert that the stack does not have.
         let absent = adapter("mlp.experts.2.up_proj", 1, vec![0.0; 3], vec![0.0; 2]);
         let message = merge(&base, &absent, &dir.join("out"), &MergeOptions::default()).unwrap_err().to_string();

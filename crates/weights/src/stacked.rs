@@ -15,7 +15,9 @@ pub(crate) struct Slice {
 
 /// Where the weight of an expert's `module` lies in a checkpoint that stacks them.
 pub(crate) fn slice(module: &str) -> Option<Slice> {
-    let (experts, rest) = module.split_once(".experts.").map(|(at, rest)| (format!("{at}.experts"), rest))?;
+    let (at, rest) = module.split_once(".experts.")?;
+    // Mixtral's experts are under a name of their own, and its stacks where all others are.
+    let at = at.strip_suffix("block_sparse_moe").map_or_else(|| at.to_owned(), |layer| format!("{layer}mlp"));
     let (first, last) = rest.split_once('.')?;
     let (expert, name, half, turned) = match (first, last) {
         ("gate_up_projs", e) => (e, "gate_up_proj", None, true),
@@ -25,7 +27,7 @@ pub(crate) fn slice(module: &str) -> Option<Slice> {
         (e, "down_proj" | "w2") => (e, "down_proj", None, false),
         _ => return None,
     };
-    let tensor = format!("{experts}.{name}");
+    let tensor = format!("{at}.experts.{name}");
     Some(Slice { tensor, expert: expert.parse().ok()?, half, turned })
 }
 
