@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository");
     match arguments.first().map(String::as_str) {
         Some("tidy") if arguments.len() == 1 => tidy(root),
-        Some("fuzz") if arguments.len() > 1 => fuzz(root, &arguments[1..]),
+        Some("fuzz") if arguments.len() > 1 && !arguments.contains(&"--help".to_owned()) => fuzz(root, &arguments[1..]),
         Some("cuda-check") => cuda::check(root, &arguments[1..]),
         Some("dist") => match dist::run(root, &arguments[1..]) {
             Ok(()) => ExitCode::SUCCESS,
