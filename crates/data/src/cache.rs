@@ -9,9 +9,10 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use mapped::Map;
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{Builder, Dataset, ROW_BYTES, Report, Standpoint};
+use crate::dataset::{Builder, Dataset, ROW_BYTES, Report, Standpoint, Tokens};
 use crate::error::{Error, Result};
 use crate::tokenise::{Options, run};
 use crate::tokenizer::Tokenizer;
@@ -285,11 +286,28 @@ fn read(entry: &Path, files: &[PathBuf], options: &Options) -> Option<Dataset> {
     };
     let mut builder = Builder::new();
     let word = |bytes: &[u8]| u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"));
-    section(0, tokens, 4, &mut |bytes| builder.tokens.push(word(bytes)))?;
+    let tokens = match mapped_tokens(&entry.join(FILES[0])) {
+        Some(mapped) => {
+            section(0, tokens, 4, &mut |_| {})?;
+            mapped
+        }
+        None => {
+            let mut held = Vec::new();
+            section(0, tokens, 4, &mut |bytes| held.push(word(bytes)))?;
+            Tokens::Held(held)
+        }
+    };
     section(1, spans, 8, &mut |bytes| builder.spans.push(word(bytes)..word(&bytes[4..])))?;
     section(2, rows, ROW_BYTES, &mut |bytes| builder.rows.push(crate::dataset::Row::decode(bytes)))?;
     builder.report = about.report;
-    Some(builder.finish(files.to_vec(), options.max_length))
+    Some(builder.finish_with(tokens, files.to_vec(), options.max_length))
+}
+
+/// The tokens of an entry where they lie; `None` where there are none, or this machine has no such maps.
+fn mapped_tokens(path: &Path) -> Option<Tokens> {
+    let file = File::open(path).ok()?;
+    let map = Map::new(path, &file, file.metadata().ok()?.len() as usize).ok()?;
+    map.little_endian_words().is_some().then_some(Tokens::InFile(map))
 }
 
 /// Hands out the units of a file whose hash must be `hash`.

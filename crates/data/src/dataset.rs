@@ -1,10 +1,11 @@
 //! Token rows in flat storage: one array of ids, one of loss spans, and a small record per row.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mapped::Map;
 use serde::{Deserialize, Serialize};
 
 use crate::format::Shape;
@@ -98,10 +99,29 @@ impl Report {
     }
 }
 
+/// Token ids of all rows, one after the other.
+#[derive(Debug)]
+pub(crate) enum Tokens {
+    Held(Vec<u32>),
+    /// Where the token cache has them: what is not read takes no memory, and what was can be let go.
+    InFile(Map),
+}
+
+impl Deref for Tokens {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        match self {
+            Tokens::Held(tokens) => tokens,
+            Tokens::InFile(map) => map.little_endian_words().expect("what the cache has found to be so"),
+        }
+    }
+}
+
 /// Token rows. Cheap to split: the tokens are shared.
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    tokens: Arc<Vec<u32>>,
+    tokens: Arc<Tokens>,
     spans: Arc<Vec<Range<u32>>>,
     rows: Vec<Row>,
     files: Arc<Vec<PathBuf>>,
@@ -182,6 +202,12 @@ impl Dataset {
     /// Where row `i` came from: file and line, from 1.
     pub fn source(&self, i: usize) -> (&Path, u64) {
         (&self.files[self.rows[i].file as usize], self.rows[i].line)
+    }
+
+    /// Bytes of memory that it takes, but for tokens that are read where the token cache has them.
+    pub fn held_bytes(&self) -> usize {
+        let tokens = if let Tokens::Held(tokens) = &*self.tokens { size_of_val(&tokens[..]) } else { 0 };
+        tokens + size_of_val(&self.spans[..]) + size_of_val(&self.rows[..])
     }
 
     /// The data files.
@@ -350,9 +376,15 @@ impl Builder {
         rows.collect()
     }
 
-    pub(crate) fn finish(self, files: Vec<PathBuf>, max_length: Option<usize>) -> Dataset {
+    pub(crate) fn finish(mut self, files: Vec<PathBuf>, max_length: Option<usize>) -> Dataset {
+        let tokens = Tokens::Held(std::mem::take(&mut self.tokens));
+        self.finish_with(tokens, files, max_length)
+    }
+
+    /// With tokens that it has not collected itself.
+    pub(crate) fn finish_with(self, tokens: Tokens, files: Vec<PathBuf>, max_length: Option<usize>) -> Dataset {
         Dataset {
-            tokens: Arc::new(self.tokens),
+            tokens: Arc::new(tokens),
             spans: Arc::new(self.spans),
             rows: self.rows,
             files: Arc::new(files),

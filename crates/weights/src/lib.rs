@@ -4,7 +4,7 @@
 //! alive, to be used in place or converted. Writing never holds a model: [`write_model`] asks for one tensor after the
 //! other. Nothing in a model folder is executed, and no name in it leaves the folder.
 
-#![deny(unsafe_code)] // `map` alone is exempt, for memory-mapping
+#![forbid(unsafe_code)]
 
 #[cfg(target_endian = "big")]
 compile_error!("safetensors are little-endian and are used in place: a big-endian host needs a converting reader");
@@ -18,7 +18,6 @@ mod error;
 mod folder;
 mod header;
 mod json;
-mod map;
 mod merge;
 mod mlx;
 mod peft;

@@ -15,7 +15,7 @@ use crate::convert::{self, Element};
 use crate::dtype::{DType, TensorInfo};
 use crate::error::Error;
 use crate::header::{Entry, Fault, Header, MAX_HEADER, parse_header};
-use crate::map::Map;
+use mapped::Map;
 
 /// An open safetensors file.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ impl SafeTensors {
         file.read_exact(&mut json).map_err(Error::io("read", path))?;
         let header = parse_header(&json, data_len).map_err(invalid)?;
 
-        let map = Map::new(path, &file, file_len as usize)?;
+        let map = Map::new(path, &file, file_len as usize).map_err(Error::io("map", path))?;
         Ok(SafeTensors { map: Arc::new(map), header: Arc::new(header), data_start: 8 + json.len() })
     }
 

@@ -14,7 +14,7 @@ const MAX_LINES: usize = 600;
 const MAX_MACROS: usize = 2;
 
 /// Crates that may write `unsafe`: devices, memory maps, communication.
-const UNSAFE: [&str; 3] = ["dist", "kernels", "weights"];
+const UNSAFE: [&str; 3] = ["dist", "kernels", "mapped"];
 
 /// Crates that may read arguments and environment, and print.
 const FRONT: [&str; 3] = ["bench", "cli", "xtask"];

@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::error::Error;
-use crate::map::Map;
 use crate::write::write_pieces;
+use mapped::Map;
 
 const END: u32 = 0x0605_4b50;
 const CENTRAL: u32 = 0x0201_4b50;
@@ -50,7 +50,7 @@ impl Archive {
         if !metadata.is_file() || metadata.len() < END_SIZE as u64 {
             return Err(Error::adapter(path, "expected an npz archive, found something shorter or no file"));
         }
-        let map = Map::new(path, &file, metadata.len() as usize)?;
+        let map = Map::new(path, &file, metadata.len() as usize).map_err(Error::io("map", path))?;
         let members = directory(map.bytes()).map_err(|what| Error::adapter(path, what))?;
         Ok(Archive { map, members })
     }
