@@ -151,7 +151,7 @@ impl<'a, B: Backend> Stepper<'a, B> {
     /// Makes the next step; returns its loss and the tokens of its rows.
     pub(crate) fn step(&mut self) -> (f64, u64) {
         let rows = rows_of(self.job, self.step);
-        self.backend.fill_zero(self.grads.values.out());
+        self.grads.begin(self.backend);
         // The context borrows all but the gradient, which goes in and out by hand.
         let mut grads = std::mem::replace(&mut self.grads, Gradient::running(self.backend, 0));
         let report = match self.preference() {

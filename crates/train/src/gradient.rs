@@ -79,7 +79,7 @@ impl<B: Backend> Gradient<B> {
     }
 
     /// Before the first pack of a step.
-    pub(crate) fn begin(&mut self, backend: &B) {
+    pub fn begin(&mut self, backend: &B) {
         backend.fill_zero(self.values.out());
         (self.groups, self.before) = (0, 0);
         self.trees.iter_mut().chain(&mut self.outlines).for_each(Tree::clear);
@@ -109,9 +109,11 @@ impl<B: Backend> Gradient<B> {
             self.given = Some(all.iter().map(|node| node.iter().copied().collect()).collect());
             return;
         }
-        self.outlines.resize_with(all.len(), Tree::default);
-        let leaves = self.outlines.iter_mut().zip(&all);
-        leaves.for_each(|(tree, node)| node.iter().for_each(|node| tree.push(*node, Vec::new())));
+        if self.sum == Sum::Tree {
+            self.outlines.resize_with(all.len(), Tree::default);
+            let leaves = self.outlines.iter_mut().zip(&all);
+            leaves.for_each(|(tree, node)| node.iter().for_each(|node| tree.push(*node, Vec::new())));
+        }
         self.given = (turn.last && self.groups == 1 && all.len() > 1).then(|| self.held(all.len()));
     }
 
