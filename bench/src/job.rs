@@ -187,3 +187,32 @@ pub(crate) fn work_of(job: &Job, step: usize) -> Work {
     let mode = Mode { adapters: job.adapter.as_ref().map(|a| &a.adapters), preference: job.kto().is_some() };
     work::of_step(&job.blueprint, &packs_of(job, &rows_of(job, step)), mode)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernels::Cpu;
+
+    #[test]
+    fn steps_follow_one_another_and_learn() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/golden");
+        let scratch = std::env::temp_dir().join(format!("prospect-bench-{}", std::process::id()));
+        let (model, cpu) = (golden.join("models/qwen2"), Cpu::<f64>::new(1));
+        for (objective, data) in [(Objective::Kto, "kto_plain.jsonl"), (Objective::Sft, "sft_prompt_completion.jsonl")]
+        {
+            for tuning in [Tuning::Lora, Tuning::Full] {
+                let data = golden.join("data").join(data);
+                let case = Case { name: "qwen2", model: &model, data: &data, objective, tuning, batch: 2, bf16: false };
+                let job = case.load(3, &scratch).unwrap();
+                let plan = Plan::new(&job).unwrap();
+                let mut stepper = Stepper::new(&cpu, &job, &plan).unwrap();
+                stepper.cache_reference();
+                let made: Vec<(f64, u64)> = (0..3).map(|_| stepper.step()).collect();
+                let told = format!("{}: {made:?}", case.title());
+                assert!(made.iter().all(|(loss, tokens)| loss.is_finite() && *tokens > 0), "{told}");
+                assert!(made[0].0 != made[1].0, "{told}");
+            }
+        }
+        let _ = std::fs::remove_dir_all(&scratch);
+    }
+}
