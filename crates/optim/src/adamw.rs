@@ -1,7 +1,7 @@
 //! AdamW over an arena: two moments beside the values, in full or in eight bits; weight decay on the tensors that want it.
 
-use kernels::adamw8::BLOCK;
-use kernels::{AdamwStep, Backend, Mat, MomentCodes, Moments, Rounding, Values, bf16};
+use kernels::adamw8::{Arrays, BLOCK, Part};
+use kernels::{AdamwStep, Backend, Mat, MomentCodes, Rounding, bf16};
 use std::ops::Range;
 
 /// Tensors with fewer elements keep moments of full precision, as in bitsandbytes.
@@ -176,13 +176,6 @@ pub struct Eight<B: Backend> {
     pub absmax: Mat<B, B::Real>,
 }
 
-impl<B: Backend> Eight<B> {
-    fn part(&mut self, own: &Range<usize>, blocks: &Range<usize>) -> MomentCodes<'_, B> {
-        let codes = self.codes.out().cols(own.clone()).into_acc();
-        MomentCodes { codes, absmax: self.absmax.out().cols(blocks.clone()).into_acc() }
-    }
-}
-
 /// The optimiser and its state.
 pub struct AdamW<B: Backend> {
     settings: Settings,
@@ -219,34 +212,37 @@ impl<B: Backend> AdamW<B> {
     ) {
         self.steps += 1;
         let Settings { beta1, beta2, epsilon, weight_decay, rounding, seed } = self.settings;
-        let [m8, v8] = &mut self.eight;
+        let mut parts = Vec::new();
         for Group { member: Member { range, values: (at, half), decay, .. }, place, first } in &self.layout.groups {
             let weight_decay = if *decay { weight_decay } else { 0.0 };
             let step = AdamwStep { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.steps, grad_scale };
-            let (at, grads) = (*at..at + range.len(), grads.view().cols(*first..first + range.len()));
-            if let (Place::Plain(own), false) = (place, *half) {
-                let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(own.clone()).into_acc());
-                backend.adamw(&step, values.out().cols(at).into_acc(), grads, m, v);
+            let own = *first..*first + range.len();
+            if let (Place::Plain(moments), false) = (place, *half) {
+                let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(moments.clone()).into_acc());
+                let values = values.out().cols(*at..*at + range.len()).into_acc();
+                backend.adamw(&step, values, grads.view().cols(own), m, v);
                 continue;
             }
-            let moments = match place {
-                Place::Plain(own) => {
-                    let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(own.clone()).into_acc());
-                    Moments::Real { m, v }
-                }
-                Place::Eight(own, blocks) => {
-                    Moments::Codes { m: m8.part(own, blocks), v: v8.part(own, blocks), rounding }
-                }
+            let (moments, amounts) = match place {
+                Place::Plain(moments) => (moments.start, None),
+                Place::Eight(codes, blocks) => (codes.start, Some(blocks.start)),
             };
-            let values = match half {
-                false => Values::Real(values.out().cols(at).into_acc()),
-                true => {
-                    let key = mix(mix(seed) ^ self.steps).wrapping_add(range.start as u64);
-                    Values::Half { values: halves.out().cols(at).into_acc(), key }
-                }
-            };
-            backend.adamw8(&step, values, grads, moments);
+            let half = half.then(|| mix(mix(seed) ^ self.steps).wrapping_add(range.start as u64));
+            parts.push(Part { step, grads: own, values: *at, half, moments, amounts });
         }
+        if parts.is_empty() {
+            return;
+        }
+        let [m8, v8] = &mut self.eight;
+        let arrays = Arrays {
+            values: values.acc(),
+            halves: halves.acc(),
+            grads: grads.view(),
+            moments: [self.m.acc(), self.v.acc()],
+            codes: [m8, v8].map(|x| MomentCodes { codes: x.codes.acc(), absmax: x.absmax.acc() }),
+            rounding,
+        };
+        backend.adamw8_parts(arrays, &parts);
     }
 }
 
