@@ -56,7 +56,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         k.fill_zero(self.grads.out());
         let ctx = Context {
             backend: k,
-            params: Params { table: &self.table, values: &self.values, halves: None, away: None },
+            params: Params { table: &self.table, values: &self.values, halves: None, lent: &[], away: None },
             adapters: true,
             dropout: None,
         };

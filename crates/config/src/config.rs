@@ -507,6 +507,8 @@ pub struct Engine {
     pub shard_ranks: Option<usize>,
     /// The same bits on any number of ranks; `None`: with several ranks, where `deterministic`.
     pub elastic: Option<bool>,
+    /// Over what ranks exchange; `None`: as the device suggests.
+    pub backend: Option<RankBackend>,
     /// How long ranks wait for one another.
     pub dist_timeout: std::time::Duration,
     /// Recompute activations.
@@ -524,6 +526,15 @@ impl Engine {
     pub fn is_elastic(&self, ranks: usize) -> bool {
         self.elastic.unwrap_or(self.deterministic && ranks > 1)
     }
+}
+
+/// Over what ranks exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RankBackend {
+    /// MPI: what is exchanged lies on the host.
+    Mpi,
+    /// NCCL: from GPU to GPU.
+    Nccl,
 }
 
 /// Where training computes.

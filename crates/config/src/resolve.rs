@@ -498,6 +498,9 @@ impl Resolved {
             zero_stage: self.count("zero_stage").expect(CHECKED) as u8,
             shard_ranks: self.count("shard_ranks"),
             elastic: self.bool("elastic"),
+            backend: self
+                .text("ddp_backend")
+                .map(|name| if name == "nccl" { RankBackend::Nccl } else { RankBackend::Mpi }),
             dist_timeout: std::time::Duration::from_secs_f64(self.number("dist_timeout")),
             recompute: match self.bool("gradient_checkpointing") {
                 Some(true) => Recompute::Always,

@@ -20,7 +20,8 @@ use optim::schedule::{Ramp, Schedule, Shape, StableDecay, warmup_steps};
 pub use ranks::Team;
 use ranks::{Whole, packs};
 pub use room::ask_gpu;
-use room::{is_on_gpu, of_activation, room, scratch};
+pub(crate) use room::is_on_gpu;
+use room::{of_activation, room, scratch};
 use std::fmt::Write;
 
 /// Rows of a pack beyond which products get hardly faster, and what a block works with gets larger.
@@ -151,6 +152,7 @@ impl Plan {
             // A GPU has all of it; a processor reads what it needs where the file is mapped.
             _ => stored - crate::storage::copied_bytes(job) - if on_gpu { 0 } else { job.unread },
         };
+        let frozen = team.frozen(frozen, &crate::storage::lent_bytes(job), on_gpu);
         let scale = |rows: usize, cap: usize| rows.min(cap);
         let rows = held_rows(job, load, execution);
         let (saved, again) = Blocks::of(job).bytes(rows, execution.keep);
@@ -269,7 +271,7 @@ fn trained_tensors(job: &Job) -> Vec<Trained> {
 const HEAD: &str = "lm_head.weight";
 
 /// The block that a tensor or a module is in.
-fn block_of(name: &str) -> Option<usize> {
+pub(crate) fn block_of(name: &str) -> Option<usize> {
     name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 

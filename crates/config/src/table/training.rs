@@ -206,7 +206,6 @@ pub(super) const ENTRIES: &[Entry] = &[
     idle("ddp_bucket_cap_mb", Int(1), "", "DDP", RANKS),
     idle("ddp_broadcast_buffers", Bool, "", "DDP", RANKS),
     idle("ddp_static_graph", Bool, "", "DDP", RANKS),
-    idle("ddp_backend", Text, "", "DDP", RANKS),
     idle("ddp_timeout", Int(1), "1800", "DDP", RANKS),
     idle("fsdp", Anything, "", "FSDP", RANKS),
     idle("fsdp_config", Anything, "", "FSDP", RANKS),

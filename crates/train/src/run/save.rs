@@ -186,6 +186,7 @@ fn decides(key: &str) -> bool {
         "zero_stage",
         "shard_ranks",
         "dist_timeout",
+        "ddp_backend",
         "kl_stop",
         "threads",
         "max_memory",
