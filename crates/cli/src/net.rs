@@ -6,6 +6,7 @@ use crate::progress::Bar;
 use crate::ranks;
 use crate::screen::Screen;
 use clap::Args;
+use config::{Device, RankBackend};
 use dist::line::Line;
 use dist::{Collective, World};
 use serde_json::json;
@@ -26,6 +27,9 @@ pub(crate) struct NetArgs {
     /// How often each is measured [default: 7 to 501 times].
     #[arg(long, value_name = "N", requires = "net", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
+    /// Over what: mpi or nccl [default: what the launcher brings].
+    #[arg(long, value_name = "NAME", requires = "net", value_parser = backend)]
+    backend: Option<RankBackend>,
     /// Seconds that ranks wait for one another.
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, requires = "net", value_parser = seconds)]
     timeout: f64,
@@ -34,6 +38,14 @@ pub(crate) struct NetArgs {
 fn collective(name: &str) -> Result<Collective, String> {
     let found = Collective::ALL.into_iter().find(|c| c.name() == name);
     found.ok_or_else(|| format!("expected one of {}", Collective::ALL.map(Collective::name).join(", ")))
+}
+
+fn backend(name: &str) -> Result<RankBackend, String> {
+    match name {
+        "mpi" => Ok(RankBackend::Mpi),
+        "nccl" => Ok(RankBackend::Nccl),
+        _ => Err("expected mpi or nccl".to_owned()),
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -58,7 +70,10 @@ struct Pair {
 
 /// `prospect doctor --net`
 pub(crate) fn net(args: &NetArgs, as_json: bool, screen: &Screen) -> Result<u8, Failure> {
-    let world = ranks::join()?;
+    let launch = ranks::launched()?;
+    let quiet = launch.as_ref().is_some_and(|launch| launch.rank > 0);
+    let screen = if quiet { screen.quieted() } else { *screen };
+    let world = ranks::join(launch.as_ref(), Device::Auto, args.backend, &screen)?;
     if world.size() == 1 {
         return Err(Failure::usage(
             "--net: expected several ranks, found one process: `prospect launch -n 4 doctor --net`, or mpirun or srun",
@@ -66,7 +81,6 @@ pub(crate) fn net(args: &NetArgs, as_json: bool, screen: &Screen) -> Result<u8, 
     }
     world.set_timeout(Duration::from_secs_f64(args.timeout));
     let report = Report { world: &world, as_json };
-    let screen = if world.leads() { *screen } else { screen.quieted() };
     let measured = report.collectives(args, &screen)?;
     if measured.len() > 3 {
         report.model(&measured, args)?;

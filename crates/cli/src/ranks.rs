@@ -1,38 +1,58 @@
 //! Several ranks: joining those that a launcher started, starting them, and the script that Slurm starts them with.
 
+mod spawn;
+
 use crate::args::{LaunchArgs, SlurmArgs};
 use crate::failure::Failure;
 use crate::gpu;
 use crate::output::{self, word};
 use crate::screen::Screen;
-use dist::launch::{Launch, detect, meeting};
+use config::{Device, RankBackend};
+use dist::launch::{self, Launch, detect, meeting};
 use dist::{Nccl, Rendezvous, World, nccl};
 use std::path::Path;
 use std::time::Instant;
 
-/// All ranks of this job; this process alone where no launcher started several.
-pub(crate) fn join() -> Result<World, Failure> {
-    match detect(|name| std::env::var(name).ok())? {
-        Some(launch) if launch.size > 1 => engine(&launch),
-        _ => Ok(World::solo()),
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// This process among several that a launcher started; `None`: alone.
+pub(crate) fn launched() -> Result<Option<Launch>, Failure> {
+    Ok(detect(variable)?.filter(|launch| launch.size > 1))
+}
+
+/// All ranks of this job, which compute on `device`; this process alone where no launcher started several.
+pub(crate) fn join(
+    launch: Option<&Launch>,
+    device: Device,
+    backend: Option<RankBackend>,
+    screen: &Screen,
+) -> Result<World, Failure> {
+    let Some(launch) = launch else { return Ok(World::solo()) };
+    let on_gpu = matches!(device, Device::Cuda(_));
+    let gpu = if let Device::Cuda(number) = device { number } else { launch::own_gpu(launch, variable).unwrap_or(0) };
+    match (launch.launcher.speaks_mpi(), backend) {
+        (false, _) => nccl(launch, gpu),
+        (true, Some(RankBackend::Nccl)) => over_nccl(launch, gpu, screen),
+        (true, None) if on_gpu => over_nccl(launch, gpu, screen),
+        (true, _) => over_mpi(launch),
     }
 }
 
-fn engine(launch: &Launch) -> Result<World, Failure> {
-    if launch.launcher.speaks_mpi() { mpi(launch) } else { nccl(launch) }
+fn found(gpu: usize) -> Result<nccl::Found, dist::Error> {
+    nccl::Found::open(&nccl::Options { device: gpu, folders: gpu::options().folders })
 }
 
-/// Ranks of torchrun and the like have a GPU each.
-fn nccl(launch: &Launch) -> Result<World, Failure> {
+/// Ranks that their launcher does not bring together have a GPU each.
+fn nccl(launch: &Launch, gpu: usize) -> Result<World, Failure> {
     let (rank, size, by) = (launch.rank, launch.size, launch.launcher.name());
-    let options = nccl::Options { device: launch.local_rank.unwrap_or(0), folders: gpu::options().folders };
-    let found = nccl::Found::open(&options).map_err(|e| {
+    let found = found(gpu).map_err(|e| {
         Failure::usage(format!(
             "this is rank {rank} of {size}, started by {by}, whose ranks meet over NCCL: {e}. On CPUs start them with `prospect launch -n {size}`, mpirun or srun"
         ))
     })?;
     let until = Instant::now() + dist::TIMEOUT;
-    let variable = |name: &str| std::env::var(name).ok();
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| variable("HOSTNAME"));
     let machine = machine.map_or_else(|| "this machine".to_owned(), |name| name.trim().to_owned());
     let channel = Rendezvous::join(&meeting(launch, machine, variable)?, until)?;
@@ -43,14 +63,35 @@ fn nccl(launch: &Launch) -> Result<World, Failure> {
 pub(crate) fn own_gpu(loaded: &mut config::Loaded) {
     loaded.stages.iter_mut().for_each(own_gpu);
     let device = &mut loaded.config.engine.device;
-    let launch = detect(|name| std::env::var(name).ok()).ok().flatten();
-    if let (config::Device::Cuda(0), Some(own)) = (&device, launch.filter(|l| l.size > 1).and_then(|l| l.local_rank)) {
-        *device = config::Device::Cuda(own);
+    let launch = launched().ok().flatten();
+    if let (Device::Cuda(0), Some(own)) = (&device, launch.and_then(|launch| launch::own_gpu(&launch, variable))) {
+        *device = Device::Cuda(own);
     }
 }
 
 #[cfg(feature = "mpi")]
-fn mpi(launch: &Launch) -> Result<World, Failure> {
+fn over_mpi(launch: &Launch) -> Result<World, Failure> {
+    Ok(World::new(Box::new(mpi(launch)?), dist::TIMEOUT)?)
+}
+
+/// NCCL, whose id goes over MPI; where a rank has none, MPI.
+#[cfg(feature = "mpi")]
+fn over_nccl(launch: &Launch, gpu: usize, screen: &Screen) -> Result<World, Failure> {
+    let (mpi, until) = (mpi(launch)?, Instant::now() + dist::TIMEOUT);
+    let found = found(gpu);
+    let engine: Box<dyn dist::Comm> = match (mpi.all(found.is_ok(), until)?, found) {
+        (true, Ok(found)) => Box::new(Nccl::join(found, Box::new(mpi), until)?),
+        (_, found) => {
+            let why = found.err().map_or_else(|| "another rank has none".to_owned(), |e| e.to_string());
+            screen.note(format_args!("no NCCL, ranks exchange over MPI: {why}"));
+            Box::new(mpi)
+        }
+    };
+    Ok(World::new(engine, dist::TIMEOUT)?)
+}
+
+#[cfg(feature = "mpi")]
+fn mpi(launch: &Launch) -> Result<dist::Mpi, Failure> {
     let (size, by) = (launch.size, launch.launcher.name());
     let mpi = dist::Mpi::start()?;
     let found = dist::Comm::size(&mpi);
@@ -59,11 +100,17 @@ fn mpi(launch: &Launch) -> Result<World, Failure> {
             "{by} started {size} ranks, and MPI knows {found}: the launcher and the MPI this program is linked with do not belong together (with srun, try `--mpi=pmix` or `--mpi=pmi2`)"
         )));
     }
-    Ok(World::new(Box::new(mpi), dist::TIMEOUT)?)
+    Ok(mpi)
+}
+
+/// Without MPI ranks on GPUs meet as those of torchrun do.
+#[cfg(not(feature = "mpi"))]
+fn over_nccl(launch: &Launch, gpu: usize, _: &Screen) -> Result<World, Failure> {
+    nccl(launch, gpu)
 }
 
 #[cfg(not(feature = "mpi"))]
-fn mpi(launch: &Launch) -> Result<World, Failure> {
+fn over_mpi(launch: &Launch) -> Result<World, Failure> {
     let (rank, size, by) = (launch.rank, launch.size, launch.launcher.name());
     Err(Failure::usage(format!("this is rank {rank} of {size}, started by {by}. {NO_MPI}")))
 }
@@ -71,15 +118,19 @@ fn mpi(launch: &Launch) -> Result<World, Failure> {
 #[cfg(not(feature = "mpi"))]
 const NO_MPI: &str = "This program was built without `mpi`, over which ranks on CPUs meet: build it with `cargo build --release --features mpi` (Debian: apt-get install libopenmpi-dev openmpi-bin)";
 
-/// `prospect launch`
+/// `prospect launch`: ranks on GPUs are processes of ours, those on CPUs MPI's.
+pub(crate) fn launch(args: &LaunchArgs, screen: &Screen) -> Result<u8, Failure> {
+    if spawn::is_on_gpus(&args.command, screen) { spawn::spawn(args, screen) } else { mpirun(args, screen) }
+}
+
 #[cfg(not(feature = "mpi"))]
-pub(crate) fn launch(_: &LaunchArgs, _: &Screen) -> Result<u8, Failure> {
+fn mpirun(_: &LaunchArgs, _: &Screen) -> Result<u8, Failure> {
     Err(Failure::usage(NO_MPI))
 }
 
-/// `prospect launch`: `mpirun` with this program.
+/// `mpirun` with this program.
 #[cfg(feature = "mpi")]
-pub(crate) fn launch(args: &LaunchArgs, screen: &Screen) -> Result<u8, Failure> {
+fn mpirun(args: &LaunchArgs, screen: &Screen) -> Result<u8, Failure> {
     use std::process::Command;
     let program = std::env::current_exe().map_err(|e| Failure::usage(format!("cannot find this program: {e}")))?;
     let version = Command::new("mpirun").arg("--version").output().map_err(|e| {
@@ -105,7 +156,6 @@ pub(crate) fn launch(args: &LaunchArgs, screen: &Screen) -> Result<u8, Failure> 
 }
 
 /// Exit code where another rank failed.
-#[cfg(feature = "mpi")]
 const PEER: u8 = 7;
 /// Exit code after a second interrupt.
 #[cfg(feature = "mpi")]
@@ -142,6 +192,13 @@ fn script(args: &SlurmArgs, loaded: &config::Loaded) -> String {
     head.push(format!("signal=TERM@{}", args.signal));
     head.extend(["requeue", "open-mode=append", "output=slurm-%j.log"].map(str::to_owned));
     let head: String = head.iter().map(|line| format!("#SBATCH --{line}\n")).collect();
+    // Without MPI ranks on GPUs meet there.
+    let meeting = match args.gpus {
+        Some(_) => {
+            "export MASTER_ADDR=$(scontrol show hostnames \"$SLURM_JOB_NODELIST\" | head -n 1) MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))\n"
+        }
+        None => "",
+    };
     let words: Vec<String> = args.overrides.iter().map(|w| word(Path::new(w))).collect();
     let train = [&["prospect".to_owned(), "train".to_owned(), word(&args.config)], &words[..]].concat().join(" ");
     format!(
@@ -149,7 +206,7 @@ fn script(args: &SlurmArgs, loaded: &config::Loaded) -> String {
 # Written by `prospect slurm`. {all} ranks; a step has the rows of all of them unless train_batch_size is set.
 # Slurm sends SIGTERM to the ranks {signal} s before the time is up: they save and end with 75, and the job is queued again. It then goes
 # on from its newest checkpoint that verifies; so does one that Slurm itself queues again after a node has failed.
-srun --mpi={mpi} --kill-on-bad-exit=1 {train} resume_from_checkpoint=true
+{meeting}srun --mpi={mpi} --kill-on-bad-exit=1 {train} resume_from_checkpoint=true
 code=$?
 if [ \"$code\" -eq 75 ]; then
     scontrol requeue \"$SLURM_JOB_ID\"

@@ -66,16 +66,27 @@ pub(crate) fn plan(args: &PlanArgs, nodes: u32, loaded: &Loaded) -> Result<u8, F
             Side::Right,
             Side::Right,
             Side::Right,
+            Side::Right,
         ],
         &lines(device, &found),
     )?;
-    output::line("")?;
-    output::line("ranks on GPUs are not offered yet: their figures are for comparison")?;
     Ok(0)
 }
 
 fn lines(device: &Device, found: &[Stage]) -> Vec<Vec<String>> {
-    let head = ["stage", "state", "activations", "rank", "fits", "sent", "compute", "wire", "not hidden", "efficiency"];
+    let head = [
+        "stage",
+        "state",
+        "activations",
+        "rank",
+        "fits",
+        "sent",
+        "between",
+        "compute",
+        "wire",
+        "not hidden",
+        "efficiency",
+    ];
     let gigabytes = |bytes: f64| format!("{:.1} GB", bytes / 1e9);
     let row = |s: &Stage| {
         vec![
@@ -85,6 +96,7 @@ fn lines(device: &Device, found: &[Stage]) -> Vec<Vec<String>> {
             gigabytes(s.memory()),
             if s.memory() < device.memory { "yes" } else { "no" }.to_owned(),
             gigabytes(s.wire),
+            gigabytes(s.between),
             format!("{:.2} s", s.compute),
             format!("{:.2} s", s.network),
             format!("{:.2} s", s.exposed),
@@ -167,6 +179,7 @@ fn as_json(work: &Workload, device: &Device, cluster: &Cluster, found: &[Stage])
                 "memory_bytes": s.memory(),
                 "fits": s.memory() < device.memory,
                 "sent_bytes": s.wire,
+                "between_machines_bytes": s.between,
                 "compute_seconds": s.compute,
                 "network_seconds": s.network,
                 "exposed_seconds": s.exposed,

@@ -9,6 +9,7 @@ use crate::signals;
 use crate::{first_use, plan, ranks};
 use config::{Loaded, Tuning};
 use dist::World;
+use dist::launch::Launch;
 use serde_json::{Map, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -92,10 +93,13 @@ pub(crate) fn train(args: &TrainArgs, screen: &Screen) -> Result<u8, Failure> {
     if args.dry_run {
         return plan::rehearse(load(&args.config, screen)?, args.json, screen);
     }
-    let world = ranks::join()?;
-    let screen = &heard(&world, screen);
-    let mut loaded = load(&args.config, screen)?;
+    let launch = ranks::launched()?;
+    let screen = &heard(launch.as_ref(), screen);
+    let mut loaded = read(&args.config, screen)?;
     ranks::own_gpu(&mut loaded);
+    let engine = &loaded.config.engine;
+    let world = ranks::join(launch.as_ref(), engine.device, engine.backend, screen)?;
+    first_use::prepare(&mut loaded, args.config.flags.hf_token.as_deref(), screen)?;
     let inputs: Vec<&Path> = args.config.words().0.into_iter().collect();
     run(&world, &loaded, &inputs, args.json, screen)
 }
@@ -106,21 +110,27 @@ pub(crate) fn resume(args: &ResumeArgs, screen: &Screen) -> Result<u8, Failure> 
         let found = if args.run.exists() { rundir::Error::NotARun } else { rundir::Error::NoRun };
         return Err(found(args.run.clone()).into());
     }
-    let world = ranks::join()?;
-    let screen = &heard(&world, screen);
+    let launch = ranks::launched()?;
+    let screen = &heard(launch.as_ref(), screen);
     // The folder may have been moved since; JSON strings are YAML strings.
     let output_dir = json!(args.run.display().to_string()).to_string();
     let overrides = [("resume_from_checkpoint".to_owned(), "true".to_owned()), ("output_dir".to_owned(), output_dir)];
-    // What is worth saying about it was said when the run began.
-    let mut loaded = load_from(&args.run.join("config.yaml"), &overrides)?;
-    first_use::prepare(&mut loaded, None, screen)?;
+    let mut loaded = recorded(&args.run, &overrides)?;
     ranks::own_gpu(&mut loaded);
+    let engine = &loaded.config.engine;
+    let world = ranks::join(launch.as_ref(), engine.device, engine.backend, screen)?;
+    first_use::prepare(&mut loaded, None, screen)?;
     run(&world, &loaded, &[], args.json, screen)
 }
 
+/// What a run was begun with; what is worth saying about it was said then.
+pub(crate) fn recorded(run: &Path, overrides: &[(String, String)]) -> Result<Loaded, Failure> {
+    load_from(&run.join("config.yaml"), overrides)
+}
+
 /// Rank 0 speaks for all.
-fn heard(world: &World, screen: &Screen) -> Screen {
-    if world.leads() { *screen } else { screen.quieted() }
+fn heard(launch: Option<&Launch>, screen: &Screen) -> Screen {
+    if launch.is_none_or(|launch| launch.rank == 0) { *screen } else { screen.quieted() }
 }
 
 fn run(world: &World, loaded: &Loaded, inputs: &[&Path], json: bool, screen: &Screen) -> Result<u8, Failure> {

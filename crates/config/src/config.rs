@@ -348,10 +348,12 @@ pub struct Batch {
 }
 
 /// AdamW.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Optimizer {
     /// How moments are held.
     pub name: OptimizerName,
+    /// The folder on whose disk they are kept; `None`: in memory.
+    pub on_disk: Option<PathBuf>,
     /// Where the exact weights are.
     pub master: Master,
     /// Peak learning rate.
@@ -507,6 +509,8 @@ pub struct Engine {
     pub shard_ranks: Option<usize>,
     /// The same bits on any number of ranks; `None`: with several ranks, where `deterministic`.
     pub elastic: Option<bool>,
+    /// Over what ranks exchange; `None`: as the device suggests.
+    pub backend: Option<RankBackend>,
     /// How long ranks wait for one another.
     pub dist_timeout: std::time::Duration,
     /// Recompute activations.
@@ -524,6 +528,15 @@ impl Engine {
     pub fn is_elastic(&self, ranks: usize) -> bool {
         self.elastic.unwrap_or(self.deterministic && ranks > 1)
     }
+}
+
+/// Over what ranks exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RankBackend {
+    /// MPI: what is exchanged lies on the host.
+    Mpi,
+    /// NCCL: from GPU to GPU.
+    Nccl,
 }
 
 /// Where training computes.

@@ -354,6 +354,10 @@ impl Resolved {
                 "adamw_8bit" => OptimizerName::Adamw8bit,
                 _ => OptimizerName::AdamwTorch,
             },
+            on_disk: (self.word("offload_optimizer_device") == "nvme").then(|| {
+                let folder = self.text("offload_optimizer_nvme_path");
+                folder.unwrap_or_else(|| self.word("output_dir")).into()
+            }),
             master: if self.word("optim_master") == "none" { Master::None } else { Master::F32 },
             learning_rate: self.number("learning_rate"),
             beta1: self.number("adam_beta1"),
@@ -495,6 +499,9 @@ impl Resolved {
             zero_stage: self.count("zero_stage").expect(CHECKED) as u8,
             shard_ranks: self.count("shard_ranks"),
             elastic: self.bool("elastic"),
+            backend: self
+                .text("ddp_backend")
+                .map(|name| if name == "nccl" { RankBackend::Nccl } else { RankBackend::Mpi }),
             dist_timeout: std::time::Duration::from_secs_f64(self.number("dist_timeout")),
             recompute: match self.bool("gradient_checkpointing") {
                 Some(true) => Recompute::Always,

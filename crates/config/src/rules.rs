@@ -36,6 +36,7 @@ pub(crate) fn check(settings: &mut Settings, source: &Source) -> Facts {
     check.adapter();
     check.master();
     check.products();
+    check.offload();
     check.rope();
     check.compat();
     check.kto();

@@ -1,6 +1,6 @@
 //! What ranks say beside their exchanges: last words, and whom those waited for who have waited in vain.
 
-use crate::Stuck;
+use crate::{Error, Stuck};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,23 @@ pub trait Channel: Send + Sync {
 
     /// What a rank has said, and which, if any has. Does not wait.
     fn hear(&self) -> Option<(usize, String)>;
+
+    /// This rank ends, whatever the others do: nobody is waited for any more, and nothing is said or heard.
+    fn end(&self) {}
+}
+
+/// What went wrong as ranks met.
+pub(crate) fn not_met(channel: &dyn Channel, stuck: Stuck) -> Error {
+    let (rank, size) = (channel.rank(), channel.size());
+    let who = match stuck {
+        Stuck::Missing(ranks) => {
+            format!("nothing from rank {}", ranks.iter().map(usize::to_string).collect::<Vec<_>>().join(", "))
+        }
+        Stuck::Left { rank, why } => format!("rank {rank} has ended: {why}"),
+    };
+    Error::Launch {
+        what: format!("rank {rank} of {size}, as ranks meet: {who}; look at that rank's output and machine"),
+    }
 }
 
 /// Begins the last words of a rank that waited in vain for those that follow.

@@ -92,6 +92,8 @@ pub struct Stage {
     pub activations: f64,
     /// Sent by a rank in a step, bytes.
     pub wire: f64,
+    /// Of these, what goes to other machines, bytes: every rank sends to all others alike.
+    pub between: f64,
     /// Time of the products, seconds.
     pub compute: f64,
     /// Time on the slowest link, seconds.
@@ -133,6 +135,7 @@ pub fn stages(work: &Workload, device: &Device, cluster: &Cluster) -> [Stage; 4]
         };
         let gathered = if stage == 3 { 2.0 * work.accumulation * width * frozen } else { 0.0 };
         let wire = others * (times * weights + gathered);
+        let between = wire * (n - cluster.per_node) / (n - 1.0).max(1.0);
         let network = wire / cluster.slowest(device);
         // Weights that are gathered ahead hide behind all products, a gradient behind backward, two thirds of them; what comes after the
         // update hides behind nothing.
@@ -142,6 +145,6 @@ pub fn stages(work: &Workload, device: &Device, cluster: &Cluster) -> [Stage; 4]
         };
         let exposed = (network - hidden).max(0.0);
         let activations = width * work.tokens * work.hidden * work.layers;
-        Stage { stage, state, activations, wire, compute, network, exposed }
+        Stage { stage, state, activations, wire, between, compute, network, exposed }
     })
 }

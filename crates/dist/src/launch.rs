@@ -1,7 +1,7 @@
 //! Who started this process, and as which rank of how many: read from the variables that launchers set.
 
 use crate::Error;
-use crate::rendezvous::Meeting;
+use crate::rendezvous::{Meeting, Place};
 
 /// What started the ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,16 +87,40 @@ pub fn detect(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Launch
     Ok(None)
 }
 
-/// Where ranks meet that `RANK` and `WORLD_SIZE` number: `MASTER_ADDR` and `MASTER_PORT`, or the port after that, where torchrun itself
-/// listens at it. `machine` is the name of this one.
+/// The GPU of a rank among those of its machine: that of its number there, counted round where its launcher shows it fewer
+/// (`CUDA_VISIBLE_DEVICES`).
+pub fn own_gpu(launch: &Launch, variable: impl Fn(&str) -> Option<String>) -> Option<usize> {
+    let seen =
+        variable("CUDA_VISIBLE_DEVICES").map(|list| list.split(',').filter(|gpu| !gpu.trim().is_empty()).count());
+    launch.local_rank.map(|rank| seen.filter(|n| *n > 0).map_or(rank, |n| rank % n))
+}
+
+/// The variable that says where ranks meet, as torch's `init_process_group` is told.
+const INIT_METHOD: &str = "PROSPECT_INIT_METHOD";
+
+/// Where ranks meet whom their launcher does not bring together: as `PROSPECT_INIT_METHOD` says (`file:///shared/file` or
+/// `tcp://host:port`), else at `MASTER_ADDR` and `MASTER_PORT`, or the port after that, where torchrun itself listens at it. `machine` is the
+/// name of this one.
 ///
 /// Errors: a variable that is not there, a port that is none.
 pub fn meeting(launch: &Launch, machine: String, variable: impl Fn(&str) -> Option<String>) -> Result<Meeting, Error> {
-    let needed = |name: &str| {
-        variable(name).filter(|text| !text.is_empty()).ok_or_else(|| Error::Launch {
+    let given = |name: &str| variable(name).filter(|text| !text.is_empty());
+    let rank = (launch.rank, launch.size);
+    if let Some(method) = given(INIT_METHOD) {
+        let place = place_of(&method).ok_or_else(|| Error::Launch {
             what: format!(
-                "this is rank {} of {}, by RANK and WORLD_SIZE, and {name} is not set: ranks meet at MASTER_ADDR and MASTER_PORT, which torchrun and Kubernetes' training operator set",
-                launch.rank, launch.size
+                "{INIT_METHOD}={method}: expected file:///shared/file, which need not be there, or tcp://host:port"
+            ),
+        })?;
+        return Ok(Meeting { place, job: String::new(), rank, machine });
+    }
+    let needed = |name: &str| {
+        given(name).ok_or_else(|| Error::Launch {
+            what: format!(
+                "this is rank {} of {}, started by {}, and {name} is not set: ranks meet at MASTER_ADDR and MASTER_PORT, which torchrun and Kubernetes' training operator set, or where {INIT_METHOD} says (file:///shared/file)",
+                launch.rank,
+                launch.size,
+                launch.launcher.name()
             ),
         })
     };
@@ -106,5 +130,15 @@ pub fn meeting(launch: &Launch, machine: String, variable: impl Fn(&str) -> Opti
     let port =
         port.ok_or_else(|| Error::Launch { what: format!("MASTER_PORT={text}: expected a port below 65535") })?;
     let job = variable("TORCHELASTIC_RUN_ID").unwrap_or_default();
-    Ok(Meeting { host, port, job, rank: (launch.rank, launch.size), machine })
+    Ok(Meeting { place: Place::Port { host, port }, job, rank, machine })
+}
+
+/// As torch writes it.
+fn place_of(method: &str) -> Option<Place> {
+    if let Some(path) = method.strip_prefix("file://") {
+        return Some(Place::File(path.into())).filter(|_| path.starts_with('/') && path.len() > 1);
+    }
+    let (host, port) = method.strip_prefix("tcp://")?.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    Some(Place::Port { host: host.to_owned(), port }).filter(|_| !host.is_empty())
 }

@@ -3,7 +3,7 @@
 //! MPI's own collectives would not say who is missing, and sum in an order of their own; so only `MPI_Isend` and `MPI_Irecv` are used,
 //! all posted at once, and asked after until the deadline. `mpi/shim.c` gives them plain arguments.
 
-use crate::channel::given_up;
+use crate::channel::{given_up, not_met};
 use crate::{Channel, Comm, Error, Stuck};
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -179,6 +179,23 @@ impl Channel for Mpi {
         let rank = usize::try_from(from).ok()?;
         let end = text.iter().position(|b| *b == 0).unwrap_or(LAST_WORDS);
         Some((rank, String::from_utf8_lossy(&text[..end]).into_owned()))
+    }
+
+    fn end(&self) {
+        self.dead.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Mpi {
+    /// Whether all ranks say yes. All make this call.
+    ///
+    /// Errors: a rank does not come until the deadline.
+    pub fn all(&self, own: bool, until: Instant) -> Result<bool, Error> {
+        let mut said = vec![[0u8]; self.size];
+        let mut receive: Vec<&mut [u8]> = said.iter_mut().map(|s| &mut s[..]).collect();
+        let done = self.exchange(&vec![&[u8::from(own)][..]; self.size], &mut receive, until);
+        done.map_err(|stuck| not_met(self, stuck))?;
+        Ok(said.iter().all(|s| s[0] == 1))
     }
 }
 

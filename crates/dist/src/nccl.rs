@@ -6,7 +6,7 @@
 
 mod api;
 
-use crate::channel::{conclude, given_up};
+use crate::channel::{conclude, given_up, not_met};
 use crate::{Channel, Comm, Error, Stuck};
 use api::{Api, IN_PROGRESS};
 use std::collections::BTreeSet;
@@ -88,28 +88,23 @@ impl Nccl {
     /// Errors: ranks that do not come until the deadline, or NCCL's own.
     pub fn join(Found(api): Found, channel: Box<dyn Channel>, until: Instant) -> Result<Nccl, Error> {
         let failed = |what: String| Error::Launch { what };
-        let stuck = |stuck: Stuck, channel: &dyn Channel| {
-            let (rank, size) = (channel.rank(), channel.size());
-            let who = match stuck {
-                Stuck::Missing(ranks) => {
-                    format!("nothing from rank {}", ranks.iter().map(usize::to_string).collect::<Vec<_>>().join(", "))
-                }
-                Stuck::Left { rank, why } => format!("rank {rank} has ended: {why}"),
-            };
-            Error::Launch {
-                what: format!("rank {rank} of {size}, as ranks meet: {who}; look at that rank's output and machine"),
-            }
+        let id = if channel.rank() == 0 { api.unique_id() } else { Ok([0; 128]) };
+        let join = |id: [u8; 128]| {
+            let id = channel.lead_says(&id, until).map_err(|stuck| not_met(&*channel, stuck))?;
+            let id: [u8; 128] =
+                id.try_into().map_err(|_| failed("rank 0 sent something else than NCCL's id".to_owned()))?;
+            let stream = api.stream().map_err(failed)?;
+            Ok((stream, api.join(channel.size(), channel.rank(), &id).map_err(failed)?))
         };
-        let id = if channel.rank() == 0 { api.unique_id().map_err(failed)? } else { [0; 128] };
-        let id = channel.lead_says(&id, until).map_err(|s| stuck(s, &*channel))?;
-        let id: [u8; 128] =
-            id.try_into().map_err(|_| failed("rank 0 sent something else than NCCL's id".to_owned()))?;
-        let stream = api.stream().map_err(failed)?;
-        let communicator = api.join(channel.size(), channel.rank(), &id).map_err(failed)?;
+        let joined = id.map_err(failed).and_then(join).inspect_err(|e| {
+            channel.say(&e.to_string(), GRACE);
+            channel.end();
+        });
+        let (stream, communicator) = joined?;
         let nccl = Nccl { api, channel, communicator, stream, dead: AtomicBool::new(false), room: Mutex::default() };
         let others = (0..nccl.channel.size()).filter(|rank| *rank != nccl.channel.rank());
         let come = nccl.wait(until, others.collect(), || Ok(true));
-        come.inspect_err(|_| nccl.abandon()).map_err(|s| stuck(s, &*nccl.channel))?;
+        come.inspect_err(|_| nccl.abandon()).map_err(|stuck| not_met(&*nccl.channel, stuck))?;
         Ok(nccl)
     }
 
@@ -154,6 +149,7 @@ impl Nccl {
     fn abandon(&self) {
         if !self.dead.swap(true, Ordering::SeqCst) {
             self.api.abort(self.communicator);
+            self.channel.end();
         }
     }
 

@@ -1,22 +1,25 @@
-//! Ranks that a launcher started without bringing them together meet at rank 0's port, which all of them were told.
+//! Ranks that a launcher started without bringing them together meet at rank 0's port, which all of them were told, or find in a file.
 //!
 //! Nothing but small words goes this way: the id of an engine, and what ranks say when they end. A connection that breaks says as much
 //! of its rank.
 
+mod notice;
+
 use crate::{Channel, Error, Stuck};
+use notice::{Notice, read};
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Where ranks meet, and who they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meeting {
-    /// Rank 0's host.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
+    /// Where rank 0 is found.
+    pub place: Place,
     /// Name of the job: who belongs to another is sent away.
     pub job: String,
     /// This rank, and how many there are.
@@ -25,10 +28,35 @@ pub struct Meeting {
     pub machine: String,
 }
 
+/// Where rank 0 is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At a port of a host.
+    Port {
+        /// Rank 0's host.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
+    /// At the port that it writes, with its hosts, to a file which all ranks can read.
+    File(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Port { host, port } => write!(f, "{host}:{port}"),
+            Place::File(path) => write!(f, "the address in {}", path.display()),
+        }
+    }
+}
+
 /// This process among ranks that have met.
 pub struct Rendezvous {
     meeting: Meeting,
     hub: Arc<Hub>,
+    /// Rank 0's, where others read its address; gone with it.
+    _notice: Option<Notice>,
 }
 
 #[derive(Default)]
@@ -172,12 +200,53 @@ impl Hub {
     }
 }
 
+/// Rank 0's port, the job's name, and the file that tells others where it is.
+fn open(meeting: &Meeting) -> Result<(TcpListener, String, Option<Notice>), String> {
+    let listen = |listener: std::io::Result<TcpListener>| {
+        listener.and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+    };
+    match &meeting.place {
+        Place::Port { host, port } => {
+            // Where the name is that of a balancer or a service, it is none of this machine's.
+            let bound = TcpListener::bind((host.as_str(), *port))
+                .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)));
+            let listener = listen(bound).map_err(|e| {
+                format!("rank 0 cannot open port {port}, where ranks meet: {e}; set MASTER_PORT to a free one")
+            })?;
+            Ok((listener, meeting.job.clone(), None))
+        }
+        Place::File(path) => {
+            let bound = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))
+                .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)));
+            let listener = listen(bound).map_err(|e| format!("rank 0 cannot open a port, where ranks meet: {e}"))?;
+            let written = listener.local_addr().and_then(|at| Notice::write(path, &meeting.machine, at.port()));
+            let (notice, job) = written.map_err(|e| {
+                format!(
+                    "rank 0 cannot write {}, where others find it: {e}; look at PROSPECT_INIT_METHOD",
+                    path.display()
+                )
+            })?;
+            Ok((listener, job, Some(notice)))
+        }
+    }
+}
+
+/// A connection to rank 0, and the job's name.
+fn reach(meeting: &Meeting) -> std::io::Result<(TcpStream, String)> {
+    let (hosts, port, job) = match &meeting.place {
+        Place::Port { host, port } => (vec![host.clone()], *port, meeting.job.clone()),
+        Place::File(path) => read(path)?,
+    };
+    let addresses = hosts.iter().filter_map(|host| (host.as_str(), port).to_socket_addrs().ok()).flatten();
+    TcpStream::connect(&*addresses.collect::<Vec<_>>()).map(|stream| (stream, job))
+}
+
 impl Rendezvous {
     /// Meets the others: rank 0 opens the port, the others come there until the deadline.
     ///
     /// Errors: the port cannot be opened, or rank 0 does not answer.
     pub fn join(meeting: &Meeting, until: Instant) -> Result<Rendezvous, Error> {
-        let Meeting { host, port, job, rank: (rank, size), .. } = meeting;
+        let Meeting { place, rank: (rank, size), .. } = meeting;
         let failed = |what: String| Error::Launch { what };
         let hub = Arc::new(Hub::default());
         {
@@ -185,26 +254,19 @@ impl Rendezvous {
             state.streams.resize_with(*size, || None);
             state.done.resize(*size, false);
         }
+        let mut notice = None;
         if *rank == 0 {
-            // Where the name is that of a balancer or a service, it is none of this machine's.
-            let listener = TcpListener::bind((host.as_str(), *port))
-                .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)))
-                .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-                .map_err(|e| {
-                    failed(format!(
-                        "rank 0 cannot open port {port}, where ranks meet: {e}; set MASTER_PORT to a free one"
-                    ))
-                })?;
-            let (hub, job) = (Arc::clone(&hub), job.clone());
+            let (listener, job, written) = open(meeting).map_err(failed)?;
+            notice = written;
+            let hub = Arc::clone(&hub);
             std::thread::spawn(move || hub.admit(&listener, &job));
         } else {
-            let mut stream = loop {
-                let addresses = (host.as_str(), *port).to_socket_addrs();
-                match addresses.and_then(|all| TcpStream::connect(&*all.collect::<Vec<_>>())) {
-                    Ok(stream) => break stream,
+            let (mut stream, job) = loop {
+                match reach(meeting) {
+                    Ok(found) => break found,
                     Err(e) if Instant::now() >= until => {
                         let what = format!(
-                            "rank {rank} of {size} cannot reach rank 0 at {host}:{port}: {e}; look at rank 0's output, and at MASTER_ADDR and MASTER_PORT"
+                            "rank {rank} of {size} cannot reach rank 0 at {place}: {e}; look at rank 0's output, and at MASTER_ADDR and MASTER_PORT or PROSPECT_INIT_METHOD"
                         );
                         return Err(failed(what));
                     }
@@ -213,12 +275,12 @@ impl Rendezvous {
             };
             let greeted = stream.set_nodelay(true).and_then(|()| send(&mut stream, Kind::Hello, *rank, job.as_bytes()));
             let read = greeted.and_then(|()| stream.try_clone());
-            let read = read.map_err(|e| failed(format!("rank {rank} of {size} lost rank 0 at {host}:{port}: {e}")))?;
+            let read = read.map_err(|e| failed(format!("rank {rank} of {size} lost rank 0 at {place}: {e}")))?;
             hub.state().streams[0] = Some(stream);
             let hub = Arc::clone(&hub);
             std::thread::spawn(move || hub.listen(0, read));
         }
-        Ok(Rendezvous { meeting: meeting.clone(), hub })
+        Ok(Rendezvous { meeting: meeting.clone(), hub, _notice: notice })
     }
 
     /// Waits until something holds of the state, or the deadline.

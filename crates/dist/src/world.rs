@@ -256,15 +256,18 @@ impl World {
         Ok(received)
     }
 
-    /// Gives `own` to the ranks `among`, of which this is one, and receives theirs: `counts[i]` elements of the `i`-th. Every rank makes
-    /// the call, those of other groups among themselves.
-    pub fn gather_among<T: Pod>(&self, among: Range<usize>, own: &[T], counts: &[usize]) -> Result<Vec<Vec<T>>, Error> {
-        let mut received: Vec<Vec<T>> = counts.iter().map(|n| vec![T::zeroed(); *n]).collect();
+    /// Gives `own` to the ranks `among`, of which this is one, and receives theirs, one after the other: `counts[i]` elements of the
+    /// `i`-th. Every rank makes the call, those of other groups among themselves.
+    pub fn gather_among<T: Pod>(&self, among: Range<usize>, own: &[T], counts: &[usize]) -> Result<Vec<T>, Error> {
+        let mut received = vec![T::zeroed(); counts.iter().sum()];
         let part = |to: usize| if among.contains(&to) { bytemuck::cast_slice(own) } else { &[][..] };
         let send: Vec<&[u8]> = (0..self.size()).map(part).collect();
-        let mut parts = received.iter_mut();
+        let (mut rest, mut counts) = (&mut received[..], counts.iter());
         let receive = |from: usize| match among.contains(&from) {
-            true => bytemuck::cast_slice_mut(&mut parts.next().expect("a count for each of the group")[..]),
+            true => {
+                let count = counts.next().expect("a count for each of the group");
+                bytemuck::cast_slice_mut(rest.split_off_mut(..*count).expect("room for all"))
+            }
             false => &mut [][..],
         };
         let mut receive: Vec<&mut [u8]> = (0..self.size()).map(receive).collect();

@@ -203,7 +203,7 @@ impl<B: Backend> Model<B> {
 
     /// What a forward pass is given; `adapters` false asks the base model.
     pub fn context(&self, adapters: bool) -> Context<'_, B> {
-        let params = Params { table: &self.table, values: &self.values, halves: None, away: None };
+        let params = Params { table: &self.table, values: &self.values, halves: None, lent: &[], away: None };
         Context { backend: &self.backend, params, adapters, dropout: None }
     }
 

@@ -40,7 +40,7 @@ fn generate<B: Backend>(
     stop: &[u32],
     limits: Limits,
 ) -> Result<Vec<Output>, Error> {
-    let params = Params { table: &built.table, values: &built.values, halves: None, away: None };
+    let params = Params { table: &built.table, values: &built.values, halves: None, lent: &[], away: None };
     let ctx = Context { backend, params, adapters: true, dropout: None };
     let (mut finished, generator) = (Vec::new(), Generator::new(&ctx, &built.decoder, limits));
     let outputs = generator.generate(requests, stop, &mut |i, output| finished.push((i, output.clone())))?;
@@ -76,7 +76,7 @@ fn mixed(arch: &str) -> Vec<Request> {
 
 /// Everything drawn for each request, in its order, and how many rows that took.
 fn drawn<B: Backend>(backend: &B, built: &Built<B>, requests: &[Request], limits: Limits) -> (Vec<Vec<Drawn>>, usize) {
-    let params = Params { table: &built.table, values: &built.values, halves: None, away: None };
+    let params = Params { table: &built.table, values: &built.values, halves: None, lent: &[], away: None };
     let ctx = Context { backend, params, adapters: true, dropout: None };
     let mut engine = Engine::new(&ctx, &built.decoder, limits, &[]);
     let mut all = vec![Vec::new(); requests.len()];
@@ -258,7 +258,7 @@ fn a_stop_text_ends_an_answer_across_the_borders_of_tokens() {
         };
         let texts = [whole[border - 1..=border].to_owned()];
         let stops = StopTexts { tokenizer: &tokenizer, texts: &texts };
-        let params = Params { table: &built.table, values: &built.values, halves: None, away: None };
+        let params = Params { table: &built.table, values: &built.values, halves: None, lent: &[], away: None };
         let ctx = Context { backend: &cpu, params, adapters: true, dropout: None };
         let generator = Generator::new(&ctx, &built.decoder, ROOMY);
         let outputs = generator.generate_until(&requests, &[], Some(stops), &mut |_, _| {}).unwrap();

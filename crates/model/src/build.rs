@@ -2,10 +2,12 @@
 
 mod experts;
 mod layers;
+mod lent;
 mod lora;
 mod mxfp4;
 mod storage;
 
+pub use lent::{Lending, Lent};
 pub use storage::Storage;
 
 pub use lora::{Adapters, Biases, Factors, LoraInit, Start, initialise_lora};
@@ -67,6 +69,9 @@ struct Builder<'a, B: Backend> {
     lengths: Vec<(ParamId, usize, Mat<B, B::Real>)>,
     /// How frozen matrices are held.
     storage: &'a Storage,
+    /// Of the unit that is being made, the frozen matrices that ranks have between them; and those of the units before.
+    whole: lent::Whole,
+    lent: Vec<Lent>,
     /// Rows of the vocabulary that the checkpoint does not have.
     grown: usize,
     /// Trained tensors of the checkpoint, to be copied once the arena's length is known.
@@ -85,6 +90,8 @@ impl<B: Backend> Builder<'_, B> {
     fn unit<T>(&mut self, make: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
         let made = make(self)?;
         self.table.end_unit();
+        let whole = std::mem::take(&mut self.whole);
+        self.lent.push(self.storage.lending.map_or_else(Lent::default, |lending| whole.dealt(lending)));
         Ok(made)
     }
 
@@ -122,7 +129,8 @@ impl<B: Backend> Builder<'_, B> {
             let source = self.source(name, &[rows - missing, cols])?;
             return Ok(Tensor::Trained(self.trained_matrix(name, &[rows, cols], source)));
         }
-        Ok(Tensor::Frozen(self.backend.store(self.held(name, &[rows, cols])?, rows, cols)))
+        let held = self.held(name, &[rows, cols])?;
+        Ok(self.frozen_whole(held, rows, cols))
     }
 
     /// Rows `cuts` of a tensor whose rows are `cols` wide, each as a weight of its own. Frozen, they share the bytes.
@@ -133,8 +141,8 @@ impl<B: Backend> Builder<'_, B> {
             let id = self.trained_matrix(name, shape, source);
             return Ok(cuts.iter().map(|rows| Tensor::Part { id, rows: rows.clone() }).collect());
         }
-        let whole = self.held(name, shape)?;
-        Ok(cuts.iter().map(|rows| Tensor::Frozen(self.rows_of(&whole, rows.clone(), cols))).collect())
+        let held = self.held(name, shape)?;
+        Ok(self.frozen(held, cuts, cols))
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vector<B>, Error> {
@@ -190,6 +198,8 @@ impl<B: Backend> Built<B> {
 pub struct Unfilled<B: Backend> {
     /// Trainable tensors.
     pub table: Table,
+    /// Of every unit, the frozen matrices that ranks have between them.
+    pub lent: Vec<Lent>,
     decoder: Decoder<B>,
     sources: Vec<(ParamId, Source)>,
     lengths: Vec<(ParamId, usize, Mat<B, B::Real>)>,
@@ -215,6 +225,8 @@ impl<B: Backend> Unfilled<B> {
             tuning,
             storage,
             grown: blueprint.grown,
+            whole: lent::Whole::default(),
+            lent: Vec::new(),
             table: Table::default(),
             lengths: Vec::new(),
             sources: Vec::new(),
@@ -227,12 +239,17 @@ impl<B: Backend> Unfilled<B> {
         let norm = builder.unit(|b| b.norm(&blueprint, "model.norm.weight", d))?;
         let head = builder.unit(|b| b.head(&blueprint))?;
         let notes = tied_note(checkpoint, blueprint.tied);
-        let Builder { table, sources, lengths, .. } = builder;
+        let Builder { table, sources, lengths, lent, .. } = builder;
         let interleaved = blueprint.latent.as_ref().is_some_and(|l| l.interleaved);
         let ropes = std::iter::once(&blueprint.rope).chain(&blueprint.local_rope);
         let rotaries = ropes.map(|rope| rotary(backend, rope, positions, interleaved)).collect();
         let decoder = Decoder::new(blueprint, embed, blocks, norm, head, rotaries);
-        Ok(Unfilled { table, decoder, sources, lengths, notes })
+        Ok(Unfilled { table, lent, decoder, sources, lengths, notes })
+    }
+
+    /// Whether the head is a matrix of its own.
+    pub fn has_head(&self) -> bool {
+        self.decoder.has_head()
     }
 
     /// Copies all starting values in.
@@ -244,7 +261,7 @@ impl<B: Backend> Unfilled<B> {
 
     /// Copies the starting values in, those of `held`.
     pub fn fill(self, backend: &B, held: &Held) -> Built<B> {
-        let Unfilled { table, decoder, sources, lengths, notes } = self;
+        let Unfilled { table, decoder, sources, lengths, notes, .. } = self;
         let len = |runs: &[Range<usize>]| runs.iter().map(ExactSizeIterator::len).sum();
         let (mut values, mut halves) = (backend.zeros(1, len(&held.reals)), backend.zeros(1, len(&held.halves)));
         for (id, source) in sources {

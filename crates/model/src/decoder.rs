@@ -198,7 +198,7 @@ impl<B: Backend> Decoder<B> {
         rotaries: Vec<Rotary<B>>,
     ) -> Decoder<B> {
         let lowest_trained = match &embed {
-            Tensor::Frozen(_) => blocks.iter().position(Block::is_trained).unwrap_or(blocks.len()),
+            Tensor::Frozen(_) | Tensor::Lent(_) => blocks.iter().position(Block::is_trained).unwrap_or(blocks.len()),
             // The gradient has to come down to it, whatever is between.
             Tensor::Trained(_) | Tensor::Part { .. } => 0,
         };
@@ -388,9 +388,12 @@ impl<B: Backend> Decoder<B> {
                 assert!(coefficient.len() == rows.len(), "{} coefficients, {} targets", coefficient.len(), rows.len());
                 let mut dh_sd = k.mat(h_sd.rows(), h_sd.cols());
                 let scored = ScoredRows { h_sd: h_sd.view(), tokens: &tokens, lse: &scores.lse };
-                units::at(ctx, self.head_unit(), |ctx| {
-                    self.head_backward(ctx, grads, kept, scored, coefficient, dh_sd.out());
-                });
+                let through = |ctx: &Context<B>| self.head_backward(ctx, grads, kept, scored, coefficient, dh_sd.out());
+                if self.head_is_trained() {
+                    units::at(ctx, self.head_unit(), through)
+                } else {
+                    through(ctx)
+                }
                 self.end_head(ctx, grads);
                 dh_sd
             }

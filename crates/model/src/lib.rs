@@ -13,7 +13,9 @@ mod error;
 mod rope;
 
 pub use blueprint::{Blueprint, ExpertLayout, ExpertSpec, LatentSpec, LayerSpec, Projection, SharedSpec};
-pub use build::{Adapters, Biases, Built, Factors, LoraInit, Start, Storage, Tuning, Unfilled, initialise_lora, land};
+pub use build::{
+    Adapters, Biases, Built, Factors, Lending, Lent, LoraInit, Start, Storage, Tuning, Unfilled, initialise_lora, land,
+};
 pub use decoder::{Cache, Coefficients, Decoder, Forward, HeadPlan, Keep, Parts, Scores, Trace};
 pub use error::Error;
 pub use rope::{RopeScaling, RopeSpec};

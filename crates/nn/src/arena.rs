@@ -216,13 +216,15 @@ pub struct Params<'a, B: Backend> {
     pub values: &'a Mat<B, B::Real>,
     /// `[1, table.halves()]`; needed when that is not 0.
     pub halves: Option<&'a Mat<B, bf16>>,
+    /// Frozen matrices that came with a unit.
+    pub lent: &'a [B::Stored],
     /// Who has the others, where `values` are not all of them.
     pub away: Option<&'a dyn Away<B>>,
 }
 
 /// Values of which others have parts, given a unit of the table at a time. Everyone asks for the same units in the same order.
 pub trait Away<B: Backend>: Sync {
-    /// The values of a unit; `None` where it has no parameters. `own` is what is here of all values.
+    /// The values of a unit; `None` where nothing is to come. `own` is what is here of all values.
     fn gather(&self, backend: &B, own: &Params<B>, unit: usize) -> Option<Gathered<'_, B>>;
     /// Begins to fetch the unit that is gathered next.
     fn ahead(&self, backend: &B, own: &Params<B>, unit: usize);
@@ -236,6 +238,8 @@ pub struct Gathered<'t, B: Backend> {
     pub values: Mat<B, B::Real>,
     /// `[1, table.halves()]`
     pub halves: Mat<B, bf16>,
+    /// Its frozen matrices, of which ranks have parts.
+    pub lent: Vec<B::Stored>,
 }
 
 impl<B: Backend> Clone for Params<'_, B> {

@@ -39,6 +39,8 @@ use std::ops::Range;
 pub enum Tensor<B: Backend> {
     /// Never changes, has no gradient.
     Frozen(B::Stored),
+    /// The same, of which ranks have parts: by its number among those that come with its unit.
+    Lent(usize),
     /// A parameter of the arena.
     Trained(ParamId),
     /// Some rows of a parameter: checkpoints may hold several layers' weights as one tensor.
@@ -55,6 +57,7 @@ impl<B: Backend> Tensor<B> {
     pub fn weight<'a>(&'a self, params: &Params<'a, B>) -> Weight<'a, B> {
         match self {
             Tensor::Frozen(stored) => Weight::Stored(stored),
+            Tensor::Lent(number) => Weight::Stored(&params.lent[*number]),
             Tensor::Trained(id) => params.weight(*id, None),
             Tensor::Part { id, rows } => params.weight(*id, Some(rows.clone())),
         }
@@ -63,7 +66,7 @@ impl<B: Backend> Tensor<B> {
     /// Where its gradient is added, when it is trained.
     pub fn grad<'g>(&self, grads: &'g mut Grads<B>) -> Option<Acc<'g, B, B::Real>> {
         match self {
-            Tensor::Frozen(_) => None,
+            Tensor::Frozen(_) | Tensor::Lent(_) => None,
             Tensor::Trained(id) => Some(grads.acc(*id)),
             Tensor::Part { id, rows } => Some(grads.acc(*id).rows(rows.clone())),
         }
@@ -71,7 +74,7 @@ impl<B: Backend> Tensor<B> {
 
     /// Whether it is, or is in, a parameter.
     pub fn is_trained(&self) -> bool {
-        !matches!(self, Tensor::Frozen(_))
+        !matches!(self, Tensor::Frozen(_) | Tensor::Lent(_))
     }
 }
 

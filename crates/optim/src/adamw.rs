@@ -2,10 +2,15 @@
 
 use kernels::adamw8::{Arrays, BLOCK, Part};
 use kernels::{AdamwStep, Backend, Mat, MomentCodes, Rounding, bf16};
+use std::io;
 use std::ops::Range;
+use std::path::Path;
 
 /// Tensors with fewer elements keep moments of full precision, as in bitsandbytes.
 const LEAST_EIGHT: usize = 4096;
+
+/// Elements that are updated at a time where moments are on a disk: what is in memory of them then. Whole blocks.
+const WINDOW: usize = 1 << 22;
 
 /// Settings that do not change during a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,6 +67,20 @@ struct Group {
     first: usize,
 }
 
+impl Group {
+    /// `n` of its elements from one on, both whole blocks unless the end is its own.
+    fn part(&self, from: usize, n: usize) -> Group {
+        let Group { member: Member { range, values: (at, half), .. }, place, first } = self;
+        let of = |whole: &Range<usize>, from: usize, n: usize| whole.start + from..whole.start + from + n;
+        let place = match place {
+            Place::Plain(own) => Place::Plain(of(own, from, n)),
+            Place::Eight(own, blocks) => Place::Eight(of(own, from, n), of(blocks, from / BLOCK, n.div_ceil(BLOCK))),
+        };
+        let member = Member { range: of(range, from, n), values: (at + from, *half), ..self.member };
+        Group { member, place, first: first + from }
+    }
+}
+
 /// What is updated here of a tensor, or a part of that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -84,6 +103,9 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Bytes of moments in single precision that are in memory at a time where they are on a disk.
+    pub const WINDOW_BYTES: usize = 2 * 4 * WINDOW;
+
     /// Of tensors that follow one another in the arena of gradients. Neighbours that are treated alike are updated at once.
     pub fn new(members: impl IntoIterator<Item = Member>) -> Layout {
         let mut layout = Layout::default();
@@ -189,6 +211,8 @@ pub struct AdamW<B: Backend> {
     pub eight: [Eight<B>; 2],
     /// Updates done.
     pub steps: u64,
+    /// Elements that are updated at a time.
+    window: usize,
 }
 
 impl<B: Backend> AdamW<B> {
@@ -196,7 +220,29 @@ impl<B: Backend> AdamW<B> {
     pub fn new(backend: &B, settings: Settings, layout: Layout) -> AdamW<B> {
         let eight = || Eight { codes: backend.zeros(1, layout.codes), absmax: backend.zeros(1, layout.blocks) };
         let (m, v, eight) = (backend.zeros(1, layout.plain), backend.zeros(1, layout.plain), [eight(), eight()]);
-        AdamW { settings, m, v, eight, layout, steps: 0 }
+        AdamW { settings, m, v, eight, layout, steps: 0, window: usize::MAX }
+    }
+
+    /// The same, with moments that are kept on the disk of a folder, and the same bits.
+    ///
+    /// Errors: those of the disk.
+    pub fn on_disk(backend: &B, settings: Settings, layout: Layout, folder: &Path) -> io::Result<AdamW<B>> {
+        let eight = || -> io::Result<Eight<B>> {
+            let (codes, absmax) = (backend.zeros_in(folder, layout.codes)?, backend.zeros_in(folder, layout.blocks)?);
+            Ok(Eight { codes, absmax })
+        };
+        let [m, v] = [backend.zeros_in(folder, layout.plain)?, backend.zeros_in(folder, layout.plain)?];
+        let eight = [eight()?, eight()?];
+        Ok(AdamW { settings, m, v, eight, layout, steps: 0, window: WINDOW })
+    }
+
+    /// Lets go of the memory behind moments that are on a disk.
+    pub fn rest(&self) {
+        [&self.m, &self.v].iter().for_each(|moment| moment.rest(0..moment.cols()));
+        for Eight { codes, absmax } in &self.eight {
+            codes.rest(0..codes.cols());
+            absmax.rest(0..absmax.cols());
+        }
     }
 
     /// One update of the values that are held as `Real` and of those in bfloat16; `grads` are those of what the optimiser updates,
@@ -211,38 +257,75 @@ impl<B: Backend> AdamW<B> {
         grad_scale: f64,
     ) {
         self.steps += 1;
-        let Settings { beta1, beta2, epsilon, weight_decay, rounding, seed } = self.settings;
+        let (on_disk, rates) = (self.window < usize::MAX, (learning_rate, grad_scale));
         let mut parts = Vec::new();
-        for Group { member: Member { range, values: (at, half), decay, .. }, place, first } in &self.layout.groups {
-            let weight_decay = if *decay { weight_decay } else { 0.0 };
-            let step = AdamwStep { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.steps, grad_scale };
-            let own = *first..*first + range.len();
-            if let (Place::Plain(moments), false) = (place, *half) {
-                let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(moments.clone()).into_acc());
-                let values = values.out().cols(*at..*at + range.len()).into_acc();
-                backend.adamw(&step, values, grads.view().cols(own), m, v);
-                continue;
+        for group in 0..self.layout.groups.len() {
+            let n = self.layout.groups[group].member.range.len();
+            for from in (0..n).step_by(self.window) {
+                // Values in bfloat16 are rounded by numbers that go by an element's place, whatever part it is in.
+                let part = self.layout.groups[group].part(from, self.window.min(n - from));
+                parts.extend(self.update_plain(backend, &part, values, grads, rates));
+                if on_disk {
+                    self.update_parts(backend, (&mut *values, &mut *halves), grads, &std::mem::take(&mut parts));
+                    self.rest_of(&part.place);
+                }
             }
-            let (moments, amounts) = match place {
-                Place::Plain(moments) => (moments.start, None),
-                Place::Eight(codes, blocks) => (codes.start, Some(blocks.start)),
-            };
-            let half = half.then(|| mix(mix(seed) ^ self.steps).wrapping_add(range.start as u64));
-            parts.push(Part { step, grads: own, values: *at, half, moments, amounts });
         }
+        self.update_parts(backend, (values, halves), grads, &parts);
+    }
+
+    fn rest_of(&self, place: &Place) {
+        match place {
+            Place::Plain(own) => [&self.m, &self.v].iter().for_each(|moment| moment.rest(own.clone())),
+            Place::Eight(own, blocks) => self.eight.iter().for_each(|moment| {
+                moment.codes.rest(own.clone());
+                moment.absmax.rest(blocks.clone());
+            }),
+        }
+    }
+
+    /// Updates a part of full precision; of any other says what is to be done.
+    fn update_plain(
+        &mut self,
+        backend: &B,
+        Group { member: Member { range, values: (at, half), decay, .. }, place, first }: &Group,
+        values: &mut Mat<B, B::Real>,
+        grads: &Mat<B, B::Real>,
+        (learning_rate, grad_scale): (f64, f64),
+    ) -> Option<Part> {
+        let Settings { beta1, beta2, epsilon, weight_decay, seed, .. } = self.settings;
+        let weight_decay = if *decay { weight_decay } else { 0.0 };
+        let step = AdamwStep { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.steps, grad_scale };
+        let own = *first..first + range.len();
+        let (moments, amounts) = match (place, *half) {
+            (Place::Plain(moments), false) => {
+                let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(moments.clone()).into_acc());
+                let values = values.out().cols(*at..at + range.len()).into_acc();
+                backend.adamw(&step, values, grads.view().cols(own), m, v);
+                return None;
+            }
+            (Place::Plain(moments), true) => (moments.start, None),
+            (Place::Eight(codes, blocks), _) => (codes.start, Some(blocks.start)),
+        };
+        let half = half.then(|| mix(mix(seed) ^ self.steps).wrapping_add(range.start as u64));
+        Some(Part { step, grads: own, values: *at, half, moments, amounts })
+    }
+
+    fn update_parts(
+        &mut self,
+        backend: &B,
+        (values, halves): (&mut Mat<B, B::Real>, &mut Mat<B, bf16>),
+        grads: &Mat<B, B::Real>,
+        parts: &[Part],
+    ) {
         if parts.is_empty() {
             return;
         }
-        let [m8, v8] = &mut self.eight;
-        let arrays = Arrays {
-            values: values.acc(),
-            halves: halves.acc(),
-            grads: grads.view(),
-            moments: [self.m.acc(), self.v.acc()],
-            codes: [m8, v8].map(|x| MomentCodes { codes: x.codes.acc(), absmax: x.absmax.acc() }),
-            rounding,
-        };
-        backend.adamw8_parts(arrays, &parts);
+        let codes = self.eight.each_mut().map(|x| MomentCodes { codes: x.codes.acc(), absmax: x.absmax.acc() });
+        let moments = [self.m.acc(), self.v.acc()];
+        let rounding = self.settings.rounding;
+        let (values, halves) = (values.acc(), halves.acc());
+        backend.adamw8_parts(Arrays { values, halves, grads: grads.view(), moments, codes, rounding }, parts);
     }
 }
 

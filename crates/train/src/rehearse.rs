@@ -13,7 +13,7 @@ pub fn rehearse(job: &Job) -> Result<Vec<String>, Error> {
 }
 
 fn load<B: Backend>(job: &Job, backend: &B) -> Result<Vec<String>, Error> {
-    let Built { table, mut values, notes, .. } = unfilled(job, backend)?.whole(backend);
+    let Built { table, mut values, notes, .. } = unfilled(job, backend, None)?.whole(backend);
     if let Some(adapter) = &job.adapter {
         adapter.initialise(backend, &table, &mut values, job.config.engine.seed)?;
     }

@@ -13,6 +13,7 @@ use config::Z0Scope;
 use dist::tree::{Node, Tree};
 use dist::{Collective, Shards};
 use kernels::Cpu;
+use model::{Lending, Lent};
 use nn::{Home, Places, Table};
 use pack::{Last, Pack};
 use std::ops::Range;
@@ -48,16 +49,22 @@ pub fn over_ranks(config: &mut config::Config, ranks: usize) {
 pub fn simulate(job: &Job, ranks: usize, zero: u8, step: usize) -> Result<(Plan, Vec<Simulated>), Error> {
     let plan = Plan::over(job, Team::at(job, ranks, zero))?;
     let backend = Cpu::<f32>::new(1);
-    let table = crate::storage::unfilled(job, &backend)?.table;
     let engine = &job.config.engine;
+    let group = engine.shard_ranks.unwrap_or(ranks);
+    let lending = (zero == 3).then_some(Lending { members: group, member: 0, mapped: false });
+    let unfilled = crate::storage::unfilled(job, &backend, lending)?;
+    let (tied, lent) = (!unfilled.has_head(), unfilled.lent.iter().map(Lent::byte_len).collect());
+    let table = unfilled.table;
     let scene = Scene {
         job,
         execution: plan.execution,
         ranks,
         zero,
         elastic: engine.is_elastic(ranks),
-        shards: shards_of(job, &table, engine.shard_ranks.unwrap_or(ranks)),
+        shards: shards_of(job, &table, group),
         units: table.units().collect(),
+        lent,
+        tied,
         groups: groups(job, plan.execution, step)?,
         table,
     };
@@ -84,6 +91,10 @@ struct Scene<'a> {
     shards: Shards,
     table: Table,
     units: Vec<Range<usize>>,
+    /// Bytes of frozen matrices that come with each unit.
+    lent: Vec<usize>,
+    /// Whether the head is the embedding.
+    tied: bool,
     groups: Vec<Vec<Pack>>,
 }
 
@@ -175,6 +186,11 @@ impl<'a> Talk<'a> {
         if !halves.is_empty() {
             self.found.calls.push((Collective::AllGather, (2 * own.halves * others) as u64));
         }
+        let frozen = self.scene.lent[unit];
+        if frozen > 0 {
+            let own = Lending::part(others + 1, self.rank % (others + 1), frozen).len();
+            self.found.calls.push((Collective::AllGather, (own * others) as u64));
+        }
     }
 
     /// `sums` sums of a unit to those who answer for it, in every group of ranks.
@@ -186,10 +202,8 @@ impl<'a> Talk<'a> {
     /// Units as a forward pass needs them, where their values lie with others.
     fn forward(&mut self) {
         if self.scene.zero == 3 {
-            // The head is the embedding where it has no unit of its own.
             let units = 0..self.scene.units.len();
-            let tied = self.scene.units.last().is_some_and(Range::is_empty).then_some(0);
-            units.chain(tied).filter(|u| !self.scene.units[*u].is_empty()).for_each(|unit| self.gather(unit));
+            units.chain(self.scene.tied.then_some(0)).for_each(|unit| self.gather(unit));
         }
     }
 
@@ -201,22 +215,27 @@ impl<'a> Talk<'a> {
             (_, true) => self.sums,
             (_, false) => return,
         };
-        let head_unit = if scene.units[last].is_empty() { 0 } else { last };
-        let there = |unit: usize| !scene.units[unit].is_empty();
-        if head && scene.zero == 3 && there(head_unit) {
+        let head_unit = if scene.tied { 0 } else { last };
+        let trained = |unit: usize| !scene.units[unit].is_empty();
+        if head && scene.zero == 3 && trained(head_unit) {
             self.gather(head_unit);
         }
+        // Backward ends at the lowest block with something trained in it, or at the embedding.
+        let lowest = if trained(0) { 1 } else { (1..last).find(|unit| trained(*unit)).unwrap_or(last) };
+        let there = |unit: usize| (lowest..last).contains(&unit) && (trained(unit) || scene.lent[unit] > 0);
         let mut ahead = None;
-        for unit in (0..=last).rev().filter(|unit| there(*unit)) {
-            if scene.zero == 3 && (1..last).contains(&unit) {
+        for unit in (0..=last).rev() {
+            if scene.zero == 3 && there(unit) {
                 if ahead != Some(unit) {
                     self.gather(unit);
                 }
                 // The one below is fetched while this one is computed.
-                ahead = Some(unit - 1).filter(|below| *below > 0 && there(*below));
+                ahead = Some(unit - 1).filter(|below| there(*below));
                 ahead.into_iter().for_each(|below| self.gather(below));
             }
-            self.scatter(unit, sums);
+            if trained(unit) {
+                self.scatter(unit, sums);
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use crate::policy::Policy;
 use dist::tree::{Node, Tree};
 use dist::{Coming, Shards, World};
 use kernels::{Backend, Mat, Memory, Real, bf16};
+use model::{Lending, Lent};
 use nn::{Away, Gathered, Held, Home, Leave, Params, Places, Table};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,7 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// All ranks, and how an arena is spread over them.
 pub struct Spread<'a> {
     pub(crate) world: &'a World,
-    /// ZeRO's stage: 0 everything is everywhere; 1 the optimiser's state is in shards; 2 the gradient too; 3 the values too.
+    /// ZeRO's stage: 0 everything is everywhere; 1 the optimiser's state is in shards; 2 the gradient too; 3 the values too, and frozen
+    /// ones that would take memory of their own.
     pub(crate) zero: u8,
     /// Over the ranks of a group; the groups have the same.
     shards: Shards,
@@ -25,8 +27,8 @@ pub struct Spread<'a> {
     fetched: Mutex<Option<(usize, Coming<Parts>)>>,
 }
 
-/// Every member's part of a unit: values as `Real`, and bits of those in bfloat16.
-type Parts = Result<(Vec<Vec<f32>>, Vec<Vec<u16>>), dist::Error>;
+/// Every member's part of a unit, one after the other: values as `Real`, bits of those in bfloat16, bytes of frozen matrices.
+type Parts = Result<(Vec<f32>, Vec<u16>, Vec<u8>), dist::Error>;
 
 /// What is needed at a time.
 struct Unit {
@@ -35,9 +37,16 @@ struct Unit {
     table: Table,
     /// Where its gradients are added up.
     at: usize,
+    /// What comes of frozen matrices.
+    lent: Lent,
 }
 
 impl Unit {
+    /// Whether ranks have something of it between them.
+    fn is_away(&self) -> bool {
+        !self.range.is_empty() || !self.lent.is_empty()
+    }
+
     /// A part of the arena that is in the unit, as the unit's table has it.
     fn within(&self, part: &Range<usize>) -> Range<usize> {
         let first = self.at + part.start - self.range.start;
@@ -60,16 +69,17 @@ pub(crate) fn values_of(table: &Table, parts: impl Iterator<Item = Range<usize>>
 }
 
 impl<'a> Spread<'a> {
-    /// Of the arena of `table`, whose elements are dealt to the ranks of a group as `shards` says.
-    pub(crate) fn new(world: &'a World, zero: u8, shards: Shards, table: &Table) -> Spread<'a> {
+    /// Of the arena of `table`, whose elements are dealt to the ranks of a group as `shards` says, and of the frozen matrices of every
+    /// unit.
+    pub(crate) fn new(world: &'a World, zero: u8, shards: Shards, table: &Table, lent: Vec<Lent>) -> Spread<'a> {
         let ranges: Vec<Range<usize>> = table.units().collect();
         // The embedding is needed at both ends of a pass where it is the head as well.
         let apart = ranges.last().map_or(0, |head| if head.is_empty() { ranges[0].len() } else { 0 });
-        let unit = |(i, range): (usize, &Range<usize>)| {
+        let unit = |(i, (range, lent)): (usize, (&Range<usize>, Lent))| {
             let at = if i == 0 { 0 } else { apart };
-            Unit { table: table.window(range.clone(), at), range: range.clone(), at }
+            Unit { table: table.window(range.clone(), at), range: range.clone(), at, lent }
         };
-        let units = ranges.iter().enumerate().map(unit).collect();
+        let units = ranges.iter().zip(lent).enumerate().map(unit).collect();
         let (own, len) = (Vec::new(), table.len());
         let mut spread = Spread { world, zero, shards, units, len, own, fetched: Mutex::default() };
         if zero == 3 {
@@ -194,13 +204,12 @@ impl<'a> Spread<'a> {
     ) -> Result<(), dist::Error> {
         let counts: Vec<usize> =
             (0..self.shards.ranks()).map(|member| self.shards.count(member, window.clone())).collect();
-        for (member, values) in self.world.gather_among(self.group(), own, &counts)?.iter().enumerate() {
-            let mut rest = &values[..];
-            for part in self.shards.parts(member, window.clone()) {
-                let (these, after) = rest.split_at(part.len());
-                take(part.start, these);
-                rest = after;
-            }
+        let values = self.world.gather_among(self.group(), own, &counts)?;
+        let mut rest = &values[..];
+        for part in (0..self.shards.ranks()).flat_map(|member| self.shards.parts(member, window.clone())) {
+            let (these, after) = rest.split_at(part.len());
+            take(part.start, these);
+            rest = after;
         }
         Ok(())
     }
@@ -279,7 +288,7 @@ pub(crate) type Read<'r> = dyn Fn(Range<usize>) -> Result<Vec<f32>, Error> + 'r;
 impl Spread<'_> {
     /// Begins to hear what the group has of a unit.
     fn fetch<B: Backend>(&self, backend: &B, own: &Params<B>, unit: usize) -> Coming<Parts> {
-        let Unit { range, table, .. } = &self.units[unit];
+        let Unit { range, table, lent, .. } = &self.units[unit];
         let [reals, halves] = self.own_places(range.clone());
         let reals = host(backend, own.values, reals);
         let halves = own.halves.map_or_else(Vec::new, |all| bits(backend, all, halves));
@@ -289,13 +298,15 @@ impl Spread<'_> {
             (counts.reals, counts.halves)
         };
         let counts: (Vec<usize>, Vec<usize>) = (0..self.shards.ranks()).map(count).unzip();
-        let (group, any) = (self.group(), [table.reals() > 0, table.halves() > 0]);
+        let (group, any) = (self.group(), [table.reals() > 0, table.halves() > 0, lent.byte_len() > 0]);
+        let frozen = Arc::clone(lent.own());
+        let bytes: Vec<usize> =
+            (0..group.len()).map(|member| Lending::part(group.len(), member, lent.byte_len()).len()).collect();
         self.world.behind(move |world| {
-            let none = group.len();
-            let reals =
-                if any[0] { world.gather_among(group.clone(), &reals, &counts.0)? } else { vec![Vec::new(); none] };
-            let halves = if any[1] { world.gather_among(group, &halves, &counts.1)? } else { vec![Vec::new(); none] };
-            Ok((reals, halves))
+            let reals = if any[0] { world.gather_among(group.clone(), &reals, &counts.0)? } else { Vec::new() };
+            let halves = if any[1] { world.gather_among(group.clone(), &halves, &counts.1)? } else { Vec::new() };
+            let frozen = if any[2] { world.gather_among(group, &frozen[..], &bytes)? } else { Vec::new() };
+            Ok((reals, halves, frozen))
         })
     }
 }
@@ -303,7 +314,7 @@ impl Spread<'_> {
 impl<B: Backend> Away<B> for Spread<'_> {
     fn gather(&self, backend: &B, own: &Params<B>, unit: usize) -> Option<Gathered<'_, B>> {
         let of = &self.units[unit];
-        if of.range.is_empty() {
+        if !of.is_away() {
             return None;
         }
         let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -314,36 +325,34 @@ impl<B: Backend> Away<B> for Spread<'_> {
             }
             None => self.fetch(backend, own, unit),
         };
-        let table = &of.table;
+        let (table, lent) = (&of.table, &of.lent);
         let (mut values, mut halves) = (backend.mat(1, table.reals()), backend.mat(1, table.halves()));
         // What went wrong is kept by the world, and asked for where errors can be told.
-        let Ok((reals, bits)) = parts.take() else {
+        let Ok((reals, bits, frozen)) = parts.take() else {
             backend.fill_zero(values.out());
-            return Some(Gathered { table, values, halves: backend.zeros(1, table.halves()) });
+            let lent = lent.matrices(backend, vec![0; lent.byte_len()]);
+            return Some(Gathered { table, values, halves: backend.zeros(1, table.halves()), lent });
         };
-        for (member, (reals, bits)) in reals.iter().zip(&bits).enumerate() {
-            let (mut reals, mut bits) = (&reals[..], &bits[..]);
-            for (home, len) in
-                self.shards.parts(member, of.range.clone()).flat_map(|part| of.homes(&part).collect::<Vec<_>>())
-            {
-                match home {
-                    Home::Real(first) => {
-                        let these = reals.split_off(..len).expect("as many as were counted");
-                        backend.upload(&real::<B>(these), values.out().cols(first..first + len));
-                    }
-                    Home::Half(first) => {
-                        let these = bits.split_off(..len).expect("as many as were counted");
-                        let these: Vec<bf16> = these.iter().map(|x| bf16::from_bits(*x)).collect();
-                        backend.upload(&these, halves.out().cols(first..first + len));
-                    }
+        let (mut reals, mut bits) = (&reals[..], &bits[..]);
+        let parts = (0..self.shards.ranks()).flat_map(|member| self.shards.parts(member, of.range.clone()));
+        for (home, len) in parts.flat_map(|part| of.homes(&part).collect::<Vec<_>>()) {
+            match home {
+                Home::Real(first) => {
+                    let these = reals.split_off(..len).expect("as many as were counted");
+                    backend.upload(&real::<B>(these), values.out().cols(first..first + len));
+                }
+                Home::Half(first) => {
+                    let these = bits.split_off(..len).expect("as many as were counted");
+                    let these: Vec<bf16> = these.iter().map(|x| bf16::from_bits(*x)).collect();
+                    backend.upload(&these, halves.out().cols(first..first + len));
                 }
             }
         }
-        Some(Gathered { table, values, halves })
+        Some(Gathered { table, values, halves, lent: lent.matrices(backend, frozen) })
     }
 
     fn ahead(&self, backend: &B, own: &Params<B>, unit: usize) {
-        if !self.units[unit].range.is_empty() {
+        if self.units[unit].is_away() {
             let fetched = Some((unit, self.fetch(backend, own, unit)));
             *self.fetched.lock().unwrap_or_else(PoisonError::into_inner) = fetched;
         }

@@ -156,7 +156,7 @@ impl<'a, B: Backend> StepContext<'a, B> {
         let away = self.team.filter(|spread| spread.zero == 3).map(|spread| spread as &dyn Away<B>);
         Context {
             backend: self.backend,
-            params: Params { table: &policy.table, values: initial, halves: Some(&policy.halves), away },
+            params: Params { table: &policy.table, values: initial, halves: Some(&policy.halves), lent: &[], away },
             adapters: who == Who::Policy || !matches!(policy.reference, Reference::AdaptersOff),
             dropout,
         }

@@ -1,10 +1,11 @@
 //! How a run holds its frozen weights, and what they take so.
 
 use crate::optimizer::holds_halves;
+use crate::plan::{block_of, is_on_gpu};
 use crate::{Error, Job};
 use config::{QuantCode, Quantisation};
 use kernels::Backend;
-use model::{Storage, Unfilled};
+use model::{Lending, Storage, Unfilled};
 use weights::{Code, DType, Scheme, TensorInfo};
 
 /// How frozen weights are held.
@@ -12,7 +13,7 @@ pub(crate) fn storage_of(job: &Job) -> Storage {
     let model = &job.config.model;
     let scheme = model.quantisation.as_ref().map(scheme_of);
     let skip = model.quantisation.as_ref().map_or_else(Vec::new, |q| q.skip.clone());
-    Storage { bf16: model.dtype == config::Dtype::Bfloat16, halves: holds_halves(job), scheme, skip }
+    Storage { bf16: model.dtype == config::Dtype::Bfloat16, halves: holds_halves(job), scheme, skip, lending: None }
 }
 
 fn scheme_of(asked: &Quantisation) -> Scheme {
@@ -24,10 +25,11 @@ fn scheme_of(asked: &Quantisation) -> Scheme {
     Scheme { code, nested: asked.nested }
 }
 
-/// The model of a job, its frozen weights held as the job says, without the values that it trains.
-pub(crate) fn unfilled<B: Backend>(job: &Job, backend: &B) -> Result<Unfilled<B>, Error> {
-    let blueprint = job.blueprint.clone();
-    Ok(Unfilled::new(&storage_of(job), backend, &job.checkpoint, blueprint, job.tuning(), job.positions)?)
+/// The model of a job, its frozen weights held as the job says and those that take memory of their own dealt to ranks as `lending` says,
+/// without the values that it trains.
+pub(crate) fn unfilled<B: Backend>(job: &Job, backend: &B, lending: Option<Lending>) -> Result<Unfilled<B>, Error> {
+    let (blueprint, storage) = (job.blueprint.clone(), Storage { lending, ..storage_of(job) });
+    Ok(Unfilled::new(&storage, backend, &job.checkpoint, blueprint, job.tuning(), job.positions)?)
 }
 
 /// Bytes of all weights of a job's model as they are held when frozen.
@@ -77,6 +79,33 @@ pub(crate) fn unread_bytes(job: &Job) -> u64 {
     }
     let touched = seen.iter().filter(|seen| **seen).count() as u64 * AROUND;
     (embedding.byte_len() as u64).saturating_sub(touched)
+}
+
+/// Bytes of the frozen matrices of each unit (embedding, blocks, head) that ranks have in shards at stage 3: those that take memory of
+/// their own, which on a GPU are all.
+pub(crate) fn lent_bytes(job: &Job) -> Vec<u64> {
+    let (storage, last) = (storage_of(job), job.blueprint.layers.len() + 1);
+    let mut units = vec![0; last + 1];
+    for info in job.checkpoint.infos().filter(|info| info.shape.len() > 1 && !trains(job, &info.name)) {
+        let bytes = held(&storage, info);
+        // Experts in four bits lie in two tensors, which are joined.
+        let joined = ["_blocks", "_scales"].iter().any(|end| info.name.ends_with(end));
+        if bytes != info.byte_len() || joined || is_on_gpu(job) {
+            let head = if info.name == "lm_head.weight" { last } else { 0 };
+            units[block_of(&info.name).map_or(head, |block| 1 + block)] += bytes as u64;
+        }
+    }
+    units
+}
+
+/// Whether a tensor of the checkpoint is trained itself.
+fn trains(job: &Job, name: &str) -> bool {
+    match job.tuning() {
+        model::Tuning::Full => true,
+        model::Tuning::Blocks { first, past } => block_of(name).is_some_and(|block| (first..past).contains(&block)),
+        model::Tuning::Lora(adapters) => adapters.trains(name),
+        model::Tuning::Frozen => false,
+    }
 }
 
 fn held(storage: &Storage, info: &TensorInfo) -> usize {

@@ -36,6 +36,16 @@ const DEVICE: &[Choice] = &[
     Not("mps", "there are kernels for the CPU and for NVIDIA GPUs"),
     Not("xpu", "there are kernels for the CPU and for NVIDIA GPUs"),
 ];
+const BACKENDS: &[Choice] = &[
+    Is("mpi"),
+    Is("nccl"),
+    Means("gloo", "mpi"),
+    Not("ccl", OTHER_BACKENDS),
+    Not("hccl", OTHER_BACKENDS),
+    Not("cncl", OTHER_BACKENDS),
+    Not("mccl", OTHER_BACKENDS),
+];
+const OTHER_BACKENDS: &str = "ranks exchange over MPI or NCCL";
 const PAIRING: &[Choice] = &[Is("group"), Is("trl")];
 const HOMOGENEOUS: &[Choice] = &[
     Is("exact"),
@@ -123,9 +133,10 @@ pub(super) const ENTRIES: &[Entry] = &[
     works(EVAL, "early_stopping_patience", Int(1), "", "stop after this many evaluations without improvement"),
     works(EVAL, "early_stopping_threshold", Kind::Float(Range::NON_NEGATIVE), "0.0", "an improvement is a change by more than this"),
     works(ENGINE, "deterministic", Bool, "true", "reductions in a fixed order: the same bits every time"),
-    works(ENGINE, "zero_stage", Int(0), "0", "over several ranks: 0 all state on every rank, 1 the optimiser's in shards, 2 the gradient too, 3 the trained weights too"),
+    works(ENGINE, "zero_stage", Int(0), "0", "over several ranks: 0 all state on every rank, 1 the optimiser's in shards, 2 the gradient too, 3 the weights too"),
     works(ENGINE, "shard_ranks", Int(1), "", "ranks that have a shard each, as those of a machine; the next as many have the same. Unset: all ranks"),
     works(ENGINE, "elastic", Bool, "", "sum gradients in an order that does not depend on the number of ranks; on with several ranks unless `deterministic: false`"),
+    works(ENGINE, "ddp_backend", Kind::Choice(BACKENDS), "", "over what ranks exchange: mpi, or nccl from GPU to GPU; unset: nccl with `device: cuda` where every rank has it, else mpi"),
     works(ENGINE, "dist_timeout", POSITIVE, "60", "seconds that ranks wait for one another before the job ends"),
     works((Section::Optimisation, Scope::Both), "train_batch_size", Int(1), "", "rows of a step over all ranks; when unset, micro-batches per step are multiplied by the number of ranks"),
     works(ENGINE, "device", Kind::Choice(DEVICE), "auto", "where training computes: cpu, cuda, or cuda:N for the GPU of that number; auto is the CPU"),

@@ -57,9 +57,9 @@ pub(crate) fn conforms(world: &World) {
     let group = rank / 2 * 2..(rank / 2 * 2 + 2).min(size);
     let counts: Vec<usize> = group.clone().map(|r| 100 + r).collect();
     let got = world.gather_among(group.clone(), &values(rank, 100 + rank), &counts).unwrap();
-    assert_eq!(got, group.clone().map(|r| values(r, 100 + r)).collect::<Vec<_>>());
+    assert_eq!(got, group.clone().flat_map(|r| values(r, 100 + r)).collect::<Vec<_>>());
     let halves = world.gather_among(group.clone(), &[rank as u16; 3], &vec![3; group.len()]).unwrap();
-    assert_eq!(halves, group.map(|r| vec![r as u16; 3]).collect::<Vec<_>>());
+    assert_eq!(halves, group.flat_map(|r| [r as u16; 3]).collect::<Vec<_>>());
     goes_on_behind(world);
     let before = world.meter().of(Collective::Barrier);
     world.barrier().unwrap();

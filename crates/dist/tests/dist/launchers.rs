@@ -1,6 +1,7 @@
 //! Variables of launchers.
 
-use dist::launch::{Launch, Launcher, detect, meeting};
+use dist::launch::{Launch, Launcher, detect, meeting, own_gpu};
+use dist::rendezvous::Place;
 
 fn found(variables: &[(&str, &str)]) -> Result<Option<Launch>, String> {
     let get = |name: &str| variables.iter().find(|(k, _)| *k == name).map(|(_, v)| v.to_string());
@@ -43,13 +44,34 @@ fn ranks_of_torchrun_are_told_where_to_meet() {
     let launch = found(&[("RANK", "1"), ("WORLD_SIZE", "2")]).unwrap().unwrap();
     let at = |variables: &[(&str, &str)]| {
         let get = |name: &str| variables.iter().find(|(k, _)| *k == name).map(|(_, v)| v.to_string());
-        meeting(&launch, "here".into(), get).map(|m| (m.host, m.port, m.job, m.rank)).map_err(|e| e.to_string())
+        meeting(&launch, "here".into(), get).map(|m| (m.place, m.job, m.rank)).map_err(|e| e.to_string())
     };
+    let port = |host: &str, port| Place::Port { host: host.into(), port };
     let place = [("MASTER_ADDR", "node-a"), ("MASTER_PORT", "29500")];
-    assert_eq!(at(&place), Ok(("node-a".into(), 29500, String::new(), (1, 2))));
+    assert_eq!(at(&place), Ok((port("node-a", 29500), String::new(), (1, 2))));
     // torchrun's own agent listens at the port then.
     let agent = [&place[..], &[("TORCHELASTIC_USE_AGENT_STORE", "True"), ("TORCHELASTIC_RUN_ID", "j")]].concat();
-    assert_eq!(at(&agent), Ok(("node-a".into(), 29501, "j".into(), (1, 2))));
-    assert!(at(&place[..1]).unwrap_err().contains("rank 1 of 2, by RANK and WORLD_SIZE, and MASTER_PORT is not set"));
+    assert_eq!(at(&agent), Ok((port("node-a", 29501), "j".into(), (1, 2))));
+    assert!(
+        at(&place[..1])
+            .unwrap_err()
+            .contains("rank 1 of 2, started by torchrun or Kubernetes (RANK, WORLD_SIZE), and MASTER_PORT is not set")
+    );
     assert!(at(&[place[0], ("MASTER_PORT", "x")]).unwrap_err().contains("MASTER_PORT=x"));
+    // As torch's init_method, which wins.
+    let method =
+        |text: &'static str| at(&[&place[..], &[("PROSPECT_INIT_METHOD", text)]].concat()).map(|found| found.0);
+    assert_eq!(method("file:///shared/meet"), Ok(Place::File("/shared/meet".into())));
+    assert_eq!(method("tcp://10.0.0.1:2345"), Ok(port("10.0.0.1", 2345)));
+    for wrong in ["file://shared", "tcp://node", "env://", "tcp://:1"] {
+        assert!(method(wrong).unwrap_err().contains(&format!("PROSPECT_INIT_METHOD={wrong}: expected file:///")));
+    }
+}
+
+#[test]
+fn a_rank_takes_its_gpu_of_those_that_it_is_shown() {
+    let launch = Launch { launcher: Launcher::Slurm, rank: 6, size: 8, local_size: Some(4), local_rank: Some(2) };
+    let own = |seen: Option<&str>| own_gpu(&launch, |_| seen.map(str::to_owned));
+    assert_eq!((own(None), own(Some("0,1,2,3")), own(Some("2")), own(Some(""))), (Some(2), Some(2), Some(0), Some(2)));
+    assert_eq!(own_gpu(&Launch { local_rank: None, ..launch.clone() }, |_| None), None);
 }

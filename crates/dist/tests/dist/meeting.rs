@@ -1,7 +1,7 @@
 //! Ranks that meet at a port, and the engine that does.
 
 use crate::conformance::conforms;
-use dist::rendezvous::{Meeting, Rendezvous};
+use dist::rendezvous::{Meeting, Place, Rendezvous};
 use dist::{Channel, Error, Nccl, Stuck, World, nccl};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Barrier;
@@ -16,7 +16,8 @@ fn port() -> u16 {
 
 fn meeting(rank: usize, size: usize, port: u16, job: &str) -> Meeting {
     let machine = format!("machine-{rank}");
-    Meeting { host: "127.0.0.1".into(), port, job: job.into(), rank: (rank, size), machine }
+    let place = Place::Port { host: "127.0.0.1".into(), port };
+    Meeting { place, job: job.into(), rank: (rank, size), machine }
 }
 
 /// Every rank in a thread of its own.
@@ -88,6 +89,35 @@ fn strangers_are_sent_away_and_whoever_breaks_off_is_named() {
     // Who ends as it should does not alarm anybody.
     drop(one);
     assert_eq!(lead.hear(), None);
+}
+
+#[test]
+fn ranks_find_one_another_through_a_file_whatever_lay_there() {
+    let path = std::env::temp_dir().join(format!("prospect-meeting-{}", std::process::id()));
+    // What a job that was killed has left behind: its port is nobody's now.
+    std::fs::write(&path, format!("prospect ranks meet\nanother\n{}\n127.0.0.1\n", port())).unwrap();
+    let until = Instant::now() + PATIENCE;
+    let at =
+        |rank| Meeting { place: Place::File(path.clone()), machine: "localhost".into(), ..meeting(rank, 3, 1, "") };
+    let given = std::thread::scope(|scope| {
+        let ranks = [2, 1, 0].map(|rank| {
+            let at = &at;
+            scope.spawn(move || {
+                let channel = Rendezvous::join(&at(rank), until).unwrap();
+                let given = channel.lead_says(b"the id", until).unwrap();
+                // Nobody goes before all have heard it.
+                channel.say("heard", PATIENCE);
+                (0..2).for_each(|_| drop(heard(&channel)));
+                given
+            })
+        });
+        ranks.map(|rank| rank.join().unwrap())
+    });
+    assert_eq!(given, [b"the id"; 3]);
+    assert!(!path.exists(), "rank 0 takes its notice away");
+    let gone = Meeting { place: Place::File("/nowhere/at/all".into()), ..at(0) };
+    let said = Rendezvous::join(&gone, until).err().expect("no such folder").to_string();
+    assert!(said.contains("/nowhere/at/all") && said.contains("PROSPECT_INIT_METHOD"), "{said}");
 }
 
 #[test]

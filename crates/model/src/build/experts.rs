@@ -1,6 +1,7 @@
 //! Mixtures of experts, in every layout that checkpoints have them.
 
 use super::layers::runs;
+use super::storage::Held;
 use super::{Builder, mxfp4};
 use crate::{Blueprint, Error, ExpertLayout, ExpertSpec, Projection};
 use kernels::{Backend, Clamp};
@@ -143,8 +144,8 @@ impl<B: Backend> Builder<'_, B> {
         let groups = inputs / mxfp4::BLOCK;
         let blocks = self.checkpoint.get_shaped(&format!("{name}_blocks"), &[e, outputs, groups, mxfp4::BLOCK / 2])?;
         let scales = self.checkpoint.get_shaped(&format!("{name}_scales"), &[e, outputs, groups])?;
-        let whole = mxfp4::joined(&blocks, &scales)?;
+        let held = Held { tensor: mxfp4::joined(&blocks, &scales)?, mapped: false };
         blocks.release();
-        Ok(runs(vec![outputs; e]).into_iter().map(|rows| Tensor::Frozen(self.rows_of(&whole, rows, inputs))).collect())
+        Ok(self.frozen(held, &runs(vec![outputs; e]), inputs))
     }
 }

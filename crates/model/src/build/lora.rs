@@ -127,12 +127,19 @@ impl<B: Backend> Builder<'_, B> {
 
     /// Notes the lengths of a weight's rows, at which a magnitude starts.
     pub(super) fn note_lengths(&mut self, linear: &Linear<B>) {
-        if let (Some(Lora { magnitude: Some(id), first, .. }), Tensor::Frozen(stored)) = (&linear.lora, &linear.weight)
-        {
-            let mut norms = self.backend.mat(1, linear.outputs);
-            self.backend.row_norms(Weight::Stored(stored), None, norms.out());
-            self.lengths.push((*id, *first, norms));
-        }
+        let Some(Lora { magnitude: Some(id), first, .. }) = linear.lora else { return };
+        let whole;
+        let stored = match &linear.weight {
+            Tensor::Frozen(stored) => stored,
+            Tensor::Lent(number) => {
+                whole = self.whole.stored(self.backend, *number);
+                &whole
+            }
+            Tensor::Trained(_) | Tensor::Part { .. } => return,
+        };
+        let mut norms = self.backend.mat(1, linear.outputs);
+        self.backend.row_norms(Weight::Stored(stored), None, norms.out());
+        self.lengths.push((id, first, norms));
     }
 
     /// The head, where it is not the embedding. A tied one that adapters train, or whose embedding they train, is a matrix of
@@ -151,7 +158,7 @@ impl<B: Backend> Builder<'_, B> {
             return Ok(Some(Tensor::Trained(self.trained_matrix(head, &[b.vocab, b.hidden], source))));
         }
         let held = self.held(embed, &[b.vocab, b.hidden])?;
-        Ok(Some(Tensor::Frozen(self.backend.store(held, b.vocab, b.hidden))))
+        Ok(Some(self.frozen_whole(held, b.vocab, b.hidden)))
     }
 }
 

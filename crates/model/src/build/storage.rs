@@ -1,9 +1,10 @@
 //! How frozen matrices are held: where they are mapped, rounded once to bf16, or as codes of four or eight bits.
 
-use super::{Builder, CHUNK};
+use super::{Builder, CHUNK, Lending};
 use crate::Error;
 use half::bf16;
 use kernels::{Backend, Coded, HostBytes, HostTensor, Real, StoredDtype};
+use nn::Tensor;
 use std::ops::Range;
 use std::sync::Arc;
 use weights::{DType, Mapped, Quantised, Scheme, is_quantisable};
@@ -19,6 +20,8 @@ pub struct Storage {
     pub scheme: Option<Scheme>,
     /// Layers, or parts of the model, that are not held in codes.
     pub skip: Vec<String>,
+    /// Those that take memory of their own in parts, one on each of several ranks; `None`: whole.
+    pub lending: Option<Lending>,
 }
 
 impl Storage {
@@ -63,15 +66,38 @@ impl Source {
 }
 
 /// Some of another owner's bytes.
-struct Piece {
-    whole: Arc<dyn HostBytes>,
-    range: Range<usize>,
+pub(super) struct Piece {
+    pub(super) whole: Arc<dyn HostBytes>,
+    pub(super) range: Range<usize>,
 }
 
 impl HostBytes for Piece {
     fn bytes(&self) -> &[u8] {
         &self.whole.bytes()[self.range.clone()]
     }
+}
+
+/// A frozen tensor on the host.
+pub(super) struct Held {
+    pub(super) tensor: HostTensor,
+    /// Whether it lies in a file, where other processes have it as well.
+    pub(super) mapped: bool,
+}
+
+/// Rows of a tensor on the host as a frozen weight.
+pub(super) fn rows_of<B: Backend>(backend: &B, whole: &HostTensor, rows: Range<usize>, cols: usize) -> B::Stored {
+    let first = rows.start * cols;
+    let part = match &whole.coded {
+        Some(coded) => {
+            let coded = Coded { codes: coded.codes.clone(), first: coded.first + first };
+            HostTensor { coded: Some(coded), ..whole.clone() }
+        }
+        None => match whole.dtype.bytes(first)..whole.dtype.bytes(rows.end * cols) {
+            all if all == (0..whole.bytes.bytes().len()) => whole.clone(),
+            range => HostTensor::new(Arc::new(Piece { whole: whole.bytes.clone(), range }), whole.dtype),
+        },
+    };
+    backend.store(part, rows.len(), cols)
 }
 
 impl<B: Backend> Builder<'_, B> {
@@ -93,25 +119,25 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     /// A frozen matrix, or several in one tensor, as it is to be held.
-    pub(super) fn held(&self, name: &str, shape: &[usize]) -> Result<HostTensor, Error> {
+    pub(super) fn held(&self, name: &str, shape: &[usize]) -> Result<Held, Error> {
         if let Some(quantised) = self.checkpoint.quantised(name)? {
             if quantised.shape != shape {
                 let path = self.checkpoint.dir().to_owned();
                 let (expected, found) = (shape.to_vec(), quantised.shape);
                 return Err(weights::Error::Shape { path, name: name.to_owned(), expected, found }.into());
             }
-            return Ok(quantised.host(0));
+            return Ok(Held { tensor: quantised.host(0), mapped: true });
         }
         let source = self.source(name, shape)?;
         if let Some(scheme) = self.storage.scheme_of(name) {
             let quantised = Quantised::new(&source.tensor, scheme)?;
             source.tensor.release();
-            return Ok(quantised.host(0));
+            return Ok(Held { tensor: quantised.host(0), mapped: false });
         }
         let len = shape.iter().product();
         Ok(match self.storage.bf16 && source.dtype != StoredDtype::Bf16 {
-            true => self.rounded(&source, len),
-            false => source.host(0..len),
+            true => Held { tensor: self.rounded(&source, len), mapped: false },
+            false => Held { tensor: source.host(0..len), mapped: true },
         })
     }
 
@@ -129,19 +155,17 @@ impl<B: Backend> Builder<'_, B> {
         HostTensor::new(Arc::new(bytes), StoredDtype::Bf16)
     }
 
-    /// Rows of a tensor on the host as a frozen weight.
-    pub(super) fn rows_of(&self, whole: &HostTensor, rows: Range<usize>, cols: usize) -> B::Stored {
-        let first = rows.start * cols;
-        let part = match &whole.coded {
-            Some(coded) => {
-                let coded = Coded { codes: coded.codes.clone(), first: coded.first + first };
-                HostTensor { coded: Some(coded), ..whole.clone() }
-            }
-            None => {
-                let range = whole.dtype.bytes(first)..whole.dtype.bytes(rows.end * cols);
-                HostTensor::new(Arc::new(Piece { whole: whole.bytes.clone(), range }), whole.dtype)
-            }
-        };
-        self.backend.store(part, rows.len(), cols)
+    /// Rows `cuts` of a frozen tensor whose rows are `cols` wide, each as a weight of its own. They share the bytes.
+    pub(super) fn frozen(&mut self, held: Held, cuts: &[Range<usize>], cols: usize) -> Vec<Tensor<B>> {
+        if self.storage.lending.is_some_and(|lending| lending.mapped || !held.mapped) {
+            return self.whole.add(held, cuts, cols).map(Tensor::Lent).collect();
+        }
+        let stored = |rows: &Range<usize>| rows_of(self.backend, &held.tensor, rows.clone(), cols);
+        cuts.iter().map(|rows| Tensor::Frozen(stored(rows))).collect()
+    }
+
+    /// A frozen tensor as one weight.
+    pub(super) fn frozen_whole(&mut self, held: Held, rows: usize, cols: usize) -> Tensor<B> {
+        self.frozen(held, std::slice::from_ref(&(0..rows)), cols).remove(0)
     }
 }

@@ -28,11 +28,12 @@ pub(super) fn before<B: Backend, R>(
 ) -> R {
     let (backend, own) = (ctx.backend, &ctx.params);
     let gathered = own.away.and_then(|away| Some((away, away.gather(backend, own, unit)?)));
-    let Some((away, Gathered { table, values, halves })) = gathered else { return work(ctx) };
+    let Some((away, Gathered { table, values, halves, lent })) = gathered else { return work(ctx) };
     if let Some(next) = next {
         away.ahead(backend, own, next);
     }
-    work(&Context { params: Params { table, values: &values, halves: Some(&halves), away: None }, ..*ctx })
+    let params = Params { table, values: &values, halves: Some(&halves), lent: &lent, away: None };
+    work(&Context { params, ..*ctx })
 }
 
 /// Does all that adds to the gradients of a unit; meanwhile the one that is needed next is fetched.
@@ -61,6 +62,15 @@ impl<B: Backend> Decoder<B> {
         if self.head.is_some() { self.norm_unit() + 1 } else { EMBEDDING }
     }
 
+    pub(crate) fn has_head(&self) -> bool {
+        self.head.is_some()
+    }
+
+    /// Whether backward reads the head: a frozen one has left its part when it scored.
+    pub(super) fn head_is_trained(&self) -> bool {
+        self.head.as_ref().unwrap_or(&self.embed).is_trained()
+    }
+
     /// Backward has been through the head; one that is the embedding gets more later.
     pub(super) fn end_head(&self, ctx: &Context<B>, grads: &mut Grads<B>) {
         if self.head.is_some() {
@@ -76,7 +86,7 @@ impl<B: Backend> Decoder<B> {
 
     /// Stands by while others go backward, through the head as well unless they were there when they scored.
     pub fn attend_backward(&self, ctx: &Context<B>, grads: &mut Grads<B>, head: bool) {
-        if head {
+        if head && self.head_is_trained() {
             at(ctx, self.head_unit(), |_| ());
         }
         self.end_head(ctx, grads);

@@ -6,6 +6,7 @@ mod golden;
 #[cfg(feature = "cuda-tests")]
 mod gpu;
 mod gradients;
+mod lent;
 mod quantised;
 
 use kernels::{Backend, Mat};
@@ -41,10 +42,14 @@ fn load<B: Backend>(backend: &B, name: &str, tuning: Tuning) -> Built<B> {
 }
 
 fn load_held<B: Backend>(storage: &Storage, backend: &B, name: &str, tuning: Tuning) -> Built<B> {
+    unfilled(storage, backend, name, tuning).whole(backend)
+}
+
+fn unfilled<B: Backend>(storage: &Storage, backend: &B, name: &str, tuning: Tuning) -> Unfilled<B> {
     let dir = golden_dir().join("models").join(name);
     let checkpoint = weights::Checkpoint::open(&dir).unwrap();
     let blueprint = model::arch::blueprint(&weights::read_config(&dir).unwrap()).unwrap();
-    Unfilled::new(storage, backend, &checkpoint, blueprint, tuning, 256).unwrap().whole(backend)
+    Unfilled::new(storage, backend, &checkpoint, blueprint, tuning, 256).unwrap()
 }
 
 fn context<'a, B: Backend>(backend: &'a B, built: &'a Built<B>) -> Context<'a, B> {
@@ -54,7 +59,7 @@ fn context<'a, B: Backend>(backend: &'a B, built: &'a Built<B>) -> Context<'a, B
 fn context_at<'a, B: Backend>(backend: &'a B, built: &'a Built<B>, values: &'a Mat<B, B::Real>) -> Context<'a, B> {
     Context {
         backend,
-        params: Params { table: &built.table, values, halves: None, away: None },
+        params: Params { table: &built.table, values, halves: None, lent: &[], away: None },
         adapters: true,
         dropout: None,
     }

@@ -3,6 +3,7 @@
 use crate::{context, golden_dir, load, load_held};
 use kernels::Cpu;
 use model::{Built, Keep, Parts, Storage, Tuning};
+use nn::Context;
 use pack::{Answer, Family, plan_packs};
 use std::path::PathBuf;
 use weights::{Checkpoint, Code, Scheme};
@@ -27,12 +28,16 @@ impl Drop for Folder {
 }
 
 fn logits(cpu: &Cpu<f32>, built: &Built<Cpu<f32>>) -> Vec<f32> {
+    logits_in(&context(cpu, built), built)
+}
+
+/// Logits of a short text.
+pub(crate) fn logits_in(ctx: &Context<Cpu<f32>>, built: &Built<Cpu<f32>>) -> Vec<f32> {
     let tokens: Vec<u32> = (0..24).map(|i| i * 37 % built.decoder.blueprint.vocab as u32).collect();
     let answer = Answer { tokens: &tokens, scored: None, sequence: 0, grad: true };
     let pack = plan_packs(&[Family { prompt: &[], answers: vec![answer] }], 64).remove(0);
-    let ctx = context(cpu, built);
-    let forward = built.decoder.forward(&ctx, &pack, &Parts::new(cpu, &pack), Keep::Nothing);
-    built.decoder.logits(&ctx, &forward)
+    let forward = built.decoder.forward(ctx, &pack, &Parts::new(ctx.backend, &pack), Keep::Nothing);
+    built.decoder.logits(ctx, &forward)
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl<B: Double> Layer<B> {
     fn run_at(&self, backend: &B, values: &[f64], x: &[f64], backward: bool) -> (Vec<f64>, Vec<f64>, Option<Vec<f64>>) {
         let arena = backend.from_host(1, values.len(), values);
         let x = backend.from_host(self.shape.0, self.shape.1, x);
-        let params = Params { table: &self.table, values: &arena, halves: None, away: None };
+        let params = Params { table: &self.table, values: &arena, halves: None, lent: &[], away: None };
         let ctx = Context { backend, params, adapters: self.adapters, dropout: self.dropout };
         if !backward {
             return ((self.run)(&ctx, &x, None).0, Vec::new(), None);

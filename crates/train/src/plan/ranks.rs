@@ -1,6 +1,6 @@
 //! What a rank of several holds, and what it takes to hear from the others.
 
-use super::Load;
+use super::{Load, Plan, is_on_gpu};
 use crate::Job;
 
 /// Over how many ranks a run is spread, and how.
@@ -49,6 +49,18 @@ impl Team {
         Load { base: part(load.base), tail: part(load.tail), targets: part(load.targets), ..load }
     }
 
+    /// Bytes of frozen weights, of which `whole` are there; at stage 3 those of `lent`, unit by unit, come when they are needed, and what is
+    /// kept of them is on the host.
+    pub(super) fn frozen(self, whole: u64, lent: &[u64], on_gpu: bool) -> u64 {
+        if self.zero < 3 {
+            return whole;
+        }
+        let all: u64 = lent.iter().sum();
+        // A unit, and the next one, which is fetched meanwhile.
+        let window = lent.windows(2).map(|units| units[0] + units[1]).max().unwrap_or(all);
+        whole.saturating_sub(all) + window.min(all) + if on_gpu { 0 } else { all.div_ceil(self.group as u64) }
+    }
+
     /// Bytes of parts of the state.
     pub(super) fn held(self, whole: &Whole, packs: usize) -> Held {
         let Whole { units, values, moments } = whole;
@@ -77,6 +89,24 @@ impl Team {
             // At stage 3 units come in, and the next is fetched, while gradients go out.
             exchange: if self.zero == 3 { exchange + heard + largest } else { exchange.max(heard) },
         }
+    }
+}
+
+impl Plan {
+    /// Where frozen weights are, of a run that has something else than the whole of them on every rank.
+    pub(crate) fn frozen_words(&self, job: &Job) -> Option<String> {
+        let (Team { zero, group, .. }, lent) = (self.team, crate::storage::lent_bytes(job).iter().sum::<u64>());
+        if zero < 3 || matches!(job.tuning(), model::Tuning::Full) {
+            return None;
+        }
+        Some(if is_on_gpu(job) {
+            format!("copied to the GPU block by block; of what is not mapped, {group} ranks have a shard each")
+        } else if lent > 0 {
+            let mb = lent as f64 / f64::from(1 << 20);
+            format!("{mb:.1} MB in shards over {group} ranks, gathered block by block; the others are mapped")
+        } else {
+            "mapped, which the ranks of a machine share".to_owned()
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use config::Device;
 use kernels::cuda::{Cuda, scratch_bytes};
 
 /// Whether a job computes on a GPU.
-pub(super) fn is_on_gpu(job: &Job) -> bool {
+pub(crate) fn is_on_gpu(job: &Job) -> bool {
     matches!(job.config.engine.device, Device::Cuda(_))
 }
 

@@ -1,6 +1,7 @@
 //! The model that a run trains, with as much of its values as this rank holds.
 
 use super::{Event, Ranks, reference};
+use crate::plan::is_on_gpu;
 use crate::policy::Policy;
 use crate::spread::{Spread, host, real};
 use crate::{Error, Job};
@@ -8,7 +9,7 @@ use config::OptimizerName;
 use dist::Shards;
 use kernels::adamw8::BLOCK;
 use kernels::{Backend, Mat};
-use model::{Built, land};
+use model::{Built, Lending, Lent, land};
 use nn::Table;
 use std::ops::Range;
 
@@ -23,11 +24,15 @@ pub(crate) fn shards_of(job: &Job, table: &Table, group: usize) -> Shards {
 }
 
 impl<'a> Ranks<'a> {
-    /// How the arena of `table` is spread over these ranks.
-    fn spread(&self, job: &Job, table: &Table) -> Spread<'a> {
+    /// Ranks that have a shard each.
+    fn group(&self, job: &Job) -> usize {
         let group = job.config.engine.shard_ranks.filter(|_| self.world.size() > 1);
-        let shards = shards_of(job, table, group.unwrap_or(self.world.size()));
-        Spread::new(self.world, self.zero, shards, table)
+        group.unwrap_or(self.world.size())
+    }
+
+    /// How the arena of `table` and frozen matrices are spread over these ranks.
+    fn spread(&self, job: &Job, table: &Table, lent: Vec<Lent>) -> Spread<'a> {
+        Spread::new(self.world, self.zero, shards_of(job, table, self.group(job)), table, lent)
     }
 
     /// Builds the model, and says whose which of its values are.
@@ -37,8 +42,12 @@ impl<'a> Ranks<'a> {
         job: &Job,
         observe: &mut dyn FnMut(Event),
     ) -> Result<(Policy<B>, Spread<'a>), Error> {
-        let unfilled = crate::storage::unfilled(job, backend)?;
-        let spread = self.spread(job, &unfilled.table);
+        let members = self.group(job);
+        let (member, mapped) = (self.world.rank() % members, is_on_gpu(job));
+        let lending = (self.zero == 3).then_some(Lending { members, member, mapped });
+        let mut unfilled = crate::storage::unfilled(job, backend, lending)?;
+        let lent = std::mem::take(&mut unfilled.lent);
+        let spread = self.spread(job, &unfilled.table, lent);
         let held = spread.held(&unfilled.table);
         let Built { decoder, table, mut values, halves, notes } = unfilled.fill(backend, &held);
         notes.into_iter().for_each(|n| observe(Event::Note(n)));

@@ -186,9 +186,12 @@ fn decides(key: &str) -> bool {
         "zero_stage",
         "shard_ranks",
         "dist_timeout",
+        "ddp_backend",
         "kl_stop",
         "threads",
         "max_memory",
+        "offload_optimizer_device",
+        "offload_optimizer_nvme_path",
         "gradient_checkpointing",
     ];
     let entry = config::keys().find(|entry| entry.key == key);

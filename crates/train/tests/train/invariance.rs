@@ -203,7 +203,7 @@ where
     let tokens: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 380).collect();
     let answer = Answer { tokens: &tokens, scored: None, sequence: 0, grad: true };
     let pack = plan_packs(&[Family { prompt: &[], answers: vec![answer] }], 1 << 20).remove(0);
-    let params = Params { table: &built.table, values: &built.values, halves: None, away: None };
+    let params = Params { table: &built.table, values: &built.values, halves: None, lent: &[], away: None };
     let ctx = Context { backend: cpu, params, adapters, dropout: None };
     let forward = built.decoder.forward(&ctx, &pack, &Parts::new(cpu, &pack), Keep::Nothing);
     built.decoder.logits(&ctx, &forward).iter().map(|x| x.f64()).collect()

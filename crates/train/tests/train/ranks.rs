@@ -174,9 +174,18 @@ fn experts_have_the_same_bits_on_any_number_of_ranks() {
 
 #[test]
 fn a_base_in_codes_has_the_same_bits_on_any_number_of_ranks() {
-    let keys = json!({"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"});
-    let spreads = [(2, json!(0)), (3, json!(3))];
+    let keys = json!({"load_in_4bit": true, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": true, "lora_target_modules": ["v_proj"],
+        "layers_to_transform": [1], "generate_prompts": ["a"], "generate_steps": 4, "generate_max_new_tokens": 2});
+    let spreads = [(2, json!(0)), (3, json!(3)), (4, json!({"zero_stage": 3, "shard_ranks": 2}))];
     assert_same_on("ranks-qlora", &|out| job("kto", out, over(&lora(), keys.clone())), &spreads);
+}
+
+#[test]
+fn a_rounded_base_in_shards_has_the_same_bits() {
+    let keys = json!({"dtype": "bfloat16", "val_size": 6, "eval_strategy": "steps", "eval_steps": 2, "z0_scope": "micro_batch"});
+    assert_same_on("ranks-rounded", &|out| job("kto", out, over(&lora(), keys.clone())), &[(3, json!(3))]);
+    let keys = json!({"dtype": "bfloat16", "freeze_trainable_layers": 1});
+    assert_same_on("ranks-frozen-blocks", &|out| job("sft", out, keys.clone()), &[(2, json!(3))]);
 }
 
 #[test]

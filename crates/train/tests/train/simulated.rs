@@ -38,8 +38,9 @@ fn meters(ranks: usize, config: &Value) -> Vec<Vec<Meter>> {
 fn assert_counted(trainer: &str, keys: Value, spreads: &[(usize, Value)]) {
     for (ranks, spread) in spreads {
         let scratch = Scratch::new("simulated");
-        let own = json!({"elastic": true, "train_batch_size": 6, "max_steps": 2, "dist_timeout": PATIENCE,
-            "gradient_accumulation_steps": null, "save_strategy": "no", "max_length": 48});
+        // Rows are tokenised once, not by every rank.
+        let own = json!({"tokenized_path": scratch.join("tokens"), "elastic": true, "train_batch_size": 6, "max_steps": 2, "dist_timeout": PATIENCE,
+            "gradient_accumulation_steps": null, "save_strategy": "no", "logging_strategy": "no", "max_length": 48});
         let config =
             over(&over(&over(&small(trainer, &scratch.join("run"), json!({})), own), keys.clone()), spread.clone());
         let what = format!("{trainer} {keys} {ranks} ranks {spread}");
@@ -71,12 +72,9 @@ fn stages(of: &[(usize, u8)]) -> Vec<(usize, Value)> {
 #[test]
 fn every_byte_of_a_preference_step_is_foreseen() {
     assert_counted("kto", json!({}), &stages(&[(2, 0), (4, 2)]));
-    assert_counted("kto", lora(), &stages(&[(3, 3)]));
-    assert_counted(
-        "kto",
-        json!({"optim_master": "none", "dtype": "bfloat16"}),
-        &[(4, json!({"zero_stage": 3, "shard_ranks": 2}))],
-    );
+    let codes = json!({"load_in_4bit": true, "dtype": "bfloat16", "layers_to_transform": [1], "lora_target_modules": ["v_proj"]});
+    assert_counted("kto", over(&lora(), codes), &[(4, json!({"zero_stage": 3, "shard_ranks": 2}))]);
+    assert_counted("kto", json!({"optim_master": "none", "dtype": "bfloat16"}), &stages(&[(3, 3)]));
 }
 
 #[test]
