@@ -56,6 +56,9 @@ pub(crate) struct Arguments {
     /// Runs and steps in mixed precision, `bf16: true`, on both sides; on a GPU always.
     #[arg(long)]
     pub(crate) bf16: bool,
+    /// Keep activations, `gradient_checkpointing: false`, on both sides [default: ours as the plan says, the peer's recomputed].
+    #[arg(long)]
+    pub(crate) no_checkpointing: bool,
     /// What computes, on both sides: cpu, cuda, cuda:1.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = Named::read)]
     pub(crate) device: Named,

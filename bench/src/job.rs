@@ -30,6 +30,8 @@ pub(crate) struct Case<'a> {
     pub(crate) batch: usize,
     /// Mixed precision.
     pub(crate) bf16: bool,
+    /// Activations are kept on both sides.
+    pub(crate) keeps: bool,
     /// What computes.
     pub(crate) device: Named,
 }
@@ -51,10 +53,11 @@ impl Case<'_> {
                 format!("use_peft: true\nlora_r: {RANK}\nlora_alpha: {}\nlora_target_modules: all-linear\n", 2 * RANK)
             }
         };
+        let keeps = if self.keeps { "gradient_checkpointing: false\n" } else { "" };
         format!(
             "trainer: {}\nmodel_name_or_path: {}\ndataset_name: {}\noutput_dir: {}\noverwrite_output_dir: true\n\
              per_device_train_batch_size: {}\nmax_steps: {steps}\nlearning_rate: 1e-5\nmax_length: 1024\nshuffle: false\n\
-             save_strategy: \"no\"\nlogging_steps: 1\nbf16: {}\ndevice: {}\n{adapter}",
+             save_strategy: \"no\"\nlogging_steps: 1\nbf16: {}\ndevice: {}\n{keeps}{adapter}",
             self.objective.name(),
             path(self.model),
             path(self.data),
@@ -206,8 +209,9 @@ mod tests {
         {
             for tuning in [Tuning::Lora, Tuning::Full] {
                 let data = golden.join("data").join(data);
-                let (batch, bf16, device) = (2, false, Named::Cpu);
-                let case = Case { name: "qwen2", model: &model, data: &data, objective, tuning, batch, bf16, device };
+                let (batch, bf16, keeps, device) = (2, false, false, Named::Cpu);
+                let case =
+                    Case { name: "qwen2", model: &model, data: &data, objective, tuning, batch, bf16, keeps, device };
                 let job = case.load(3, &scratch).unwrap();
                 let plan = Plan::new(&job).unwrap();
                 let mut stepper = Stepper::new(&cpu, &job, &plan).unwrap();

@@ -64,7 +64,7 @@ fn measure(arguments: &Arguments) -> Result<(), Error> {
     let binary = parts.runs || parts.startup || !arguments.configs.is_empty();
     let prospect = if binary { prospect(arguments)? } else { PathBuf::new() };
     let device = Device::new(arguments.device, arguments.bf16);
-    let meter = device.meter()?;
+    let meter = if binary { device.meter()? } else { Meter::Resident };
     let scratch = arguments.scratch.clone();
     let scratch =
         scratch.unwrap_or_else(|| std::env::temp_dir().join(format!("prospect-bench-{}", std::process::id())));
@@ -118,6 +118,7 @@ fn begin(root: &Path, arguments: &Arguments, device: &Device, meter: &Meter) -> 
         machine: Machine::look(gpu),
         device: arguments.device.text(),
         bf16: arguments.rounds(),
+        keeps: arguments.no_checkpointing,
         memory: meter.name(),
         rates: on!(device, backend => Rates::measure(&backend, device.sizes())),
         operators: Vec::new(),
@@ -265,8 +266,8 @@ fn cases(arguments: &Arguments) -> Vec<Case<'_>> {
         for (objective, data) in arguments.data() {
             for &tuning in &arguments.tuning {
                 let batch = arguments.batch(objective);
-                let (bf16, device) = (arguments.rounds(), arguments.device);
-                cases.push(Case { name, model, data, objective, tuning, batch, bf16, device });
+                let (bf16, keeps, device) = (arguments.rounds(), arguments.no_checkpointing, arguments.device);
+                cases.push(Case { name, model, data, objective, tuning, batch, bf16, keeps, device });
             }
         }
     }

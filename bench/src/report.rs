@@ -25,6 +25,8 @@ pub(crate) struct Results {
     pub(crate) device: String,
     /// Mixed precision on both sides.
     pub(crate) bf16: bool,
+    /// Activations are kept on both sides.
+    pub(crate) keeps: bool,
     /// Which memory of programs is given.
     pub(crate) memory: &'static str,
     pub(crate) rates: Rates,
@@ -67,6 +69,9 @@ impl Results {
         }
         if self.bf16 {
             out += "\nMixed precision, bfloat16, on both sides.\n";
+        }
+        if self.keeps {
+            out += "\nActivations are kept on both sides.\n";
         }
         let parts = [
             ("Whole runs", self.runs(), RUNS),

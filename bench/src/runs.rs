@@ -156,6 +156,9 @@ fn trl(case: &Case, setup: &Setup) -> Result<(Once, Value), Error> {
     if case.tuning == crate::args::Tuning::Lora {
         command.args(["--lora", &crate::args::RANK.to_string()]);
     }
+    if case.keeps {
+        command.arg("--no-checkpointing");
+    }
     match setup.device {
         Named::Cpu if case.bf16 => {
             command.arg("--bf16");
