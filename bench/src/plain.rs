@@ -10,8 +10,8 @@ use crate::progress::Progress;
 use crate::runs::{Setup, number};
 use crate::steps::{PARTS, by_part};
 use kernels::timed::Timed;
-use kernels::{Backend, Cpu, Mat, Real};
-use model::{Adapters, Blueprint, Built, Decoder, Keep, LoraInit, Parts, initialise_lora};
+use kernels::{Backend, Cpu, HEAD_ROWS, Mat, Real};
+use model::{Adapters, Blueprint, Built, Decoder, HeadPlan, Keep, LoraInit, Parts, initialise_lora};
 use nn::{Context, Grads, Params, Table};
 use optim::adamw::{AdamW, Layout, Member, Settings, clip};
 use pack::{Answer, Pack, families_of_rows, plan_packs};
@@ -66,11 +66,13 @@ impl<'a, B: Backend> Loop<'a, B> {
         for pack in &packs {
             let parts = Parts::new(k, pack);
             let forward = self.decoder.forward(&ctx, pack, &parts, Keep::All);
-            let scores = self.decoder.score(&ctx, pack, &forward, false, Some(0));
-            loss -= scores.logp.iter().map(|p| p.f64()).sum::<f64>() / targets as f64;
-            let coefficient = vec![B::Real::of(-1.0 / targets as f64); pack.targets.len()];
             let mut grads = Grads { table: &self.table, values: &mut self.grads, away: None };
-            self.decoder.backward(&ctx, &mut grads, pack, &parts, forward, scores, &coefficient);
+            // As a run on text does it: the head goes backward through the rows that it has just scored.
+            let head = HeadPlan { extra: false, kept_logits: HEAD_ROWS * self.decoder.blueprint.vocab };
+            let mut coefficient = |logp: &[B::Real]| vec![B::Real::of(-1.0 / targets as f64); logp.len()];
+            let scores = self.decoder.score_backward(&ctx, &mut grads, pack, &forward, head, &mut coefficient);
+            loss -= scores.logp.iter().map(|p| p.f64()).sum::<f64>() / targets as f64;
+            self.decoder.backward(&ctx, &mut grads, pack, &parts, forward, scores, &[]);
         }
         let norm = k.square_norm(self.grads.view()).sqrt();
         self.optimizer.update(k, &mut self.values, &mut k.zeros(1, 0), &self.grads, 1e-4, clip(norm, 1.0));

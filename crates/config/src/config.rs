@@ -348,10 +348,12 @@ pub struct Batch {
 }
 
 /// AdamW.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Optimizer {
     /// How moments are held.
     pub name: OptimizerName,
+    /// The folder on whose disk they are kept; `None`: in memory.
+    pub on_disk: Option<PathBuf>,
     /// Where the exact weights are.
     pub master: Master,
     /// Peak learning rate.

@@ -354,6 +354,10 @@ impl Resolved {
                 "adamw_8bit" => OptimizerName::Adamw8bit,
                 _ => OptimizerName::AdamwTorch,
             },
+            on_disk: (self.word("offload_optimizer_device") == "nvme").then(|| {
+                let folder = self.text("offload_optimizer_nvme_path");
+                folder.unwrap_or_else(|| self.word("output_dir")).into()
+            }),
             master: if self.word("optim_master") == "none" { Master::None } else { Master::F32 },
             learning_rate: self.number("learning_rate"),
             beta1: self.number("adam_beta1"),

@@ -1,8 +1,10 @@
 //! Device memory: owned matrices, and the three faces in which a kernel sees them.
 
 use crate::{Codes, Elem, Real};
+use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Memory of a device.
@@ -18,6 +20,17 @@ pub trait Memory: Sized + Send + Sync + 'static {
 
     /// A buffer of `len` elements with unspecified contents.
     fn alloc<T: Elem>(&self, len: usize) -> Self::Buf<T>;
+    /// A buffer of `len` zeros that lies on the disk of a folder, where the device works there as in its memory.
+    ///
+    /// Errors: the system's, and that this device does not.
+    fn room<T: Elem>(&self, folder: &Path, len: usize) -> io::Result<Self::Buf<T>> {
+        let _ = (folder, len);
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this device works in its own memory only"))
+    }
+    /// Lets go of the memory behind elements that lie on a disk; they come back when they are used.
+    fn rest<T: Elem>(buf: &Self::Buf<T>, elements: Range<usize>) {
+        let _ = (buf, elements);
+    }
     /// Address of the first element, on the device.
     fn address<T: Elem>(buf: &Self::Buf<T>) -> *const T;
     /// Address of the first element, on the device.
@@ -53,6 +66,11 @@ pub trait Memory: Sized + Send + Sync + 'static {
         let mut m = self.mat(rows, cols);
         self.fill_zero(m.out());
         m
+    }
+
+    /// A row of zeros on the disk of a folder, as [`Memory::room`].
+    fn zeros_in<T: Elem>(&self, folder: &Path, cols: usize) -> io::Result<Mat<Self, T>> {
+        Ok(Mat { buf: self.room(folder, cols)?, rows: 1, cols })
     }
 
     /// A matrix with the given contents.
@@ -166,6 +184,11 @@ impl<B: Memory, T: Elem> Mat<B, T> {
     /// Columns.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+    /// Lets go of the memory behind `elements`, counted row by row, where they lie on a disk.
+    pub fn rest(&self, elements: Range<usize>) {
+        assert!(elements.start <= elements.end && elements.end <= self.rows * self.cols, "elements {elements:?}");
+        B::rest(&self.buf, elements);
     }
     /// To be read.
     pub fn view(&self) -> View<'_, B, T> {

@@ -1,5 +1,10 @@
-//! Files read in place, by read-only memory maps: weights, and the tokens of a data set.
+//! Files as memory: weights and the tokens of a data set, read in place by read-only maps; and room on disk for what a run need not hold
+//! in memory.
 #![allow(unsafe_code)]
+
+mod room;
+
+pub use room::Room;
 
 use std::fs::File;
 use std::io;

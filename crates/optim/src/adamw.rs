@@ -2,10 +2,15 @@
 
 use kernels::adamw8::BLOCK;
 use kernels::{AdamwStep, Backend, Mat, MomentCodes, Moments, Rounding, Values, bf16};
+use std::io;
 use std::ops::Range;
+use std::path::Path;
 
 /// Tensors with fewer elements keep moments of full precision, as in bitsandbytes.
 const LEAST_EIGHT: usize = 4096;
+
+/// Elements that are updated at a time where moments are on a disk: what is in memory of them then. Whole blocks.
+const WINDOW: usize = 1 << 22;
 
 /// Settings that do not change during a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,6 +67,20 @@ struct Group {
     first: usize,
 }
 
+impl Group {
+    /// `n` of its elements from one on, both whole blocks unless the end is its own.
+    fn part(&self, from: usize, n: usize) -> Group {
+        let Group { member: Member { range, values: (at, half), .. }, place, first } = self;
+        let of = |whole: &Range<usize>, from: usize, n: usize| whole.start + from..whole.start + from + n;
+        let place = match place {
+            Place::Plain(own) => Place::Plain(of(own, from, n)),
+            Place::Eight(own, blocks) => Place::Eight(of(own, from, n), of(blocks, from / BLOCK, n.div_ceil(BLOCK))),
+        };
+        let member = Member { range: of(range, from, n), values: (at + from, *half), ..self.member };
+        Group { member, place, first: first + from }
+    }
+}
+
 /// What is updated here of a tensor, or a part of that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -84,6 +103,9 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Bytes of moments in single precision that are in memory at a time where they are on a disk.
+    pub const WINDOW_BYTES: usize = 2 * 4 * WINDOW;
+
     /// Of tensors that follow one another in the arena of gradients. Neighbours that are treated alike are updated at once.
     pub fn new(members: impl IntoIterator<Item = Member>) -> Layout {
         let mut layout = Layout::default();
@@ -196,6 +218,8 @@ pub struct AdamW<B: Backend> {
     pub eight: [Eight<B>; 2],
     /// Updates done.
     pub steps: u64,
+    /// Elements that are updated at a time.
+    window: usize,
 }
 
 impl<B: Backend> AdamW<B> {
@@ -203,7 +227,29 @@ impl<B: Backend> AdamW<B> {
     pub fn new(backend: &B, settings: Settings, layout: Layout) -> AdamW<B> {
         let eight = || Eight { codes: backend.zeros(1, layout.codes), absmax: backend.zeros(1, layout.blocks) };
         let (m, v, eight) = (backend.zeros(1, layout.plain), backend.zeros(1, layout.plain), [eight(), eight()]);
-        AdamW { settings, m, v, eight, layout, steps: 0 }
+        AdamW { settings, m, v, eight, layout, steps: 0, window: usize::MAX }
+    }
+
+    /// The same, with moments that are kept on the disk of a folder, and the same bits.
+    ///
+    /// Errors: those of the disk.
+    pub fn on_disk(backend: &B, settings: Settings, layout: Layout, folder: &Path) -> io::Result<AdamW<B>> {
+        let eight = || -> io::Result<Eight<B>> {
+            let (codes, absmax) = (backend.zeros_in(folder, layout.codes)?, backend.zeros_in(folder, layout.blocks)?);
+            Ok(Eight { codes, absmax })
+        };
+        let [m, v] = [backend.zeros_in(folder, layout.plain)?, backend.zeros_in(folder, layout.plain)?];
+        let eight = [eight()?, eight()?];
+        Ok(AdamW { settings, m, v, eight, layout, steps: 0, window: WINDOW })
+    }
+
+    /// Lets go of the memory behind moments that are on a disk.
+    pub fn rest(&self) {
+        [&self.m, &self.v].iter().for_each(|moment| moment.rest(0..moment.cols()));
+        for Eight { codes, absmax } in &self.eight {
+            codes.rest(0..codes.cols());
+            absmax.rest(0..absmax.cols());
+        }
     }
 
     /// One update of the values that are held as `Real` and of those in bfloat16; `grads` are those of what the optimiser updates,
@@ -218,35 +264,59 @@ impl<B: Backend> AdamW<B> {
         grad_scale: f64,
     ) {
         self.steps += 1;
+        for group in 0..self.layout.groups.len() {
+            let n = self.layout.groups[group].member.range.len();
+            for from in (0..n).step_by(self.window) {
+                // Values in bfloat16 are rounded by numbers that go by an element's place, whatever part it is in.
+                let part = self.layout.groups[group].part(from, self.window.min(n - from));
+                self.update_part(backend, &part, (&mut *values, &mut *halves), grads, (learning_rate, grad_scale));
+                self.rest_of(&part.place);
+            }
+        }
+    }
+
+    fn rest_of(&self, place: &Place) {
+        match place {
+            Place::Plain(own) => [&self.m, &self.v].iter().for_each(|moment| moment.rest(own.clone())),
+            Place::Eight(own, blocks) => self.eight.iter().for_each(|moment| {
+                moment.codes.rest(own.clone());
+                moment.absmax.rest(blocks.clone());
+            }),
+        }
+    }
+
+    fn update_part(
+        &mut self,
+        backend: &B,
+        Group { member: Member { range, values: (at, half), decay, .. }, place, first }: &Group,
+        (values, halves): (&mut Mat<B, B::Real>, &mut Mat<B, bf16>),
+        grads: &Mat<B, B::Real>,
+        (learning_rate, grad_scale): (f64, f64),
+    ) {
         let Settings { beta1, beta2, epsilon, weight_decay, rounding, seed } = self.settings;
         let [m8, v8] = &mut self.eight;
-        for Group { member: Member { range, values: (at, half), decay, .. }, place, first } in &self.layout.groups {
-            let weight_decay = if *decay { weight_decay } else { 0.0 };
-            let step = AdamwStep { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.steps, grad_scale };
-            let (at, grads) = (*at..at + range.len(), grads.view().cols(*first..first + range.len()));
-            if let (Place::Plain(own), false) = (place, *half) {
-                let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(own.clone()).into_acc());
-                backend.adamw(&step, values.out().cols(at).into_acc(), grads, m, v);
-                continue;
-            }
-            let moments = match place {
-                Place::Plain(own) => {
-                    let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(own.clone()).into_acc());
-                    Moments::Real { m, v }
-                }
-                Place::Eight(own, blocks) => {
-                    Moments::Codes { m: m8.part(own, blocks), v: v8.part(own, blocks), rounding }
-                }
-            };
-            let values = match half {
-                false => Values::Real(values.out().cols(at).into_acc()),
-                true => {
-                    let key = mix(mix(seed) ^ self.steps).wrapping_add(range.start as u64);
-                    Values::Half { values: halves.out().cols(at).into_acc(), key }
-                }
-            };
-            backend.adamw8(&step, values, grads, moments);
+        let weight_decay = if *decay { weight_decay } else { 0.0 };
+        let step = AdamwStep { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.steps, grad_scale };
+        let (at, grads) = (*at..at + range.len(), grads.view().cols(*first..first + range.len()));
+        if let (Place::Plain(own), false) = (place, *half) {
+            let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(own.clone()).into_acc());
+            return backend.adamw(&step, values.out().cols(at).into_acc(), grads, m, v);
         }
+        let moments = match place {
+            Place::Plain(own) => {
+                let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(own.clone()).into_acc());
+                Moments::Real { m, v }
+            }
+            Place::Eight(own, blocks) => Moments::Codes { m: m8.part(own, blocks), v: v8.part(own, blocks), rounding },
+        };
+        let values = match half {
+            false => Values::Real(values.out().cols(at).into_acc()),
+            true => {
+                let key = mix(mix(seed) ^ self.steps).wrapping_add(range.start as u64);
+                Values::Half { values: halves.out().cols(at).into_acc(), key }
+            }
+        };
+        backend.adamw8(&step, values, grads, moments);
     }
 }
 

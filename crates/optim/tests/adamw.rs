@@ -173,6 +173,30 @@ fn values_that_lie_beside_their_gradients_are_updated_as_those_of_the_whole() {
     assert_eq!(updated(&parts), parts.iter().flat_map(|r| whole[r.clone()].to_vec()).collect::<Vec<f64>>());
 }
 
+/// More elements of each kind than are updated at a time where moments are on a disk.
+#[test]
+fn moments_on_a_disk_are_updated_to_the_same_bits() {
+    let cpu = Cpu::<f32>::new(2);
+    let n = (1 << 22) + 5000;
+    let eight = Member { eight: true, ..Member::plain(n..2 * n, true) };
+    let members = || {
+        [Member::plain(0..n, true), eight.clone(), Member { values: (0, true), ..Member::plain(2 * n..3 * n, false) }]
+    };
+    let numbers = |f: fn(f32) -> f32, n: usize| (0..n).map(|i| f(i as f32)).collect::<Vec<f32>>();
+    let (p, g) = (numbers(f32::sin, 2 * n), cpu.from_host(1, 3 * n, &numbers(f32::cos, 3 * n)));
+    let updated = |mut optimiser: AdamW<Cpu<f32>>| {
+        let mut values = cpu.from_host(1, 2 * n, &p);
+        let mut rounded = cpu.from_host(1, n, &vec![bf16::from_f32(0.5); n]);
+        (0..2).for_each(|_| optimiser.update(&cpu, &mut values, &mut rounded, &g, 1e-3, 1.0));
+        optimiser.rest();
+        let moments = [&optimiser.m, &optimiser.v].map(|moment| cpu.to_host::<f32>(moment.view()));
+        (cpu.to_host::<f32>(values.view()), cpu.to_host::<bf16>(rounded.view()), moments)
+    };
+    let in_memory = updated(AdamW::new(&cpu, DEFAULTS, Layout::new(members())));
+    let on_disk = AdamW::on_disk(&cpu, DEFAULTS, Layout::new(members()), &std::env::temp_dir()).unwrap();
+    assert!(updated(on_disk) == in_memory);
+}
+
 /// bitsandbytes 0.50 on the CPU.
 #[test]
 fn updates_in_eight_bits_equal_those_of_bitsandbytes_to_the_bit() {

@@ -60,20 +60,23 @@ pub(crate) fn serve(stream: &TcpStream, shared: &Shared<'_>) {
             }
             Ok(None) | Err(Trouble::Gone) => return,
             Err(Trouble::Bad(status, why)) => {
-                let refusal = Refusal::new(status, why);
-                let said = http::respond(&mut timed, status, &refusal.body(), false);
-                // What it still sends is read away for a moment, or else the answer is lost on its way.
-                let _ = stream.shutdown(std::net::Shutdown::Write);
-                timed.until = Instant::now() + Duration::from_secs(1);
-                let mut sink = [0; 4096];
-                while said.is_ok() && matches!(timed.read(&mut sink), Ok(n) if n > 0) {}
-                return;
+                return refuse(stream, &Refusal::new(status, why), Duration::from_secs(1));
             }
         };
         if !matches!(outcome, Ok(true)) {
             return;
         }
     }
+}
+
+/// Says why a client is not served. What it still sends is read away for a moment, or else the answer is lost on its way.
+pub(crate) fn refuse(stream: &TcpStream, refusal: &Refusal, patience: Duration) {
+    let mut timed = Timed { stream, until: Instant::now() + patience };
+    let said = http::respond(&mut timed, refusal.status, &refusal.body(), false);
+    // Fails where the client is gone, which ends the reading as well.
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut sink = [0; 4096];
+    while said.is_ok() && matches!(timed.read(&mut sink), Ok(n) if n > 0) {}
 }
 
 /// Answers one request.

@@ -2,17 +2,18 @@
 
 use crate::Refusal;
 use crate::connection;
-use crate::http;
 use crate::worker::{Queue, work};
 use infer::{Defaults, Limits, Model, ModelFolder};
 use std::collections::HashMap;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Bytes of a connection thread's stack.
 const STACK: usize = 512 << 10;
+/// What a connection too many may cost those that wait to be let in.
+const BRIEFLY: Duration = Duration::from_millis(50);
 
 /// How a server serves.
 #[derive(Clone, Debug)]
@@ -124,15 +125,16 @@ impl Server {
                     break;
                 }
                 // A connection that failed on its way in; or no descriptors for now, which ends when another one does.
-                let Ok((mut stream, _)) = accepted else {
+                let Ok((stream, _)) = accepted else {
                     std::thread::yield_now();
                     continue;
                 };
                 if count.load(Ordering::SeqCst) >= self.settings.connections {
                     let refusal = Refusal::new(503, "too many connections; try again in a moment");
-                    // The client sees at least that the connection ends.
-                    let _ = stream.set_write_timeout(Some(std::time::Duration::from_millis(100)));
-                    let _ = http::respond(&mut stream, 503, &refusal.body(), false);
+                    // A system without such timeouts is not one we know; the client sees at least that the connection ends.
+                    if stream.set_write_timeout(Some(BRIEFLY)).is_ok() {
+                        connection::refuse(&stream, &refusal, BRIEFLY);
+                    }
                     continue;
                 }
                 let stream = Arc::new(stream);

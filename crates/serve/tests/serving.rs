@@ -275,6 +275,16 @@ fn hundreds_of_connections_that_say_nothing_keep_nobody_from_being_served() {
 }
 
 #[test]
+fn a_connection_too_many_is_told_so() {
+    with_server(Settings { connections: 1, ..settings() }, |address| {
+        let held = TcpStream::connect(address).unwrap();
+        let (status, body) = post(address, "/v1/completions", &json!({"prompt": "a", "max_tokens": 2}));
+        assert_eq!(status, 503, "{body}");
+        drop(held);
+    });
+}
+
+#[test]
 fn a_server_that_is_stopped_finishes_what_it_began() {
     let folder = folder();
     let model = folder.load(512, 2).unwrap();

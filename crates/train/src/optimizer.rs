@@ -1,9 +1,9 @@
 //! From the configuration to the optimiser: its settings, and where its state and the weights are.
 
-use crate::Job;
+use crate::{Error, Job};
 use config::OptimizerName;
-use kernels::Rounding;
-use optim::adamw::{Layout, Member, Settings};
+use kernels::{Backend, Rounding};
+use optim::adamw::{AdamW, Layout, Member, Settings};
 use std::ops::Range;
 
 /// Whether trained matrices are held in bfloat16 and nowhere else.
@@ -30,4 +30,15 @@ pub fn optimizer_of(job: &Job, table: &nn::Table, ranges: &[Range<usize>]) -> (S
         eight: o.name == OptimizerName::Adamw8bit && !p.name.contains("embed_tokens"),
     };
     (settings, Layout::of_ranges(ranges, table.params().iter().map(member)))
+}
+
+/// The optimiser before its first step, its moments where the job wants them.
+pub(crate) fn made<B: Backend>(backend: &B, job: &Job, settings: Settings, layout: Layout) -> Result<AdamW<B>, Error> {
+    let Some(folder) = &job.config.optimizer.on_disk else { return Ok(AdamW::new(backend, settings, layout)) };
+    let path = folder.clone();
+    AdamW::on_disk(backend, settings, layout, folder).map_err(|source| Error::Io {
+        doing: "keep the optimiser's state on the disk of",
+        path,
+        source,
+    })
 }

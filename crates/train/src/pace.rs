@@ -3,7 +3,7 @@
 use crate::work::{self, Work};
 use crate::{Job, Plan};
 use config::Objective;
-use kernels::{Backend, Weight};
+use kernels::{Backend, HEAD_ROWS, Weight};
 use model::Blueprint;
 use std::time::{Duration, Instant};
 
@@ -154,6 +154,12 @@ fn step_seconds(job: &Job, plan: &Plan, rates: &Rates, packs: &[pack::Pack]) -> 
     let width = 12 * b.hidden + 8 * b.heads * b.head_width + 8 * crate::plan::feed_forward_rows(b);
     let passes = if mode.preference && mode.adapters.is_some() { 2 * rows + 2 * base } else { rows + 2 * base };
     seconds += (4 * width * b.layers.len()) as f64 * (passes as f64 + again * base as f64) / rates.bytes;
+    if matches!(job.tuning(), model::Tuning::Full) {
+        // The gradient of the head is added to for every few rows; their logits are written, read, and read again.
+        let targets: usize = packs.iter().map(|p| p.num_grad_targets).sum();
+        let bytes = b.vocab * (8 * b.hidden * targets.div_ceil(HEAD_ROWS) + 12 * targets);
+        seconds += bytes as f64 / rates.bytes;
+    }
     // Values, gradient and moments are read, and all but the gradient written; the gradient was cleared and its norm taken.
     seconds + (4 * 10 * plan.trainable) as f64 / rates.bytes
 }

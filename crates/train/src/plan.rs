@@ -24,8 +24,8 @@ pub(crate) use room::is_on_gpu;
 use room::{of_activation, room, scratch};
 use std::fmt::Write;
 
-/// Rows of a pack beyond which products get no faster.
-const PACK_ROWS: usize = 2048;
+/// Rows of a pack beyond which products get hardly faster, and what a block works with gets larger.
+const PACK_ROWS: usize = 1536;
 /// What the process takes before a model is loaded, bytes.
 const PROCESS: u64 = 24 << 20;
 
@@ -175,13 +175,13 @@ impl Plan {
             values: values as u64 + 4 * trainable as u64 * copies,
             moments: optimizer_bytes(job, &tensors),
         };
-        let held = team.held(&whole, packs);
+        let (held, on_disk) = (team.held(&whole, packs), job.config.optimizer.on_disk.is_some());
         let memory = vec![
             ("process", PROCESS),
             ("frozen weights", frozen),
             ("trained weights", held.values),
             ("gradients", held.gradients),
-            ("optimiser state", held.moments),
+            ("optimiser state", if on_disk { held.moments.min(Layout::WINDOW_BYTES as u64) } else { held.moments }),
             ("saved activations", saved),
             ("working activations", working),
             ("head", head),
@@ -218,7 +218,9 @@ fn kept_logits(job: &Job, plan: &Plan, available: u64) -> usize {
     if !matches!(job.tuning(), model::Tuning::Full) || job.blueprint.logit_cap.is_some() || rounded {
         return 0;
     }
-    let share = 4 * 4 * plan.trainable as u64 / if job.kto().is_some() { LOGITS_SHARE } else { 2 * LOGITS_SHARE };
+    let moments = if job.config.optimizer.on_disk.is_some() { 0 } else { 2 };
+    let share =
+        4 * (2 + moments) * plan.trainable as u64 / if job.kto().is_some() { LOGITS_SHARE } else { 2 * LOGITS_SHARE };
     (share.min(available - plan.total()) / 4) as usize
 }
 

@@ -31,6 +31,7 @@ use nn::Dropout;
 use objective::metrics::{Metric, Window};
 use optim::adamw::AdamW;
 use optim::schedule::Schedule;
+use reference::Pairs;
 use rundir::tensorboard::EventFile;
 use rundir::{Checkpoint, LineLog, Opening, RunFolder};
 use serde_json::Value;
@@ -293,9 +294,9 @@ impl<'a, B: Backend> Run<'a, B> {
             folder,
             execution: plan.execution,
             schedule: schedule_of(job),
-            optimizer: AdamW::new(backend, settings, layout),
+            optimizer: crate::optimizer::made(backend, job, settings, layout)?,
             policy,
-            cached: [Vec::new(), Vec::new()],
+            cached: [Pairs::none(), Pairs::none()],
             dropout: job.config.adapter_dropout(recorded),
             log: folder.open_log("log.jsonl", at("log_bytes"))?,
             text: folder.open_log("train.log", at("text_bytes"))?,
@@ -397,6 +398,7 @@ impl<'a, B: Backend> Run<'a, B> {
                 epoch = Some((e, self.job.order.epoch(e)));
             }
             let Some((_, order)) = &epoch else { unreachable!("set above") };
+            self.cached.iter().for_each(Pairs::rest);
             let step = order.step(s);
             let batches = |rows: usize| rows.div_ceil(self.job.order.micro_batch) as f64;
             let made = batches(s * self.job.order.rows_per_step() + step.rows().len());

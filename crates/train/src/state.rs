@@ -31,6 +31,7 @@ fn put<B: Backend>(backend: &B, from: &Mat<B, B::Real>, range: Range<usize>, sin
         let piece = from.view().cols(start..(start + CHUNK).min(range.end));
         let piece: Vec<f32> = backend.to_host(piece).iter().map(|x| x.f64() as f32).collect();
         sink.put(&piece)?;
+        from.rest(start..(start + CHUNK).min(range.end));
     }
     Ok(())
 }
@@ -192,7 +193,10 @@ pub(crate) fn write_optimizer<B: Backend>(
                 put(backend, [&optimizer.m, &optimizer.v][i], range.clone(), sink)
             }
             (Part::Moment(i), Place::Eight(codes, _)) => {
-                Ok(sink.put_bytes(&backend.to_host(optimizer.eight[i].codes.view().cols(codes.clone())))?)
+                let held = &optimizer.eight[i].codes;
+                sink.put_bytes(&backend.to_host(held.view().cols(codes.clone())))?;
+                held.rest(codes.clone());
+                Ok(())
             }
             (Part::Absmax(i), Place::Eight(_, blocks)) => {
                 put(backend, &optimizer.eight[i].absmax, blocks.clone(), sink)
@@ -252,7 +256,9 @@ fn read_whole<B: Backend>(
                 if tensor.dtype() != DType::U8 {
                     return Err(tensor.wrong_type("U8").into());
                 }
-                backend.upload(tensor.bytes(), optimizer.eight[i].codes.out().cols(codes.clone()));
+                let held = &mut optimizer.eight[i].codes;
+                backend.upload(tensor.bytes(), held.out().cols(codes.clone()));
+                held.rest(codes.clone());
             }
             (Part::Moment(i), Place::Plain(range)) => {
                 let AdamW { m, v, .. } = optimizer;
@@ -316,5 +322,6 @@ fn read_some<B: Backend>(
 }
 
 fn upload<B: Backend>(backend: &B, into: &mut Mat<B, B::Real>, range: Range<usize>, values: &[f32]) {
-    backend.upload(&real::<B>(values), into.out().cols(range));
+    backend.upload(&real::<B>(values), into.out().cols(range.clone()));
+    into.rest(range);
 }

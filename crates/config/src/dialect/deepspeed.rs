@@ -2,7 +2,7 @@
 
 use super::{Outcome, Row, To};
 use crate::table::because::FLOAT32;
-use To::{By, NoEffect, Unless};
+use To::{By, Key, NoEffect, Unless};
 
 /// Keys of which two make a file one of DeepSpeed's.
 pub(super) const MARKS: &[&str] = &[
@@ -16,6 +16,14 @@ pub(super) const MARKS: &[&str] = &[
 
 const ENGINE: &str = "how DeepSpeed goes about it; ranks here exchange ranges of one arena";
 const IN_MEMORY: &str = "everything is in CPU memory";
+
+/// Where the optimiser's state goes, in DeepSpeed's words and accelerate's.
+pub(super) fn offload(text: &str) -> Outcome {
+    match text {
+        "nvme" => Outcome::Works { key: "offload_optimizer_device".into(), value: text.into(), remark: "" },
+        _ => Outcome::NoEffect(IN_MEMORY.into()),
+    }
+}
 
 /// ZeRO's stage as ours.
 pub(super) fn stage(text: &str) -> Outcome {
@@ -72,7 +80,14 @@ pub(super) const ROWS: &[Row] = &[
     ("zero_optimization.stage3_max_live_parameters", NoEffect(ENGINE)),
     ("zero_optimization.stage3_max_reuse_distance", NoEffect(ENGINE)),
     ("zero_optimization.stage3_gather_16bit_weights_on_model_save", NoEffect("what is saved is always the whole model")),
-    ("zero_optimization.offload_optimizer", NoEffect(IN_MEMORY)),
+    ("zero_optimization.offload_optimizer.device", By(offload)),
+    ("zero_optimization.offload_optimizer.nvme_path", Key("offload_optimizer_nvme_path")),
+    ("zero_optimization.offload_optimizer.pin_memory", NoEffect(ENGINE)),
+    ("zero_optimization.offload_optimizer.ratio", NoEffect(ENGINE)),
+    ("zero_optimization.offload_optimizer.buffer_count", NoEffect(ENGINE)),
+    ("zero_optimization.offload_optimizer.pipeline_read", NoEffect(ENGINE)),
+    ("zero_optimization.offload_optimizer.pipeline_write", NoEffect(ENGINE)),
+    ("zero_optimization.offload_optimizer.fast_init", NoEffect(ENGINE)),
     ("zero_optimization.offload_param", NoEffect(IN_MEMORY)),
     ("optimizer", Unless(&[], "write the optimiser in the run's own settings: `optim`, `learning_rate`, `weight_decay`")),
     ("scheduler", Unless(&[], "write the schedule in the run's own settings: `lr_scheduler_type`, `warmup_ratio`")),

@@ -85,6 +85,22 @@ impl Check<'_> {
         }
     }
 
+    /// Moments on a disk.
+    pub(super) fn offload(&mut self) {
+        let on_disk = self.text("offload_optimizer_device") == "nvme";
+        if on_disk && self.text("device").starts_with("cuda") {
+            let message = "moments on a disk are for training on the processor; on a GPU they stay in its memory";
+            let help = "remove `offload_optimizer_device`, or use `optim: adamw_8bit`, which takes a quarter";
+            self.conflict(Code::Conflict, &["offload_optimizer_device", "device"], message, help);
+        }
+        if !on_disk && self.given("offload_optimizer_nvme_path") {
+            let key = "offload_optimizer_nvme_path";
+            let text = "`offload_optimizer_nvme_path` has no effect without `offload_optimizer_device: nvme`";
+            self.notes.push(Note::advice(key, self.place(key), text));
+            self.removed.push(key);
+        }
+    }
+
     /// Weights that are held in bfloat16 and nowhere else.
     pub(super) fn master(&mut self) {
         if self.text("optim_master") != "none" {

@@ -45,6 +45,7 @@ const OPTIMIZERS: &[Choice] = &[
     Not("apollo_adamw", OTHER_OPTIMIZER),
     Not("schedule_free_adamw", OTHER_OPTIMIZER),
 ];
+const OFFLOADS: &[Choice] = &[Is("none"), Is("nvme"), Means("cpu", "none")];
 const MASTERS: &[Choice] = &[Is("f32"), Is("none"), Means("float32", "f32")];
 pub(super) const INTERVAL: &[Choice] = &[Is("no"), Is("steps"), Is("epoch")];
 const SAVE: &[Choice] = &[Is("no"), Is("steps"), Is("epoch"), Is("best")];
@@ -110,6 +111,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     works(OPT, "warmup_steps", Kind::Float(Range::STEPS_OR_NONE), "0", "steps of warm-up, or below 1 their share of all steps"),
     works(OPT, "optim", Kind::Choice(OPTIMIZERS), "adamw_torch_fused", "AdamW with moments in float32 (adamw_torch), or in eight bits in blocks of 256 (adamw_8bit)"),
     works(OPT, "optim_master", Kind::Choice(MASTERS), "f32", "weights trained in full with dtype: bfloat16: f32 holds and computes with exact ones, none holds bfloat16 only and rounds stochastically"),
+    works(OPT, "offload_optimizer_device", Kind::Choice(OFFLOADS), "none", "where the optimiser's moments are kept: none and cpu are memory; nvme is the disk, a few MB of them in memory at a time"),
+    works(OPT, "offload_optimizer_nvme_path", Text, "", "the folder on that disk; the run folder when unset"),
     refused("optim_args", Text, &["null", "''"], "options of other optimisers", OTHER_OPTIMIZER),
     works(OPT, "weight_decay", RATE, "0.0", "decoupled weight decay; not on norms and biases"),
     works(OPT, "adam_beta1", Kind::Float(Range::BELOW_ONE), "0.9", "decay of the first moment"),

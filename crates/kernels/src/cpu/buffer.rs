@@ -1,15 +1,21 @@
 //! Buffers that are used again: a step allocates what the step before it freed.
 
 use crate::Elem;
+use mapped::Room;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
+use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Alignment and granularity of every buffer, bytes: a cache line, and a full AVX-512 register.
 const LINE: usize = 64;
+
+/// What a buffer on a disk lets go of at once, bytes: a page, or several where pages are small.
+const PAGE: usize = 1 << 16;
 
 /// Granularity of large buffers, bytes, and what is large: packs differ a little from step to step, and a buffer that is slightly
 /// larger than the one before it would not fit where that one was.
@@ -184,30 +190,58 @@ impl Drop for Region {
     }
 }
 
-/// An owned buffer of elements; dropping it returns the memory to its pool.
+/// An owned buffer of elements; dropping it returns the memory to its pool, or to the disk.
 pub struct CpuBuf<T> {
-    block: Option<Block>,
-    pool: Arc<BufferPool>,
+    place: Place,
     element: PhantomData<T>,
+}
+
+/// Where a buffer is.
+enum Place {
+    /// In memory. The block is gone when the buffer is dropped.
+    Pool(Option<Block>, Arc<BufferPool>),
+    /// On a disk, which is no part of what a limit counts.
+    Disk(Room),
 }
 
 impl<T: Elem> CpuBuf<T> {
     pub(crate) fn new(pool: &Arc<BufferPool>, len: usize) -> CpuBuf<T> {
         let bytes = len.checked_mul(size_of::<T>()).expect("buffer size overflows");
-        CpuBuf { block: Some(pool.take(bytes)), pool: pool.clone(), element: PhantomData }
+        CpuBuf { place: Place::Pool(Some(pool.take(bytes)), pool.clone()), element: PhantomData }
+    }
+    /// Zeros on the disk of a folder.
+    pub(crate) fn on_disk(folder: &Path, len: usize) -> io::Result<CpuBuf<T>> {
+        let bytes = len.checked_mul(size_of::<T>()).expect("buffer size overflows");
+        Ok(CpuBuf { place: Place::Disk(Room::zeros(folder, bytes)?), element: PhantomData })
+    }
+    /// Lets go of the memory behind elements that lie on a disk.
+    pub(crate) fn rest(&self, elements: Range<usize>) {
+        if let Place::Disk(room) = &self.place {
+            // Whole pages only: the rest of one may be in use.
+            let inside = |at: usize| at * size_of::<T>() / PAGE * PAGE;
+            room.release(inside(elements.start)..inside(elements.end));
+        }
     }
     pub(crate) fn as_ptr(&self) -> *const T {
-        self.block.as_ref().map_or(std::ptr::null(), |b| b.ptr.as_ptr().cast_const().cast())
+        match &self.place {
+            Place::Pool(block, _) => block.as_ref().map_or(std::ptr::null(), |b| b.ptr.as_ptr().cast_const().cast()),
+            Place::Disk(room) => room.as_ptr().cast(),
+        }
     }
     pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
-        self.block.as_mut().map_or(std::ptr::null_mut(), |b| b.ptr.as_ptr().cast())
+        match &mut self.place {
+            Place::Pool(block, _) => block.as_mut().map_or(std::ptr::null_mut(), |b| b.ptr.as_ptr().cast()),
+            Place::Disk(room) => room.as_mut_ptr().cast(),
+        }
     }
 }
 
 impl<T> Drop for CpuBuf<T> {
     fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            self.pool.give(block);
+        if let Place::Pool(block, pool) = &mut self.place
+            && let Some(block) = block.take()
+        {
+            pool.give(block);
         }
     }
 }

@@ -28,7 +28,10 @@ use crate::scale::cpu::ScaleLoops;
 use crate::{Acc, Elem, HostTensor, Memory, Out, Real, View};
 use buffer::BufferPool;
 use rayon::prelude::*;
+use std::io;
 use std::marker::PhantomData;
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 pub(crate) use stored::UnpackLoops;
 
@@ -141,6 +144,12 @@ impl<E: Real> Memory for Cpu<E> {
 
     fn alloc<T: Elem>(&self, len: usize) -> CpuBuf<T> {
         CpuBuf::new(&self.buffers, len)
+    }
+    fn room<T: Elem>(&self, folder: &Path, len: usize) -> io::Result<CpuBuf<T>> {
+        CpuBuf::on_disk(folder, len)
+    }
+    fn rest<T: Elem>(buf: &CpuBuf<T>, elements: Range<usize>) {
+        buf.rest(elements);
     }
     fn address<T: Elem>(buf: &CpuBuf<T>) -> *const T {
         buf.as_ptr()

@@ -1,8 +1,9 @@
 //! What to change when nothing fits, and what it would give.
 
-use super::{Load, Plan};
+use super::{Load, Plan, is_on_gpu};
 use crate::Job;
 use config::{OptimizerName, Recompute, Tuning};
+use optim::adamw::Layout;
 use weights::{Code, Scheme};
 
 /// Changes of the configuration with the peak that each would bring by itself, those that suffice first; never none.
@@ -11,6 +12,10 @@ pub(super) fn changes(job: &Job, load: Load, smallest: &Plan) -> Vec<String> {
     let (total, available) = (smallest.total(), smallest.available);
     let full = matches!(job.config.tuning, Tuning::Full);
     let mut changes: Vec<(String, u64)> = Vec::new();
+    if full && job.config.optimizer.on_disk.is_none() && !is_on_gpu(job) {
+        let off = part("optimiser state").saturating_sub(Layout::WINDOW_BYTES as u64);
+        changes.push(("offload_optimizer_device: nvme".to_owned(), total - off));
+    }
     if full {
         let trained = part("trained weights") + part("gradients") + part("optimiser state");
         let frozen = crate::storage::held_bytes(job);

@@ -6,11 +6,65 @@ use crate::policy::{AdapterPlan, Policy, Reference, copy_of};
 use crate::step::{Interrupted, reference_logps};
 use crate::{Error, Job, Rows};
 use kernels::{Backend, Mat};
-use std::path::Path;
+use mapped::Room;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering;
 
-/// `[matched, mismatched]` by row of the training and of the evaluation rows; not a number where no step needs it.
-pub(super) type Cached = [Vec<[f64; 2]>; 2];
+/// Of the training and of the evaluation rows.
+pub(super) type Cached = [Pairs; 2];
+
+/// `[matched, mismatched]` by row; not a number where no step needs it.
+pub(super) enum Pairs {
+    Memory(Vec<[f64; 2]>),
+    /// So many, where the optimiser's moments are.
+    Disk(Room, usize),
+}
+
+impl Pairs {
+    pub(super) fn none() -> Pairs {
+        Pairs::Memory(Vec::new())
+    }
+
+    fn unknown(job: &Job, rows: usize) -> Result<Pairs, Error> {
+        const UNKNOWN: [f64; 2] = [f64::NAN; 2];
+        let Some(folder) = &job.config.optimizer.on_disk else { return Ok(Pairs::Memory(vec![UNKNOWN; rows])) };
+        let failed = |source| Error::Io {
+            doing: "keep reference log-probabilities on the disk of",
+            path: folder.clone(),
+            source,
+        };
+        let mut pairs = Pairs::Disk(Room::zeros(folder, rows * size_of_val(&UNKNOWN)).map_err(failed)?, rows);
+        pairs.fill(UNKNOWN);
+        Ok(pairs)
+    }
+
+    /// Lets go of the memory behind those on a disk.
+    pub(super) fn rest(&self) {
+        if let Pairs::Disk(room, _) = self {
+            room.release(0..room.len());
+        }
+    }
+}
+
+impl Deref for Pairs {
+    type Target = [[f64; 2]];
+
+    fn deref(&self) -> &[[f64; 2]] {
+        match self {
+            Pairs::Memory(pairs) => pairs,
+            Pairs::Disk(room, rows) => room.numbers(*rows),
+        }
+    }
+}
+
+impl DerefMut for Pairs {
+    fn deref_mut(&mut self) -> &mut [[f64; 2]] {
+        match self {
+            Pairs::Memory(pairs) => pairs,
+            Pairs::Disk(room, rows) => room.numbers_mut(*rows),
+        }
+    }
+}
 
 const FILE: &str = "reference.bin";
 
@@ -39,15 +93,21 @@ impl<B: Backend> Run<'_, B> {
         }
         let counts = [self.job.train.data.len(), self.job.eval.as_ref().map_or(0, |e| e.data.len())];
         let file = self.folder.path().join(FILE);
-        let kept = if resume && self.ranks.world.leads() { read(&file, counts) } else { None };
+        let kept = if resume && self.ranks.world.leads() { std::fs::read(&file).ok() } else { None };
         // Rank 0 decides, and all have what it has.
-        let kept = kept.filter(|k| self.covers(k)).map_or_else(Vec::new, |k| sealed(&k));
-        if let Some(kept) = unsealed(&self.ranks.world.broadcast(&kept)?, counts) {
-            self.cached = kept;
+        let kept = kept.filter(|bytes| is_whole(bytes, counts) && self.covers(&pairs(bytes)[..counts[0]]));
+        let kept = self.ranks.world.broadcast(&kept.unwrap_or_default())?;
+        let mut cached = [Pairs::unknown(self.job, counts[0])?, Pairs::unknown(self.job, counts[1])?];
+        if is_whole(&kept, counts) {
+            let pairs = pairs(&kept);
+            let (train, eval) = pairs.split_at(counts[0]);
+            cached[0].copy_from_slice(train);
+            cached[1].copy_from_slice(eval);
+            self.cached = cached;
             return Ok(true);
         }
         let interrupted = || control.stop.load(Ordering::SeqCst);
-        let Ok(cached) = self.reference_values(counts, &interrupted, observe) else {
+        let Ok(()) = self.reference_values(&mut cached, &interrupted, observe) else {
             if let Some(e) = self.ranks.world.failure() {
                 return Err(e.into());
             }
@@ -66,19 +126,18 @@ impl<B: Backend> Run<'_, B> {
     }
 
     /// Whether every row of the run is there: an earlier, shorter run may have left some out.
-    fn covers(&self, cached: &Cached) -> bool {
+    fn covers(&self, train: &[[f64; 2]]) -> bool {
         let epoch = self.job.order.epoch(0);
-        (0..self.first_steps()).flat_map(|s| epoch.step(s).rows()).all(|&r| !cached[0][r as usize][0].is_nan())
+        (0..self.first_steps()).flat_map(|s| epoch.step(s).rows()).all(|&r| !train[r as usize][0].is_nan())
     }
 
     fn reference_values(
         &self,
-        counts: [usize; 2],
+        cached: &mut Cached,
         interrupted: &(dyn Fn() -> bool + Sync),
         observe: &mut dyn FnMut(Event),
-    ) -> Result<Cached, Interrupted> {
+    ) -> Result<(), Interrupted> {
         let job = self.job;
-        let mut cached = counts.map(|n| vec![[f64::NAN; 2]; n]);
         let mut take = |set: &Rows, which: usize, rows: &[u32]| {
             let cx = self.context(set, which, false, interrupted);
             let preference = preference(job, set).expect("a reference is for a preference loss");
@@ -96,35 +155,33 @@ impl<B: Backend> Run<'_, B> {
             let rows: Vec<u32> = (0..eval.data.len() as u32).collect();
             rows.chunks(job.config.batch.eval_rows).try_for_each(|chunk| take(eval, 1, chunk))?;
         }
-        Ok(cached)
+        Ok(())
     }
 }
 
 /// The values, then a checksum: what a disk changed is taken anew instead of being trained against.
 fn sealed(cached: &Cached) -> Vec<u8> {
-    let values = || cached.iter().flatten().flatten();
+    let values = || cached.iter().flat_map(|pairs| pairs.iter().flatten());
     let mut bytes: Vec<u8> = values().flat_map(|x| x.to_le_bytes()).collect();
-    bytes.extend(checksum(values()).to_le_bytes());
+    bytes.extend(checksum(values().map(|x| x.to_bits())).to_le_bytes());
     bytes
 }
 
-fn checksum<'a>(values: impl Iterator<Item = &'a f64>) -> u64 {
-    values.fold(0, |sum, x| mix(sum ^ x.to_bits()))
+fn checksum(values: impl Iterator<Item = u64>) -> u64 {
+    values.fold(0, |sum, x| mix(sum ^ x))
 }
 
-fn read(path: &Path, counts: [usize; 2]) -> Option<Cached> {
-    unsealed(&std::fs::read(path).ok()?, counts)
-}
-
-fn unsealed(bytes: &[u8], counts: [usize; 2]) -> Option<Cached> {
+/// Whether this is what [`sealed`] makes of so many rows.
+fn is_whole(bytes: &[u8], counts: [usize; 2]) -> bool {
     let (words, rest) = bytes.as_chunks::<8>();
-    let (sum, values) = words.split_last()?;
-    let values: Vec<f64> = values.iter().map(|w| f64::from_le_bytes(*w)).collect();
-    let whole = rest.is_empty() && values.len() == 2 * (counts[0] + counts[1]);
-    if !whole || u64::from_le_bytes(*sum) != checksum(values.iter()) {
-        return None;
-    }
-    let mut pairs: Vec<[f64; 2]> = values.as_chunks::<2>().0.to_vec();
-    let eval = pairs.split_off(counts[0]);
-    Some([pairs, eval])
+    let Some((sum, values)) = words.split_last() else { return false };
+    rest.is_empty()
+        && values.len() == 2 * (counts[0] + counts[1])
+        && u64::from_le_bytes(*sum) == checksum(values.iter().map(|w| u64::from_le_bytes(*w)))
+}
+
+/// What it says.
+fn pairs(sealed: &[u8]) -> Vec<[f64; 2]> {
+    let pairs = sealed.as_chunks::<16>().0.iter().map(|pair| pair.as_chunks::<8>().0);
+    pairs.map(|two| [f64::from_le_bytes(two[0]), f64::from_le_bytes(two[1])]).collect()
 }

@@ -190,6 +190,8 @@ fn decides(key: &str) -> bool {
         "kl_stop",
         "threads",
         "max_memory",
+        "offload_optimizer_device",
+        "offload_optimizer_nvme_path",
         "gradient_checkpointing",
     ];
     let entry = config::keys().find(|entry| entry.key == key);

@@ -76,7 +76,9 @@ pub(crate) fn write<B: Backend>(
             (moment, Place::Plain(at)) => {
                 for start in at.clone().step_by(CHUNK) {
                     let from = [&optimizer.m, &optimizer.v][moment];
-                    sink.put(&host(backend, from, start..(start + CHUNK).min(at.end)))?;
+                    let part = start..(start + CHUNK).min(at.end);
+                    sink.put(&host(backend, from, part.clone()))?;
+                    from.rest(part);
                 }
             }
             (moment @ 0..2, Place::Eight(codes, _)) => {

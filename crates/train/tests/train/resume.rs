@@ -75,6 +75,31 @@ fn assert_resumes_at_every_step(config: fn(&Path) -> Value, steps: u64) {
 }
 
 #[test]
+fn moments_on_a_disk_have_the_bits_of_those_in_memory() {
+    let scratch = Scratch::new("offload");
+    let disk = json!({"offload_optimizer_device": "nvme"});
+    for (name, config) in [("full", full as fn(&Path) -> Value), ("light", light)] {
+        let short = |output: &Path| over(&config(output), json!({"max_steps": 4}));
+        let (whole, output) = (scratch.join(&format!("{name}-whole")), scratch.join(name));
+        finish(&short(&whole));
+        stop_after(&over(&short(&output), disk.clone()), 2);
+        // Where they are decides nothing: the last steps are made in memory, from what the disk had.
+        stop_after(&over(&short(&output), json!({"resume_from_checkpoint": true})), 3);
+        resume(&over(&short(&output), disk.clone()));
+        Bits::of(&output, 4).assert_same(&Bits::of(&whole, 4), name);
+        let left = std::fs::read_dir(&output)
+            .unwrap()
+            .flatten()
+            .filter(|e| e.file_name().to_string_lossy().starts_with(".room"));
+        assert_eq!(left.count(), 0);
+    }
+    let nowhere = over(&disk, json!({"offload_optimizer_nvme_path": scratch.join("nowhere")}));
+    let refused = crate::train(&over(&light(&scratch.join("refused")), nowhere), &Control::default(), &mut Vec::new());
+    let refused = refused.expect_err("no such folder");
+    assert!(refused.exit_code() == 6 && refused.to_string().contains("nowhere"), "{refused}");
+}
+
+#[test]
 fn a_busy_run_resumes_at_every_step() {
     assert_resumes_at_every_step(busy, 12);
 }
