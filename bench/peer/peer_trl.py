@@ -27,10 +27,18 @@ class StepTimes(transformers.TrainerCallback):
         self.seconds = []
 
     def on_step_begin(self, args, state, control, **kwargs):
+        finish()
         self.begin = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
+        finish()
         self.seconds.append(time.perf_counter() - self.begin)
+
+
+def finish():
+    """Waits for what a GPU has still to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def high_water():
@@ -41,7 +49,9 @@ def high_water():
 
 def trainer_of(args, rows, folder):
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
-    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, attn_implementation="sdpa")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        args.model, dtype=getattr(torch, args.dtype), attn_implementation="sdpa"
+    )
     adapter = None
     if args.lora:
         adapter = peft.LoraConfig(
@@ -56,7 +66,7 @@ def trainer_of(args, rows, folder):
         max_length=1024,
         gradient_checkpointing=args.checkpointing,
         bf16=args.bf16,
-        use_cpu=True,
+        use_cpu=args.device == "cpu",
         logging_steps=1,
         save_strategy="no",
         report_to="none",
@@ -78,6 +88,8 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=True, help="as TRL's default")
     parser.add_argument("--bf16", action="store_true", help="autocast")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the weights")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
@@ -100,7 +112,8 @@ def main():
                 "step_seconds": times.seconds,
                 "peak_bytes": high_water(),
                 "last_loss": log[-1]["loss"],
-                "versions": {m.__name__: m.__version__ for m in (trl, transformers, peft, torch)},
+                "versions": {m.__name__: str(m.__version__) for m in (trl, transformers, peft, torch)}
+                | ({"cuda": torch.version.cuda, "gpu": torch.cuda.get_device_name()} if args.device == "cuda" else {}),
             }
         )
     )

@@ -1,5 +1,6 @@
 //! What is to be measured, and on what.
 
+use crate::device::Named;
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 
@@ -14,11 +15,12 @@ Examples:
   bench --operators
   bench --model small-105m=models/small-105m --kto kto.jsonl --sft sft.jsonl
   bench --model small-105m=models/small-105m --kto kto.jsonl --runs --tuning lora --peer .venv/bin/python
+  bench --device cuda --operators --peer .venv/bin/python
 
 Results go to bench/runs/DATE-CPU/ as result.json and README.md; progress goes to stderr."
 )]
 pub(crate) struct Arguments {
-    /// Time every operator of the CPU, for the shapes of small-105m and qwen2.5-0.5b.
+    /// Time every operator: on the CPU for the shapes of small-105m and qwen2.5-0.5b, on a GPU for those of qwen2.5-7b.
     #[arg(long)]
     pub(crate) operators: bool,
     /// Run `prospect train` as users do: rows per second of the whole process, peak memory, the plan's figure.
@@ -51,9 +53,12 @@ pub(crate) struct Arguments {
     /// Which weights are trained.
     #[arg(long, value_delimiter = ',', default_values = ["lora", "full"])]
     pub(crate) tuning: Vec<Tuning>,
-    /// Runs and steps in mixed precision, `bf16: true`, on both sides.
+    /// Runs and steps in mixed precision, `bf16: true`, on both sides; on a GPU always.
     #[arg(long)]
     pub(crate) bf16: bool,
+    /// What computes, on both sides: cpu, cuda, cuda:1.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = Named::read)]
+    pub(crate) device: Named,
     /// Rows of a step [default: 4 for KTO, 8 for SFT].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch: Option<u32>,
@@ -131,6 +136,11 @@ impl Arguments {
     /// Whether no part is named.
     pub(crate) fn everything(&self) -> bool {
         !(self.operators || self.runs || self.steps || self.startup || self.lengths) && self.configs.is_empty()
+    }
+
+    /// Whether products round to bfloat16.
+    pub(crate) fn rounds(&self) -> bool {
+        self.bf16 || self.device != Named::Cpu
     }
 
     /// Rows of a step.

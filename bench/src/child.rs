@@ -1,5 +1,6 @@
 //! Other programs, measured from outside: how long they take and how much memory they hold.
 
+use crate::device::Meter;
 use crate::error::Error;
 use serde_json::Value;
 use std::io::Read;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Finished {
     /// From start to end, seconds.
     pub(crate) seconds: f64,
-    /// Most memory that was resident at one time, bytes, mapped files included; not a number where the system does not say.
+    /// Most memory that it had at one time, as the meter looks at it, bytes; not a number where that cannot be told.
     pub(crate) peak: f64,
     /// What it printed.
     pub(crate) stdout: String,
@@ -31,27 +32,63 @@ impl Finished {
 /// interval of its life can be missed.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// Memory of a GPU is asked for less often: nobody who takes it there gives it back before the end.
+const LOOK_AT_GPU: Duration = Duration::from_millis(50);
+
+/// The memory of a program, looked at again and again.
+struct Watch<'m> {
+    meter: &'m Meter,
+    process: u32,
+    /// Bytes of the GPU that were taken before.
+    before: usize,
+    peak: f64,
+}
+
+impl Watch<'_> {
+    fn interval(&self) -> Duration {
+        if matches!(self.meter, Meter::Resident) { LOOK } else { LOOK_AT_GPU }
+    }
+
+    fn look(&mut self) -> Result<(), Error> {
+        match self.meter {
+            // The kernel's `VmHWM`: unlike `ru_maxrss` it starts anew with the program, and does not begin at the size of the
+            // process that started it.
+            Meter::Resident => {
+                let status = Path::new("/proc").join(self.process.to_string()).join("status");
+                self.peak = high_water(&status).unwrap_or(self.peak);
+            }
+            Meter::Gpu { nvml, by_process } => {
+                let held = match by_process {
+                    true => nvml.held_by(self.process)?,
+                    false => Some(nvml.held()?.saturating_sub(self.before)),
+                };
+                self.peak = self.peak.max(held.map_or(f64::NAN, |bytes| bytes as f64));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Runs a program to its end.
-///
-/// The peak is the kernel's `VmHWM` of that process: unlike `ru_maxrss` it starts anew with the program, and does not
-/// begin at the size of the process that started it.
-pub(crate) fn run(command: &mut Command) -> Result<Finished, Error> {
+pub(crate) fn run(command: &mut Command, meter: &Meter) -> Result<Finished, Error> {
     let name = name_of(command);
     let fault = |what: String| Error::Child { command: name.clone(), what };
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let before = if let Meter::Gpu { nvml, .. } = meter { nvml.held()? } else { 0 };
     let begin = Instant::now();
     let mut child = command.spawn().map_err(|e| fault(format!("cannot be started: {e}")))?;
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
-    let status = Path::new("/proc").join(child.id().to_string()).join("status");
-    let mut peak = f64::NAN;
+    let mut watch = Watch { meter, process: child.id(), before, peak: f64::NAN };
     let ended = loop {
-        peak = high_water(&status).unwrap_or(peak);
+        let looked = watch.look();
         match child.try_wait().map_err(|e| fault(e.to_string()))? {
             Some(ended) => break ended,
-            None => thread::sleep(LOOK),
+            None => looked?,
         }
+        thread::sleep(watch.interval());
     };
+    let peak = watch.peak;
     let seconds = begin.elapsed().as_secs_f64();
     let text = |reader: thread::JoinHandle<String>| reader.join().unwrap_or_default();
     let (stdout, stderr) = (text(stdout), text(stderr));
@@ -120,7 +157,9 @@ mod tests {
 
     #[test]
     fn a_program_that_fails_is_named_with_what_it_said() {
-        let Err(error) = run(Command::new("cargo").arg("no-such-command")) else { panic!("it cannot succeed") };
+        let Err(error) = run(Command::new("cargo").arg("no-such-command"), &Meter::Resident) else {
+            panic!("it cannot succeed")
+        };
         let text = error.to_string();
         assert!(text.starts_with("cargo no-such-command: ") && text.contains("no such command"), "{text}");
     }

@@ -14,6 +14,8 @@ pub(crate) enum Error {
     Model(model::Error),
     /// A model cannot be written or read.
     Weights(weights::Error),
+    /// The GPU.
+    Device(kernels::cuda::Error),
     /// A file that has to be read or written.
     Io { doing: &'static str, path: PathBuf, source: std::io::Error },
     /// A program that is measured ended badly, or said something else than was expected.
@@ -35,6 +37,7 @@ impl Error {
             Error::Train(e) => e.exit_code(),
             Error::Model(e) => e.exit_code(),
             Error::Weights(e) => e.exit_code(),
+            Error::Device(e) => e.exit_code(),
             Error::Io { .. } => 6,
             Error::Child { .. } => 7,
         }
@@ -48,6 +51,7 @@ impl fmt::Display for Error {
             Error::Train(e) => e.fmt(f),
             Error::Model(e) => e.fmt(f),
             Error::Weights(e) => e.fmt(f),
+            Error::Device(e) => e.fmt(f),
             Error::Io { doing, path, source } => write!(f, "cannot {doing} {}: {source}", path.display()),
             Error::Child { command, what } => write!(f, "{command}: {what}"),
             Error::Usage(what) => f.write_str(what),
@@ -68,6 +72,11 @@ impl From<train::Error> for Error {
 impl From<model::Error> for Error {
     fn from(e: model::Error) -> Error {
         Error::Model(e)
+    }
+}
+impl From<kernels::cuda::Error> for Error {
+    fn from(e: kernels::cuda::Error) -> Error {
+        Error::Device(e)
     }
 }
 impl From<weights::Error> for Error {

@@ -1,6 +1,7 @@
 //! The configurations that are measured, and a job's steps driven one by one as a run drives them.
 
 use crate::args::{Objective, RANK, Tuning};
+use crate::device::Named;
 use crate::error::Error;
 use kernels::Backend;
 use model::Built;
@@ -29,6 +30,8 @@ pub(crate) struct Case<'a> {
     pub(crate) batch: usize,
     /// Mixed precision.
     pub(crate) bf16: bool,
+    /// What computes.
+    pub(crate) device: Named,
 }
 
 impl Case<'_> {
@@ -51,13 +54,14 @@ impl Case<'_> {
         format!(
             "trainer: {}\nmodel_name_or_path: {}\ndataset_name: {}\noutput_dir: {}\noverwrite_output_dir: true\n\
              per_device_train_batch_size: {}\nmax_steps: {steps}\nlearning_rate: 1e-5\nmax_length: 1024\nshuffle: false\n\
-             save_strategy: \"no\"\nlogging_steps: 1\nbf16: {}\n{adapter}",
+             save_strategy: \"no\"\nlogging_steps: 1\nbf16: {}\ndevice: {}\n{adapter}",
             self.objective.name(),
             path(self.model),
             path(self.data),
             path(output),
             self.batch,
             self.bf16,
+            self.device.text(),
         )
     }
 
@@ -202,7 +206,8 @@ mod tests {
         {
             for tuning in [Tuning::Lora, Tuning::Full] {
                 let data = golden.join("data").join(data);
-                let case = Case { name: "qwen2", model: &model, data: &data, objective, tuning, batch: 2, bf16: false };
+                let (batch, bf16, device) = (2, false, Named::Cpu);
+                let case = Case { name: "qwen2", model: &model, data: &data, objective, tuning, batch, bf16, device };
                 let job = case.load(3, &scratch).unwrap();
                 let plan = Plan::new(&job).unwrap();
                 let mut stepper = Stepper::new(&cpu, &job, &plan).unwrap();

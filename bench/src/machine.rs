@@ -1,6 +1,8 @@
 //! What the figures were measured on, and the two rates that everything is compared with.
 
-use kernels::{Backend, Cpu, Mat, Weight};
+use crate::device::{Held, Measured, Sizes, fastest};
+use kernels::cuda::About;
+use kernels::{Cpu, Mat};
 use serde::Serialize;
 use std::path::Path;
 use std::process::Command;
@@ -19,11 +21,31 @@ pub(crate) struct Machine {
     pub(crate) memory_bytes: u64,
     /// Operating system.
     pub(crate) system: String,
+    /// The GPU, where it is one that is measured.
+    pub(crate) gpu: Option<Gpu>,
+}
+
+/// A GPU that is measured.
+#[derive(Serialize)]
+pub(crate) struct Gpu {
+    pub(crate) name: String,
+    /// Memory, bytes.
+    pub(crate) memory_bytes: usize,
+    /// Compute capability, as 90 for 9.0.
+    pub(crate) capability: u32,
+    /// Driver and libraries with their versions.
+    pub(crate) libraries: Vec<(String, String)>,
+}
+
+impl From<About> for Gpu {
+    fn from(About { name, memory, capability, libraries }: About) -> Gpu {
+        Gpu { name, memory_bytes: memory, capability, libraries }
+    }
 }
 
 impl Machine {
     /// Looks at this machine.
-    pub(crate) fn look() -> Machine {
+    pub(crate) fn look(gpu: Option<Gpu>) -> Machine {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let info = read("/proc/cpuinfo");
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_prefix(':'));
@@ -50,12 +72,13 @@ impl Machine {
             instruction_sets: known.into_iter().filter(|k| flags.contains(k)).map(str::to_owned).collect(),
             memory_bytes: kilobytes.unwrap_or(0) << 10,
             system: format!("{} {}", std::env::consts::OS, read("/proc/sys/kernel/osrelease").trim()),
+            gpu,
         }
     }
 
-    /// The processor's name as part of a folder's.
+    /// The device's name as part of a folder's.
     pub(crate) fn slug(&self) -> String {
-        slug(&self.cpu)
+        slug(self.gpu.as_ref().map_or(&self.cpu, |gpu| &gpu.name))
     }
 }
 
@@ -97,80 +120,71 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
-    /// Measures both on all threads; of earlier rates the better is kept.
-    pub(crate) fn measure(self, cpu: &Cpu<f32>) -> Rates {
-        Rates { flops: self.flops.max(product_rate(cpu)), bytes: self.bytes.max(copy_rate(threads())) }
+    /// Measures both.
+    pub(crate) fn measure<B: Measured>(backend: &B, sizes: &Sizes) -> Rates {
+        let flops = sizes.products.iter().map(|shape| product_rate(backend, *shape)).fold(0.0, f64::max);
+        Rates { flops, bytes: backend.copy_rate(sizes.copied) }
     }
 }
 
-/// Seconds of the fastest of `times` calls.
-fn fastest(times: usize, mut work: impl FnMut()) -> f64 {
-    let mut once = || {
-        let begin = Instant::now();
-        work();
-        begin.elapsed().as_secs_f64()
-    };
-    (0..times).map(|_| once()).fold(f64::INFINITY, f64::min)
+fn product_rate<B: Measured>(backend: &B, [t, o, i]: [usize; 3]) -> f64 {
+    let noise = |rows: usize, cols: usize, seed| noisy(backend, rows, cols, seed);
+    let (x, mut y, mut dx) = (noise(t, i, 1), noise(t, o, 3), backend.mat(t, i));
+    let w = backend.held(o, i, &crate::noise::cycled(o * i, 2));
+    let mut dw = backend.zeros::<f32>(o, i);
+    let best = [
+        fastest(backend, 4, || backend.linear(1.0, x.view(), w.weight(), y.out())),
+        fastest(backend, 4, || backend.linear_dx(1.0, y.view(), w.weight(), dx.out())),
+        fastest(backend, 4, || backend.linear_dw(1.0, y.view(), x.view(), dw.acc())),
+    ];
+    2.0 * (t * o * i) as f64 / best.into_iter().fold(f64::INFINITY, f64::min)
 }
 
-/// Rows, outputs and inputs of the products whose best rate counts.
-const PRODUCTS: [[usize; 3]; 4] = [[1024, 2048, 2048], [2048, 2048, 2048], [1024, 4864, 896], [2048, 1024, 4096]];
-
-fn product_rate<B: Backend<Act = f32, Real = f32>>(backend: &B) -> f64 {
-    let rate = |[t, o, i]: [usize; 3]| {
-        let noise = |n: usize, seed| crate::noise::floats(n, seed);
-        let (x, w) = (backend.from_host(t, i, &noise(t * i, 1)), backend.from_host(o, i, &noise(o * i, 2)));
-        let (mut y, mut dx) = (backend.from_host(t, o, &noise(t * o, 3)), backend.mat::<f32>(t, i));
-        let mut dw = backend.zeros::<f32>(o, i);
-        let best = [
-            fastest(4, || backend.linear(1.0, x.view(), Weight::Param(w.view()), y.out())),
-            fastest(4, || backend.linear_dx(1.0, y.view(), Weight::Param(w.view()), dx.out())),
-            fastest(4, || backend.linear_dw(1.0, y.view(), x.view(), dw.acc())),
-        ];
-        2.0 * (t * o * i) as f64 / best.into_iter().fold(f64::INFINITY, f64::min)
-    };
-    PRODUCTS.into_iter().map(rate).fold(0.0, f64::max)
+/// Noise as activations.
+pub(crate) fn noisy<B: Measured>(backend: &B, rows: usize, cols: usize, seed: u64) -> Mat<B> {
+    let values: Vec<B::Act> = crate::noise::cycled(rows * cols, seed).into_iter().map(B::act).collect();
+    backend.from_host(rows, cols, &values)
 }
 
 /// One large product, to be timed between other work: what the machine does at that moment, whatever its neighbours do.
-pub(crate) struct Yardstick<'b, B: Backend> {
+pub(crate) struct Yardstick<'b, B: Measured> {
     backend: &'b B,
-    x: Mat<B, f32>,
-    w: Mat<B, f32>,
-    y: Mat<B, f32>,
+    shape: [usize; 3],
+    x: Mat<B>,
+    w: Held<B>,
+    y: Mat<B>,
 }
 
-impl<'b, B: Backend<Act = f32, Real = f32>> Yardstick<'b, B> {
-    pub(crate) fn new(backend: &'b B) -> Yardstick<'b, B> {
-        let [t, o, i] = PRODUCTS[0];
-        let noise =
-            |rows: usize, cols: usize, seed| backend.from_host(rows, cols, &crate::noise::floats(rows * cols, seed));
-        Yardstick { backend, x: noise(t, i, 1), w: noise(o, i, 2), y: backend.mat(t, o) }
+impl<'b, B: Measured> Yardstick<'b, B> {
+    pub(crate) fn new(backend: &'b B, sizes: &Sizes) -> Yardstick<'b, B> {
+        let shape @ [t, o, i] = sizes.products[0];
+        let w = backend.held(o, i, &crate::noise::cycled(o * i, 2));
+        Yardstick { backend, shape, x: noisy(backend, t, i, 1), w, y: backend.mat(t, o) }
     }
 
     /// Operations per second of the fastest of three.
     pub(crate) fn rate(&mut self) -> f64 {
-        let [t, o, i] = PRODUCTS[0];
-        let Yardstick { backend, x, w, y } = self;
-        let seconds = fastest(3, || backend.linear(1.0, x.view(), Weight::Param(w.view()), y.out()));
-        2.0 * (t * o * i) as f64 / seconds
+        let Yardstick { backend, shape: [t, o, i], x, w, y } = self;
+        let seconds = fastest(*backend, 3, || backend.linear(1.0, x.view(), w.weight(), y.out()));
+        2.0 * (*t * *o * *i) as f64 / seconds
     }
 }
 
-/// Floats that are copied: far beyond any cache.
-const COPIED: usize = 48 << 20;
-
-fn copy_rate(threads: usize) -> f64 {
-    let from = vec![1.0f32; COPIED];
+/// Bytes per second of `copied` floats that are copied by the processor.
+pub(crate) fn copy_rate(threads: usize, copied: usize) -> f64 {
+    let from = vec![1.0f32; copied];
     let mut to = vec![0.0f32; from.len()];
     let share = from.len().div_ceil(threads.max(1));
-    let seconds = fastest(6, || {
+    let once = |to: &mut [f32]| {
+        let begin = Instant::now();
         std::thread::scope(|scope| {
             from.chunks(share).zip(to.chunks_mut(share)).for_each(|(from, to)| {
                 scope.spawn(|| to.copy_from_slice(from));
             });
         });
-    });
+        begin.elapsed().as_secs_f64()
+    };
+    let seconds = (0..6).map(|_| once(&mut to)).fold(f64::INFINITY, f64::min);
     2.0 * 4.0 * from.len() as f64 / seconds
 }
 

@@ -3,7 +3,9 @@
 
 mod args;
 mod arithmetic;
+mod beside;
 mod child;
+mod device;
 mod error;
 mod job;
 mod machine;
@@ -19,9 +21,11 @@ mod steps;
 
 use args::{Arguments, Tuning};
 use clap::Parser;
+use device::{Device, Meter, Named, on};
 use error::Error;
 use job::Case;
-use machine::{Machine, Rates};
+use kernels::cuda::Cuda;
+use machine::{Gpu, Machine, Rates};
 use progress::Progress;
 use report::Results;
 use runs::Setup;
@@ -57,21 +61,26 @@ fn measure(arguments: &Arguments) -> Result<(), Error> {
         lengths: all || arguments.lengths,
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("bench lies in the repository");
-    let prospect = prospect(arguments)?;
+    let binary = parts.runs || parts.startup || !arguments.configs.is_empty();
+    let prospect = if binary { prospect(arguments)? } else { PathBuf::new() };
+    let device = Device::new(arguments.device, arguments.bf16);
+    let meter = device.meter()?;
     let scratch = arguments.scratch.clone();
     let scratch =
         scratch.unwrap_or_else(|| std::env::temp_dir().join(format!("prospect-bench-{}", std::process::id())));
     std::fs::create_dir_all(&scratch).map_err(Error::io("make", &scratch))?;
     let setup = Setup {
         prospect: &prospect,
+        device: arguments.device,
+        meter: &meter,
         peer: arguments.peer.as_deref().map(|python| (python, root.join("bench/peer"))),
         scratch: &scratch,
         rounds: arguments.rounds as usize,
         steps: (arguments.count as usize, arguments.peer_count as usize),
     };
-    let mut results = begin(root, arguments.bf16);
+    let mut results = begin(root, arguments, &device, &meter)?;
     let output = output(arguments, root, &results)?;
-    let measured = fill(arguments, &parts, &setup, &output, &mut results);
+    let measured = fill(arguments, &parts, (&setup, &device), &output, &mut results);
     if arguments.scratch.is_none() {
         std::fs::remove_dir_all(&scratch).map_err(Error::io("remove", &scratch))?;
     }
@@ -95,25 +104,31 @@ fn prospect(arguments: &Arguments) -> Result<PathBuf, Error> {
     Err(Error::Usage(format!("no binary at {}; build it with: cargo build --release -p prospect", path.display())))
 }
 
-fn begin(root: &Path, bf16: bool) -> Results {
-    let cpu = machine::cpu(bf16);
+fn begin(root: &Path, arguments: &Arguments, device: &Device, meter: &Meter) -> Result<Results, Error> {
     eprintln!("rates of large products and copies");
-    Results {
+    let gpu = match device {
+        Device::Cpu { .. } => None,
+        Device::Gpu(options) => Some(Gpu::from(Cuda::<f32>::open(options)?.about())),
+    };
+    Ok(Results {
         date: rundir::time::now(),
         commit: machine::commit(root),
         rustc: machine::ask(root, "rustc", &["--version"]),
         version: env!("CARGO_PKG_VERSION"),
-        machine: Machine::look(),
-        bf16,
-        rates: Rates::default().measure(&cpu),
+        machine: Machine::look(gpu),
+        device: arguments.device.text(),
+        bf16: arguments.rounds(),
+        memory: meter.name(),
+        rates: on!(device, backend => Rates::measure(&backend, device.sizes())),
         operators: Vec::new(),
+        attention: Vec::new(),
         runs: Vec::new(),
         steps: Vec::new(),
         plain: Vec::new(),
         startup: Vec::new(),
         lengths: Vec::new(),
         planned: Vec::new(),
-    }
+    })
 }
 
 /// A folder of its own for the results.
@@ -143,20 +158,23 @@ fn keep(output: &Path, results: &Results) -> Result<(), Error> {
 fn fill(
     arguments: &Arguments,
     parts: &Parts,
-    setup: &Setup,
+    (setup, device): (&Setup, &Device),
     output: &Path,
     results: &mut Results,
 ) -> Result<(), Error> {
     let cases = cases(arguments);
     let tunings: &[Tuning] = &arguments.tuning;
-    let sides = if setup.peer.is_some() { 2 } else { 1 };
+    let (peer, shapes) = (setup.peer.is_some(), device.sizes().shapes);
+    let plain = parts.runs && peer && arguments.device == Named::Cpu && !arguments.bf16;
+    let sides = if peer { 2 } else { 1 };
     let count = |measured: bool, n: usize| if measured { n } else { 0 };
     let mut progress = Progress::new(
         count(parts.startup, 1 + cases.len())
-            + count(parts.operators, operators::SHAPES.len())
+            + count(parts.operators, shapes.len())
+            + count(parts.operators && peer, shapes.len() * setup.rounds * 2)
             + count(parts.steps, cases.len())
             + count(parts.runs, cases.len() * setup.rounds * sides)
-            + count(parts.runs && setup.peer.is_some() && !arguments.bf16, tunings.len() * setup.rounds * 2)
+            + count(plain, tunings.len() * setup.rounds * 2)
             + count(parts.lengths, arguments.models.len().min(1))
             + arguments.configs.len(),
     );
@@ -172,16 +190,12 @@ fn fill(
         keep(output, results)?;
     }
     if parts.operators {
-        for shape in operators::SHAPES {
-            progress.next(&format!("operators: {}", shape.name()));
-            results.operators.extend(operators::measure(shape));
-            keep(output, results)?;
-        }
+        one_by_one(setup, &device.plainly(), output, results, &mut progress)?;
     }
     if parts.steps {
         for case in &cases {
             progress.next(&format!("steps: {}", case.title()));
-            let steps = steps::measure(case, setup.steps.0, setup.scratch)?;
+            let steps = steps::measure(case, setup.steps.0, setup.scratch, device)?;
             results.steps.push(steps);
             keep(output, results)?;
         }
@@ -190,7 +204,7 @@ fn fill(
         // The first model is the smallest by custom, and long rows take long.
         for (name, folder) in arguments.models.iter().take(1) {
             progress.next(&format!("lengths: {name}"));
-            results.lengths.extend(plain::lengths(name, folder, 3)?);
+            results.lengths.extend(plain::lengths(name, folder, 3, &device.plainly())?);
             keep(output, results)?;
         }
     }
@@ -200,8 +214,28 @@ fn fill(
             results.runs.push(run);
             keep(output, results)?;
         }
-        if setup.peer.is_some() && !arguments.bf16 {
-            results.plain = plain::compare(tunings, setup, &mut progress)?;
+    }
+    if plain {
+        results.plain = plain::compare(tunings, setup, &mut progress)?;
+        keep(output, results)?;
+    }
+    Ok(())
+}
+
+/// Operators by themselves, and attention beside the peer's.
+fn one_by_one(
+    setup: &Setup,
+    device: &Device,
+    output: &Path,
+    results: &mut Results,
+    progress: &mut Progress,
+) -> Result<(), Error> {
+    for &shape in device.sizes().shapes {
+        progress.next(&format!("operators: {}", shape.name));
+        results.operators.extend(operators::measure(shape, device)?);
+        keep(output, results)?;
+        if setup.peer.is_some() {
+            results.attention.extend(beside::compare(shape, device, setup, progress)?);
             keep(output, results)?;
         }
     }
@@ -231,7 +265,8 @@ fn cases(arguments: &Arguments) -> Vec<Case<'_>> {
         for (objective, data) in arguments.data() {
             for &tuning in &arguments.tuning {
                 let batch = arguments.batch(objective);
-                cases.push(Case { name, model, data, objective, tuning, batch, bf16: arguments.bf16 });
+                let (bf16, device) = (arguments.rounds(), arguments.device);
+                cases.push(Case { name, model, data, objective, tuning, batch, bf16, device });
             }
         }
     }

@@ -8,6 +8,12 @@ pub(crate) fn floats(n: usize, seed: u64) -> Vec<f32> {
     (0..n as u64).map(|i| (draw.at(i) >> 40) as f32 / (1u32 << 23) as f32 - 1.0).collect()
 }
 
+/// As many, the same ones again and again: enough where speed does not depend on values.
+pub(crate) fn cycled(n: usize, seed: u64) -> Vec<f32> {
+    let few = floats(n.min(1 << 20), seed);
+    few.iter().copied().cycle().take(n).collect()
+}
+
 /// `n` tokens of a vocabulary.
 pub(crate) fn tokens(n: usize, vocabulary: usize, seed: u64) -> Vec<u32> {
     let draw = Stream::new(seed, 1);

@@ -3,6 +3,7 @@
 use crate::args::{RANK, Tuning};
 use crate::arithmetic::{median, ratios};
 use crate::child;
+use crate::device::{Device, on};
 use crate::error::Error;
 use crate::machine::threads;
 use crate::noise::{floats, tokens};
@@ -10,7 +11,7 @@ use crate::progress::Progress;
 use crate::runs::{Setup, number};
 use crate::steps::{PARTS, by_part};
 use kernels::timed::Timed;
-use kernels::{Backend, Cpu, HEAD_ROWS, Mat, Real};
+use kernels::{Backend, Cpu, HEAD_ROWS, Mat, Memory, Real};
 use model::{Adapters, Blueprint, Built, Decoder, HeadPlan, Keep, LoraInit, Parts, initialise_lora};
 use nn::{Context, Grads, Params, Table};
 use optim::adamw::{AdamW, Layout, Member, Settings, clip};
@@ -149,7 +150,7 @@ pub(crate) fn compare(tunings: &[Tuning], setup: &Setup, progress: &mut Progress
             if tuning == Tuning::Lora {
                 command.args(["--lora", &RANK.to_string()]);
             }
-            let said = child::run(&mut command)?.json("peer_torch.py")?;
+            let said = child::run(&mut command, setup.meter)?.json("peer_torch.py")?;
             plain.peer.push(number(&said, "median_step_seconds", "peer_torch.py")?);
             plain.peer_peak_bytes = number(&said, "peak_bytes", "peer_torch.py")?;
             plain.versions = said["versions"].clone();
@@ -224,9 +225,12 @@ impl Length {
 pub(crate) const LENGTHS: [usize; 2] = [256, 8192];
 
 /// SFT with adapters on rows of each length, in turn.
-pub(crate) fn lengths(name: &str, folder: &Path, steps: usize) -> Result<Vec<Length>, Error> {
+pub(crate) fn lengths(name: &str, folder: &Path, steps: usize, device: &Device) -> Result<Vec<Length>, Error> {
+    on!(device, backend => lengths_on(Timed::new(backend), name, folder, steps))
+}
+
+fn lengths_on<B: Backend>(backend: Timed<B>, name: &str, folder: &Path, steps: usize) -> Result<Vec<Length>, Error> {
     let longest = LENGTHS[1].min(blueprint_of(folder)?.max_positions);
-    let backend = Timed::new(Cpu::<f32>::new(threads()));
     let mut ours = Loop::new(&backend, folder, Tuning::Lora, longest)?;
     let vocab = ours.decoder.blueprint.vocab;
     let batch =
@@ -238,7 +242,12 @@ pub(crate) fn lengths(name: &str, folder: &Path, steps: usize) -> Result<Vec<Len
         for (i, &length) in lengths.iter().enumerate() {
             let rows = batch(length);
             backend.take();
-            let wall = timed(|| ours.step(&rows));
+            let mut worked = Ok(());
+            let wall = timed(|| {
+                ours.step(&rows);
+                worked = backend.trouble().map_or(Ok(()), Err);
+            });
+            worked?;
             // The first round finds pages and caches cold.
             if round > 0 {
                 seconds[i].push(wall);

@@ -2,6 +2,7 @@
 
 use crate::arithmetic::median;
 use crate::child;
+use crate::device::Named;
 use crate::error::Error;
 use crate::runs::{Setup, number};
 use serde::Serialize;
@@ -45,12 +46,17 @@ pub(crate) fn measure(name: &str, file: &Path, setup: &Setup) -> Result<Planned,
         "overwrite_output_dir=true".to_owned(),
         "save_strategy=no".to_owned(),
         "logging_steps=1".to_owned(),
+        format!("device={}", setup.device.text()),
     ];
     let mut command = Command::new(setup.prospect);
-    command.args(["--quiet", "plan", "--json", "--device", "cpu"]).arg(file).args(&settings);
-    let plan = child::run(&mut command)?.json("prospect plan")?;
+    command.args(["--quiet", "plan", "--json"]).arg(file).args(&settings);
+    // This processor's speed is measured; of a GPU's the plan knows models only.
+    if setup.device == Named::Cpu {
+        command.args(["--device", "cpu"]);
+    }
+    let plan = child::run(&mut command, setup.meter)?.json("prospect plan")?;
     let mut command = Command::new(setup.prospect);
-    let finished = child::run(command.args(["--quiet", "train"]).arg(file).args(&settings))?;
+    let finished = child::run(command.args(["--quiet", "train"]).arg(file).args(&settings), setup.meter)?;
     let log = output.join("log.jsonl");
     let text = std::fs::read_to_string(&log).map_err(Error::io("read", &log))?;
     Ok(Planned {
@@ -58,7 +64,7 @@ pub(crate) fn measure(name: &str, file: &Path, setup: &Setup) -> Result<Planned,
         planned_bytes: number(&plan, "memory_total_bytes", "prospect plan")?,
         peak_bytes: finished.peak,
         parts: plan["memory_bytes"].clone(),
-        planned_seconds: number(&plan["pace"], "seconds_per_step", "prospect plan")?,
+        planned_seconds: plan["pace"]["seconds_per_step"].as_f64().unwrap_or(f64::NAN),
         seconds: step_seconds(&text),
     })
 }

@@ -1,6 +1,7 @@
 //! What was measured, as a JSON object and as tables.
 
 use crate::arithmetic::{gigabytes, median, percent, short, table};
+use crate::beside::Beside;
 use crate::machine::{Machine, Rates};
 use crate::operators::Operator;
 use crate::plain::{Length, Plain};
@@ -20,10 +21,15 @@ pub(crate) struct Results {
     pub(crate) rustc: String,
     pub(crate) version: &'static str,
     pub(crate) machine: Machine,
+    /// What computes.
+    pub(crate) device: String,
     /// Mixed precision on both sides.
     pub(crate) bf16: bool,
+    /// Which memory of programs is given.
+    pub(crate) memory: &'static str,
     pub(crate) rates: Rates,
     pub(crate) operators: Vec<Operator>,
+    pub(crate) attention: Vec<Beside>,
     pub(crate) runs: Vec<Run>,
     pub(crate) steps: Vec<Steps>,
     pub(crate) plain: Vec<Plain>,
@@ -50,6 +56,15 @@ impl Results {
             short(self.rates.flops / 1e9),
             short(self.rates.bytes / 1e9),
         );
+        if let Some(gpu) = &m.gpu {
+            let libraries: Vec<String> =
+                gpu.libraries.iter().map(|(name, version)| format!("{name} {version}")).collect();
+            let (memory, capability) = (gigabytes(gpu.memory_bytes as f64), f64::from(gpu.capability) / 10.0);
+            let libraries = if libraries.is_empty() { "no libraries".to_owned() } else { libraries.join(", ") };
+            let _ =
+                write!(out, "\n{}: {} with {memory}, capability {capability:.1}; {libraries}.", self.device, gpu.name);
+            let _ = writeln!(out, " Memory of programs: {}.", self.memory);
+        }
         if self.bf16 {
             out += "\nMixed precision, bfloat16, on both sides.\n";
         }
@@ -62,6 +77,7 @@ impl Results {
             ("Start-up", self.startup(), "Milliseconds: the first time, and the median of later ones."),
             ("Time per token by length", self.lengths(), LENGTHS),
             ("Plans and runs", self.planned(), PLANNED),
+            ("Attention beside PyTorch's", self.attention(), ATTENTION),
             ("Operators", self.operators(), OPERATORS),
         ];
         for (title, table, legend) in parts {
@@ -212,6 +228,11 @@ impl Results {
         filled(&head, self.lengths.chunks_exact(2).flat_map(row))
     }
 
+    fn attention(&self) -> Option<String> {
+        let head = ["operator", "shape", "ours, ms", "PyTorch, ms", "ratio", "by round", "its other ways, ms"];
+        filled(&head, self.attention.iter().map(Beside::row))
+    }
+
     fn operators(&self) -> Option<String> {
         let row = |o: &Operator| {
             let (bound, share) = o.bound(self.rates);
@@ -230,10 +251,12 @@ impl Results {
     }
 }
 
-const PLANNED: &str = "`prospect plan --device cpu` and `prospect train` of the same file. Peak: resident memory, mapped files included. Steps: \
+const ATTENTION: &str = "Causal, keys and values shared by heads; PyTorch's `scaled_dot_product_attention` as it chooses, one right after the other \
+in each round, each on the device's own clock. Backward is that alone.";
+const PLANNED: &str = "`prospect plan` and `prospect train` of the same file. Peak: on the CPU resident memory, mapped files included. Steps: \
                        the median of those after the first.";
 const RUNS: &str = "Medians over rounds. Rows and tokens per second of the whole process, from its start to its end, and of its \
-steps after the first. Peak: resident memory, mapped files included. Rank 8 on all linear layers, float32, rows of at most 1,024 tokens in the order of the file.";
+steps after the first. Peak: on the CPU resident memory, mapped files included. Rank 8 on all linear layers, rows of at most 1,024 tokens in the order of the file.";
 const PEERS: &str = "Ours is the whole process; TRL's counts its steps after the first only. Both see the same rows, one right after \
 the other in each round; the ratio is the median of the rounds' ratios.";
 const STEPS: &str = "The floor is the time that the operations which the mathematics needs take at the rate of a large product measured just before and after each step: prompts \

@@ -2,6 +2,7 @@
 
 use crate::arithmetic::{median, ratios};
 use crate::child::{self, Finished};
+use crate::device::{Meter, Named};
 use crate::error::Error;
 use crate::job::Case;
 use crate::machine::threads;
@@ -17,6 +18,9 @@ pub(crate) struct Setup<'a> {
     pub(crate) prospect: &'a Path,
     /// Python with TRL, and the folder of the peers' scripts.
     pub(crate) peer: Option<(&'a Path, PathBuf)>,
+    /// What computes, and how its memory is looked at.
+    pub(crate) device: Named,
+    pub(crate) meter: &'a Meter,
     /// For configurations and run folders.
     pub(crate) scratch: &'a Path,
     pub(crate) rounds: usize,
@@ -35,7 +39,7 @@ pub(crate) struct Once {
     pub(crate) tokens_per_second: f64,
     /// Of the steps after the first.
     pub(crate) step_rows_per_second: f64,
-    /// Resident, bytes.
+    /// Most memory, as [`Meter`] looks at it, bytes.
     pub(crate) peak_bytes: f64,
     /// Of the last step.
     pub(crate) last_loss: f64,
@@ -91,7 +95,7 @@ pub(crate) fn measure(case: &Case, setup: &Setup, progress: &mut Progress) -> Re
         ours: Vec::new(),
         peer: Vec::new(),
         peer_versions: Value::Null,
-        planned_bytes: planned(setup.prospect, &config)?,
+        planned_bytes: planned(setup, &config)?,
     };
     for round in 1..=setup.rounds {
         let title = format!("{}, round {round} of {}", case.title(), setup.rounds);
@@ -107,16 +111,16 @@ pub(crate) fn measure(case: &Case, setup: &Setup, progress: &mut Progress) -> Re
     Ok(run)
 }
 
-fn planned(prospect: &Path, config: &Path) -> Result<f64, Error> {
-    let mut command = Command::new(prospect);
+fn planned(setup: &Setup, config: &Path) -> Result<f64, Error> {
+    let mut command = Command::new(setup.prospect);
     command.args(["--quiet", "plan", "--json"]).arg(config);
-    let plan = child::run(&mut command)?.json("prospect plan")?;
+    let plan = child::run(&mut command, setup.meter)?.json("prospect plan")?;
     number(&plan, "memory_total_bytes", "prospect plan")
 }
 
 fn ours(case: &Case, setup: &Setup, config: &Path, output: &Path) -> Result<Once, Error> {
     let mut command = Command::new(setup.prospect);
-    let finished = child::run(command.args(["--quiet", "train"]).arg(config))?;
+    let finished = child::run(command.args(["--quiet", "train"]).arg(config), setup.meter)?;
     let log = output.join("log.jsonl");
     let text = std::fs::read_to_string(&log).map_err(Error::io("read", &log))?;
     let once = from_log(&text, finished, case.batch);
@@ -152,10 +156,16 @@ fn trl(case: &Case, setup: &Setup) -> Result<(Once, Value), Error> {
     if case.tuning == crate::args::Tuning::Lora {
         command.args(["--lora", &crate::args::RANK.to_string()]);
     }
-    if case.bf16 {
-        command.arg("--bf16");
+    match setup.device {
+        Named::Cpu if case.bf16 => {
+            command.arg("--bf16");
+        }
+        Named::Cpu => {}
+        Named::Cuda(number) => {
+            on_gpu(&mut command, number);
+        }
     }
-    let finished = child::run(&mut command)?;
+    let finished = child::run(&mut command, setup.meter)?;
     let said = finished.json("peer_trl.py")?;
     let figure = |key: &str| number(&said, key, "peer_trl.py");
     let once = Once {
@@ -163,10 +173,21 @@ fn trl(case: &Case, setup: &Setup) -> Result<(Once, Value), Error> {
         rows_per_second: figure("rows_per_second")?,
         tokens_per_second: figure("tokens_per_second")?,
         step_rows_per_second: figure("rows_per_second")?,
-        peak_bytes: figure("peak_bytes")?,
+        peak_bytes: match setup.meter {
+            Meter::Resident => figure("peak_bytes")?,
+            Meter::Gpu { .. } => finished.peak,
+        },
         last_loss: figure("last_loss")?,
     };
     Ok((once, said["versions"].clone()))
+}
+
+/// Lets a peer see one GPU, that of our number: with several, trainers take all.
+pub(crate) fn on_gpu(command: &mut Command, number: usize) {
+    let seen = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+    let ours = seen.split(',').nth(number).filter(|name| !name.is_empty());
+    command.args(["--device", "cuda", "--dtype", "bfloat16"]);
+    command.env("CUDA_VISIBLE_DEVICES", ours.map_or_else(|| number.to_string(), str::to_owned));
 }
 
 /// A number that a program printed.

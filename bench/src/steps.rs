@@ -1,16 +1,18 @@
 //! Steps in this process: seconds by part, and the step against its floor.
 
 use crate::arithmetic::median;
+use crate::device::{Device, Measured, Sizes};
 use crate::error::Error;
-
 use crate::job::{Case, Stepper, work_of};
 use crate::machine::{self, Yardstick};
+use kernels::cuda::Cuda;
 use kernels::timed::{Operator, Timed};
+use kernels::{Memory, bf16};
 use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use train::Plan;
 use train::work::Work;
+use train::{Job, Plan};
 
 /// Parts of a step, in the order of tables. The last is what no operator accounts for: packs, objective, metrics.
 pub(crate) const PARTS: [&str; 8] =
@@ -83,24 +85,53 @@ impl Steps {
 }
 
 /// Makes one step that does not count, and `count` that do, with a large product before and after each.
-pub(crate) fn measure(case: &Case, count: usize, scratch: &Path) -> Result<Steps, Error> {
-    let backend = Timed::new(machine::cpu(case.bf16));
-    let mut yardstick = Yardstick::new(&backend.inner);
+pub(crate) fn measure(case: &Case, count: usize, scratch: &Path, device: &Device) -> Result<Steps, Error> {
     let begin = Instant::now();
-    let job = case.load(count + 1, &scratch.join("steps"))?;
+    let mut job = case.load(count + 1, &scratch.join("steps"))?;
+    if let Device::Gpu(options) = device {
+        train::ask_gpu(&mut job, options)?;
+    }
     let plan = Plan::new(&job)?;
-    let mut stepper = Stepper::new(&backend, &job, &plan)?;
-    let prepare_seconds = begin.elapsed().as_secs_f64();
+    let loaded = begin.elapsed().as_secs_f64();
+    match device {
+        Device::Cpu { bf16 } => series(case, count, (&job, &plan), machine::cpu(*bf16), (loaded, device.sizes())),
+        Device::Gpu(options) => {
+            let gpu = Cuda::<bf16>::open(options)?;
+            // As a run does.
+            let planned = plan.total() as usize;
+            gpu.reserve((planned + planned / 16).min(gpu.free_memory()? / 20 * 19));
+            series(case, count, (&job, &plan), gpu, (loaded, device.sizes()))
+        }
+    }
+}
+
+fn series<B: Measured>(
+    case: &Case,
+    count: usize,
+    (job, plan): (&Job, &Plan),
+    backend: B,
+    (loaded, sizes): (f64, &Sizes),
+) -> Result<Steps, Error> {
+    let backend = Timed::new(backend);
+    let mut yardstick = Yardstick::new(&backend.inner, sizes);
+    let begin = Instant::now();
+    let mut stepper = Stepper::new(&backend, job, plan)?;
+    let working = || backend.trouble().map_or(Ok(()), Err);
+    working()?;
+    let prepare_seconds = loaded + begin.elapsed().as_secs_f64();
     let begin = Instant::now();
     stepper.cache_reference();
     let reference_seconds = begin.elapsed().as_secs_f64() / (count + 1) as f64;
     stepper.step();
+    working()?;
     backend.take();
     let (mut seconds, mut tokens, mut last_loss) = (Vec::new(), 0, f64::NAN);
     let mut rates = vec![yardstick.rate()];
     for _ in 0..count {
         let begin = Instant::now();
         let (loss, rows) = stepper.step();
+        // A GPU may have the update still before it.
+        working()?;
         seconds.push(begin.elapsed().as_secs_f64());
         rates.push(yardstick.rate());
         (last_loss, tokens) = (loss, tokens + rows);
@@ -113,7 +144,7 @@ pub(crate) fn measure(case: &Case, count: usize, scratch: &Path) -> Result<Steps
         batch: case.batch,
         prepare_seconds,
         reference_seconds,
-        work: (1..=count).map(|step| work_of(&job, step)).collect(),
+        work: (1..=count).map(|step| work_of(job, step)).collect(),
         parts: PARTS.into_iter().zip(parts.map(|s| s / count as f64)).collect(),
         tokens: tokens as f64 / count as f64,
         seconds,

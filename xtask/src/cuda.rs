@@ -7,12 +7,13 @@ use std::process::{Command, ExitCode};
 const WHEEL: &str = "nvidia-cuda-nvrtc>=13.0,<13.1";
 
 /// The tests of the backend: package, test and what of it.
-const TESTS: [[&str; 3]; 5] = [
+const TESTS: [[&str; 3]; 6] = [
     ["kernels", "conformance", "gpu::kernels_compile"],
     ["kernels", "conformance", "gpu::"],
     ["model", "model", "gpu::"],
     ["infer", "generation", "gpu_"],
     ["train", "train", "gpu::"],
+    ["bench", "played", "a_gpu"],
 ];
 
 /// Runs the tests of the CUDA backend; `arguments` are `--gpu N`, or nothing.

@@ -398,6 +398,8 @@ pub(crate) struct ScoreArgs {
     /// Print one JSON object per row: index, logp (nats), num_tokens, and token_logps with --tokens.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) device: crate::asking::DeviceArgs,
 }
 
 /// `prospect merge`

@@ -1,4 +1,4 @@
-//! What `generate`, `chat` and `serve` have in common: which model, and how tokens are drawn.
+//! What `generate`, `chat`, `serve` and `score` have in common: which model, what computes, and how tokens are drawn.
 
 use crate::failure::Failure;
 use crate::score::threads;

@@ -1,74 +1,17 @@
-//! Where the libraries of a GPU are looked for, and where its compiled kernels are kept.
+//! The GPU of this machine: what the environment says of it.
 
 use crate::screen::Screen;
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use train::{GpuOptions, Job, Played};
+use train::{GpuOptions, Job};
 
-/// As the environment says: `PROSPECT_CUDA_LIBRARIES` (folders, as in `PATH`), the wheels of the active Python environment
-/// (`VIRTUAL_ENV`), `CUDA_HOME`; beside them the system's own places. `PROSPECT_PLAYED_GPU` names a folder for the kernels of a
-/// GPU that is played by the CPU, thousands of times slower than one: for tests.
+/// As the environment says: [`GpuOptions::of_variables`].
 pub(crate) fn options() -> GpuOptions {
-    let get = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let played = get("PROSPECT_PLAYED_GPU").map(|folder| Played { folder: folder.into(), memory: PLAYED_MEMORY });
-    GpuOptions { folders: folders(get), cache: cache(get), played, ..GpuOptions::default() }
+    GpuOptions::of_variables(|name| std::env::var_os(name))
 }
-
-/// Bytes of a played GPU's memory.
-const PLAYED_MEMORY: usize = 1 << 30;
 
 /// Asks the GPU that a job would run on for its memory; where it is not there, says what its plan goes by.
 pub(crate) fn ask(job: &mut Job, screen: &Screen) {
     if let Err(error) = train::ask_gpu(job, &options()) {
         let goes_by = if job.config.engine.max_memory.is_some() { "max_memory" } else { "a GPU with enough memory" };
         screen.note(format_args!("{error}; planned for {goes_by}"));
-    }
-}
-
-fn folders(get: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
-    let named = get("PROSPECT_CUDA_LIBRARIES").map_or(Vec::new(), |all| std::env::split_paths(&all).collect());
-    let wheels = get("VIRTUAL_ENV").map_or(Vec::new(), |root| wheels(Path::new(&root)));
-    let toolkit = get("CUDA_HOME").map(|home| Path::new(&home).join("lib64"));
-    [named, wheels].concat().into_iter().chain(toolkit).collect()
-}
-
-/// Folders of the libraries of NVIDIA's wheels.
-fn wheels(environment: &Path) -> Vec<PathBuf> {
-    let inside = |folder: PathBuf| -> Vec<PathBuf> {
-        let mut all: Vec<PathBuf> =
-            std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
-        all.sort();
-        all
-    };
-    let pythons = inside(environment.join("lib")).into_iter().chain([environment.join("Lib")]);
-    let packages = pythons.flat_map(|python| inside(python.join("site-packages/nvidia")));
-    packages.map(|package| package.join("lib")).filter(|folder| folder.is_dir()).collect()
-}
-
-fn cache(get: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let caches = get("XDG_CACHE_HOME").map(PathBuf::from);
-    let caches = caches.or_else(|| Some(Path::new(&get("HOME").or_else(|| get("USERPROFILE"))?).join(".cache")))?;
-    Some(caches.join("prospect").join("kernels"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn libraries_of_the_active_python_environment_are_found_after_those_that_are_named() {
-        let root = std::env::temp_dir().join(format!("prospect-wheels-{}", std::process::id()));
-        let lib = root.join("lib/python3.11/site-packages/nvidia/cu13/lib");
-        std::fs::create_dir_all(&lib).unwrap();
-        std::fs::create_dir_all(root.join("lib/python3.11/site-packages/nvidia/empty")).unwrap();
-        let get = |name: &str| match name {
-            "VIRTUAL_ENV" => Some(root.clone().into_os_string()),
-            "PROSPECT_CUDA_LIBRARIES" => Some("named".into()),
-            _ => None,
-        };
-        assert_eq!(folders(get), [PathBuf::from("named"), lib]);
-        assert_eq!(cache(get), None);
-        assert_eq!(cache(|name| (name == "HOME").then(|| "/h".into())), Some("/h/.cache/prospect/kernels".into()));
-        std::fs::remove_dir_all(root).unwrap();
     }
 }

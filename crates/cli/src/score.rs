@@ -19,8 +19,8 @@ pub(crate) fn score(args: &ScoreArgs, screen: &Screen) -> Result<u8, Failure> {
     let folder = ModelFolder::open(&args.model, args.adapter.as_deref())?;
     let rows = train::rows_to_score(&data::source::resolve(&args.data, "train")?, &folder)?;
     let positions = rows.iter().map(ScoreRow::num_tokens).max().unwrap_or(0).max(1);
-    let model = folder.load(positions, threads())?;
-    model.notes.iter().for_each(|note| screen.note(note));
+    let model = folder.place(positions, &args.device.device())?;
+    model.notes().iter().for_each(|note| screen.note(note));
     let mut bar = Bar::new(screen, "scoring");
     let (mut done, mut logp, mut tokens) = (0, 0.0, 0);
     if !args.json {

@@ -1,9 +1,8 @@
 //! `serve`: a model over HTTP.
 
-use crate::asking::{ModelArgs, SamplingArgs, described};
+use crate::asking::{DeviceArgs, ModelArgs, SamplingArgs, described};
 use crate::failure::Failure;
 use crate::output;
-use crate::score::threads;
 use crate::screen::Screen;
 use clap::Args;
 use infer::{Defaults, Limits};
@@ -54,6 +53,8 @@ pub(crate) struct ServeArgs {
     connections: usize,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// `prospect serve`
@@ -72,9 +73,9 @@ pub(crate) fn serve(args: &ServeArgs, screen: &Screen) -> Result<u8, Failure> {
         sampling: args.sampling.over(&defaults),
         max_new_tokens: args.sampling.max_new_tokens.or(defaults.max_new_tokens),
     };
-    let model = folder.load(args.max_positions.unwrap_or(8192), threads())?;
-    model.notes.iter().for_each(|note| screen.note(note));
-    let positions = model.positions;
+    let model = folder.place(args.max_positions.unwrap_or(8192), &args.device.device())?;
+    model.notes().iter().for_each(|note| screen.note(note));
+    let positions = model.positions();
     let cache_rows = args.cache_tokens.unwrap_or(16_384.max(positions));
     let absolute = std::path::absolute(&args.model.model).unwrap_or_else(|_| args.model.model.clone());
     let own = absolute.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());

@@ -501,6 +501,8 @@ pub struct Engine {
     pub deterministic: bool,
     /// Mixed precision where the processor has it.
     pub bf16: bool,
+    /// Products of float32 on a GPU round their factors to tf32.
+    pub tf32: bool,
     /// ZeRO's stage over several ranks.
     pub zero_stage: u8,
     /// Ranks that what is sharded is sharded over; `None`: all.

@@ -495,6 +495,7 @@ impl Resolved {
             data_seed: self.count("data_seed").map_or(seed, |s| s as u64),
             deterministic: self.flag("deterministic"),
             bf16: self.flag("bf16"),
+            tf32: self.flag("tf32"),
             zero_stage: self.count("zero_stage").expect(CHECKED) as u8,
             shard_ranks: self.count("shard_ranks"),
             elastic: self.bool("elastic"),

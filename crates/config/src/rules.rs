@@ -35,6 +35,7 @@ pub(crate) fn check(settings: &mut Settings, source: &Source) -> Facts {
     check.trainer();
     check.adapter();
     check.master();
+    check.products();
     check.offload();
     check.rope();
     check.compat();

@@ -123,4 +123,17 @@ impl Placed {
             work(&mut Engine::new(&ctx, &model.decoder, limits, stop))
         })
     }
+
+    /// As [`Placed::with_engine`], on the model's own threads, where operators start soonest.
+    pub fn within_engine<R: Send>(
+        &self,
+        limits: Limits,
+        stop: &[u32],
+        work: impl FnOnce(&mut dyn Draw) -> R + Send,
+    ) -> R {
+        each!(self, model => {
+            let ctx = model.generation();
+            model.install(|| work(&mut Engine::new(&ctx, &model.decoder, limits, stop)))
+        })
+    }
 }

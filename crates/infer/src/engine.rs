@@ -160,6 +160,10 @@ impl<'a, B: Backend> Engine<'a, B> {
             return Ok(Vec::new());
         }
         self.computed += rows.len();
+        if spans.iter().all(|span| span.rows.len() == 1) {
+            // Prompts differ; a token a sequence is asked for again and again.
+            self.ctx.backend.repeats();
+        }
         let step = Step { part: Part::new(self.ctx.backend, &rows), spans, slots };
         let h_sd = self.decoder.step(self.ctx, &step, &mut self.cache, &wanted);
         for live in &mut self.live {

@@ -32,6 +32,7 @@ pub use engine::{Drawn, Engine, FinishReason};
 pub use error::Error;
 pub use folder::{Defaults, Model, ModelEngine, ModelFolder};
 pub use generate::{Generator, Limits, Output, Request, StopTexts};
+pub use kernels::cuda::{Options as GpuOptions, Played};
 pub use sample::{Sampling, TokenLogprobs};
 pub use talk::Talk;
 pub use text::{Ending, Writer, cut};

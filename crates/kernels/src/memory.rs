@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Memory of a device.
 pub trait Memory: Sized + Send + Sync + 'static {
@@ -51,6 +52,23 @@ pub trait Memory: Sized + Send + Sync + 'static {
         None
     }
 
+    /// What is queued from here until the host waits may well be what was queued before, but for numbers from the host: a device may
+    /// then start it all at once.
+    fn repeats(&self) {}
+
+    /// This moment in the order of what is queued, for whoever measures.
+    fn mark(&self) -> Mark {
+        Mark::Host(Instant::now())
+    }
+
+    /// Seconds from one mark to a later one, which the device is waited for to reach; not a number where it has failed.
+    fn seconds(&self, from: &Mark, to: &Mark) -> f64 {
+        match (from, to) {
+            (Mark::Host(from), Mark::Host(to)) => (*to - *from).as_secs_f64(),
+            _ => f64::NAN,
+        }
+    }
+
     /// Runs `work` where its operators start soonest.
     fn within<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         work()
@@ -87,6 +105,14 @@ pub trait Memory: Sized + Send + Sync + 'static {
         self.download(src, &mut host);
         host
     }
+}
+
+/// A moment.
+pub enum Mark {
+    /// On the host's clock: of a device that computes at once.
+    Host(Instant),
+    /// On a GPU's.
+    Gpu(crate::cuda::Moment),
 }
 
 /// Bytes on the host that outlive their reader: a memory map, or a vector.

@@ -4,11 +4,12 @@ mod special;
 
 use crate::{
     Acc, Adamw, AdamwStep, Attention, AttentionGrads, AttentionSaved, AttentionShape, Backend, Dst, Elem, Embed,
-    ForBackward, Gate, Gemm, Glu, Head, HeadSaved, HeadScores, HostTensor, KeyValue, Memory, Out, RmsNorm,
+    ForBackward, Gate, Gemm, Glu, Head, HeadSaved, HeadScores, HostTensor, KeyValue, Mark, Memory, Out, RmsNorm,
     RmsNormSaved, Rope, RopeTable, RowOps, Span, View, Weight,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// What is measured apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,26 +112,42 @@ pub struct Timed<B> {
     pub inner: B,
     /// Nanoseconds by operator, in the order of [`Operator::ALL`].
     nanoseconds: [AtomicU64; Operator::ALL.len()],
+    /// Began and ended on a device that had not come to them when they were queued.
+    queued: Mutex<Vec<(Operator, Mark, Mark)>>,
 }
 
-impl<B> Timed<B> {
+impl<B: Memory> Timed<B> {
     /// With all sums at zero.
     pub fn new(inner: B) -> Timed<B> {
-        Timed { inner, nanoseconds: std::array::from_fn(|_| AtomicU64::new(0)) }
+        Timed { inner, nanoseconds: std::array::from_fn(|_| AtomicU64::new(0)), queued: Mutex::default() }
     }
 
-    /// The time each operator took since the last call.
+    /// The time each operator took since the last call, on the device's own clock.
     pub fn take(&self) -> Vec<(Operator, Duration)> {
+        for (operator, from, to) in std::mem::take(&mut *self.queued.lock().unwrap_or_else(PoisonError::into_inner)) {
+            // Not a number after a failure: 0.
+            self.add(operator, (1e9 * self.inner.seconds(&from, &to)) as u64);
+        }
         let taken = self.nanoseconds.iter().map(|n| Duration::from_nanos(n.swap(0, Ordering::Relaxed)));
         Operator::ALL.into_iter().zip(taken).collect()
     }
 
     fn time<R>(&self, operator: Operator, work: impl FnOnce(&B) -> R) -> R {
-        let begin = Instant::now();
+        let from = self.inner.mark();
         let result = work(&self.inner);
-        let spent = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.nanoseconds[operator as usize].fetch_add(spent, Ordering::Relaxed);
+        match (from, self.inner.mark()) {
+            (Mark::Host(from), Mark::Host(to)) => {
+                self.add(operator, u64::try_from((to - from).as_nanos()).unwrap_or(u64::MAX));
+            }
+            (from, to) => {
+                self.queued.lock().unwrap_or_else(PoisonError::into_inner).push((operator, from, to));
+            }
+        }
         result
+    }
+
+    fn add(&self, operator: Operator, nanoseconds: u64) {
+        self.nanoseconds[operator as usize].fetch_add(nanoseconds, Ordering::Relaxed);
     }
 }
 
@@ -187,6 +204,18 @@ impl<B: Backend> Memory for Timed<B> {
     }
     fn stored_to_host(&self, stored: &B::Stored, dst: &mut [B::Real]) {
         self.inner.stored_to_host(stored, dst);
+    }
+    fn trouble(&self) -> Option<crate::cuda::Error> {
+        self.inner.trouble()
+    }
+    fn repeats(&self) {
+        self.inner.repeats();
+    }
+    fn mark(&self) -> Mark {
+        self.inner.mark()
+    }
+    fn seconds(&self, from: &Mark, to: &Mark) -> f64 {
+        self.inner.seconds(from, to)
     }
     fn within<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.inner.within(work)

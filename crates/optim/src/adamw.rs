@@ -1,7 +1,7 @@
 //! AdamW over an arena: two moments beside the values, in full or in eight bits; weight decay on the tensors that want it.
 
-use kernels::adamw8::BLOCK;
-use kernels::{AdamwStep, Backend, Mat, MomentCodes, Moments, Rounding, Values, bf16};
+use kernels::adamw8::{Arrays, BLOCK, Part};
+use kernels::{AdamwStep, Backend, Mat, MomentCodes, Rounding, bf16};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -198,13 +198,6 @@ pub struct Eight<B: Backend> {
     pub absmax: Mat<B, B::Real>,
 }
 
-impl<B: Backend> Eight<B> {
-    fn part(&mut self, own: &Range<usize>, blocks: &Range<usize>) -> MomentCodes<'_, B> {
-        let codes = self.codes.out().cols(own.clone()).into_acc();
-        MomentCodes { codes, absmax: self.absmax.out().cols(blocks.clone()).into_acc() }
-    }
-}
-
 /// The optimiser and its state.
 pub struct AdamW<B: Backend> {
     settings: Settings,
@@ -264,15 +257,21 @@ impl<B: Backend> AdamW<B> {
         grad_scale: f64,
     ) {
         self.steps += 1;
+        let (on_disk, rates) = (self.window < usize::MAX, (learning_rate, grad_scale));
+        let mut parts = Vec::new();
         for group in 0..self.layout.groups.len() {
             let n = self.layout.groups[group].member.range.len();
             for from in (0..n).step_by(self.window) {
                 // Values in bfloat16 are rounded by numbers that go by an element's place, whatever part it is in.
                 let part = self.layout.groups[group].part(from, self.window.min(n - from));
-                self.update_part(backend, &part, (&mut *values, &mut *halves), grads, (learning_rate, grad_scale));
-                self.rest_of(&part.place);
+                parts.extend(self.update_plain(backend, &part, values, grads, rates));
+                if on_disk {
+                    self.update_parts(backend, (&mut *values, &mut *halves), grads, &std::mem::take(&mut parts));
+                    self.rest_of(&part.place);
+                }
             }
         }
+        self.update_parts(backend, (values, halves), grads, &parts);
     }
 
     fn rest_of(&self, place: &Place) {
@@ -285,38 +284,48 @@ impl<B: Backend> AdamW<B> {
         }
     }
 
-    fn update_part(
+    /// Updates a part of full precision; of any other says what is to be done.
+    fn update_plain(
         &mut self,
         backend: &B,
         Group { member: Member { range, values: (at, half), decay, .. }, place, first }: &Group,
-        (values, halves): (&mut Mat<B, B::Real>, &mut Mat<B, bf16>),
+        values: &mut Mat<B, B::Real>,
         grads: &Mat<B, B::Real>,
         (learning_rate, grad_scale): (f64, f64),
-    ) {
-        let Settings { beta1, beta2, epsilon, weight_decay, rounding, seed } = self.settings;
-        let [m8, v8] = &mut self.eight;
+    ) -> Option<Part> {
+        let Settings { beta1, beta2, epsilon, weight_decay, seed, .. } = self.settings;
         let weight_decay = if *decay { weight_decay } else { 0.0 };
         let step = AdamwStep { learning_rate, beta1, beta2, epsilon, weight_decay, step: self.steps, grad_scale };
-        let (at, grads) = (*at..at + range.len(), grads.view().cols(*first..first + range.len()));
-        if let (Place::Plain(own), false) = (place, *half) {
-            let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(own.clone()).into_acc());
-            return backend.adamw(&step, values.out().cols(at).into_acc(), grads, m, v);
+        let own = *first..first + range.len();
+        let (moments, amounts) = match (place, *half) {
+            (Place::Plain(moments), false) => {
+                let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(moments.clone()).into_acc());
+                let values = values.out().cols(*at..at + range.len()).into_acc();
+                backend.adamw(&step, values, grads.view().cols(own), m, v);
+                return None;
+            }
+            (Place::Plain(moments), true) => (moments.start, None),
+            (Place::Eight(codes, blocks), _) => (codes.start, Some(blocks.start)),
+        };
+        let half = half.then(|| mix(mix(seed) ^ self.steps).wrapping_add(range.start as u64));
+        Some(Part { step, grads: own, values: *at, half, moments, amounts })
+    }
+
+    fn update_parts(
+        &mut self,
+        backend: &B,
+        (values, halves): (&mut Mat<B, B::Real>, &mut Mat<B, bf16>),
+        grads: &Mat<B, B::Real>,
+        parts: &[Part],
+    ) {
+        if parts.is_empty() {
+            return;
         }
-        let moments = match place {
-            Place::Plain(own) => {
-                let [m, v] = [&mut self.m, &mut self.v].map(|x| x.out().cols(own.clone()).into_acc());
-                Moments::Real { m, v }
-            }
-            Place::Eight(own, blocks) => Moments::Codes { m: m8.part(own, blocks), v: v8.part(own, blocks), rounding },
-        };
-        let values = match half {
-            false => Values::Real(values.out().cols(at).into_acc()),
-            true => {
-                let key = mix(mix(seed) ^ self.steps).wrapping_add(range.start as u64);
-                Values::Half { values: halves.out().cols(at).into_acc(), key }
-            }
-        };
-        backend.adamw8(&step, values, grads, moments);
+        let codes = self.eight.each_mut().map(|x| MomentCodes { codes: x.codes.acc(), absmax: x.absmax.acc() });
+        let moments = [self.m.acc(), self.v.acc()];
+        let rounding = self.settings.rounding;
+        let (values, halves) = (values.acc(), halves.acc());
+        backend.adamw8_parts(Arrays { values, halves, grads: grads.view(), moments, codes, rounding }, parts);
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::Refusal;
 use crate::connection;
 use crate::worker::{Queue, work};
-use infer::{Defaults, Limits, Model, ModelFolder};
+use infer::{Defaults, Limits, ModelFolder, Placed};
 use std::collections::HashMap;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -108,8 +108,8 @@ impl Server {
     /// Serves until it is stopped, then until every answer that was begun is finished.
     ///
     /// # Errors
-    /// A model whose stop tokens cannot be read; no threads.
-    pub fn run(&self, folder: &ModelFolder, model: &Model) -> Result<(), infer::Error> {
+    /// A model whose stop tokens cannot be read; no threads; a GPU that fails, after which nothing is answered any more.
+    pub fn run(&self, folder: &ModelFolder, model: &Placed) -> Result<(), infer::Error> {
         let stop_tokens = folder.stop_tokens()?;
         let queue = Queue::new(self.settings.queue);
         let began = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -118,7 +118,10 @@ impl Server {
         let open: Mutex<HashMap<usize, Arc<TcpStream>>> = Mutex::default();
         let count = AtomicUsize::new(0);
         std::thread::scope(|scope| {
-            scope.spawn(|| work(model, self.settings.limits, &stop_tokens, &queue));
+            let worker = scope.spawn(|| {
+                let worked = work(model, self.settings.limits, &stop_tokens, &queue);
+                worked.inspect_err(|_| self.stop.stop())
+            });
             for number in 0.. {
                 let accepted = self.listener.accept();
                 if self.stop.is_set() {
@@ -158,8 +161,8 @@ impl Server {
             queue.close();
             // Who waits for a next request hears that there will be none; who is being answered still is.
             lock(&open).values().for_each(|stream| drop(stream.shutdown(Shutdown::Read)));
-        });
-        Ok(())
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 }
 

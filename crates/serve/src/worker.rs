@@ -1,6 +1,6 @@
 //! One engine for all connections: it takes jobs in as they come, steps, and hands every token to whoever waits for it.
 
-use infer::{Drawn, FinishReason, Limits, Model, Request};
+use infer::{Draw, Drawn, FinishReason, Limits, Placed, Request};
 use std::collections::HashMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -85,6 +85,13 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// Takes no more jobs, and gives up those that wait: whoever offered them hears nothing more.
+    fn abandon(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        state.jobs.clear();
+    }
+
     /// Unfinished jobs.
     pub(crate) fn open(&self) -> usize {
         self.state().open
@@ -104,61 +111,105 @@ impl Queue {
 }
 
 /// Answers jobs until the queue is closed and empty.
-pub(crate) fn work(model: &Model, limits: Limits, stop: &[u32], queue: &Queue) {
-    let ctx = model.generation();
-    model.install(|| {
-        let mut engine = infer::Engine::new(&ctx, &model.decoder, limits, stop);
-        let mut waiting: HashMap<usize, Job> = HashMap::new();
-        while let Some((jobs, cancelled)) = queue.take(engine.is_idle()) {
-            for (number, job) in jobs {
-                match engine.submit(number, job.request.clone()) {
-                    Ok(()) => {
-                        waiting.insert(number, job);
-                    }
-                    Err(e) => {
-                        // A connection that has gone needs no answer.
-                        let _ = job.reply.send((job.choice, Err(e)));
-                        queue.state().open -= 1;
-                    }
-                }
-            }
-            let mut finish = |number: usize| {
-                if waiting.remove(&number).is_some() {
-                    queue.state().open -= 1;
-                }
-            };
-            for number in cancelled {
-                engine.cancel(number);
-                finish(number);
-            }
-            match engine.step() {
-                Ok(all) => {
-                    for drawn in all {
-                        let (number, last) = (drawn.request, drawn.finish.is_some());
-                        let Some(job) = waiting.get(&number) else { continue };
-                        let gone = job.reply.send((job.choice, Ok(drawn))).is_err();
-                        if gone {
-                            engine.cancel(number);
-                        }
-                        if gone || last {
-                            waiting.remove(&number);
-                            queue.state().open -= 1;
-                        }
-                    }
+///
+/// # Errors
+/// What computes has failed: nothing more can be answered, and all jobs are given up.
+pub(crate) fn work(model: &Placed, limits: Limits, stop: &[u32], queue: &Queue) -> Result<(), infer::Error> {
+    model.within_engine(limits, stop, |engine| answer(engine, queue))
+}
+
+fn answer(engine: &mut dyn Draw, queue: &Queue) -> Result<(), infer::Error> {
+    let mut waiting: HashMap<usize, Job> = HashMap::new();
+    while let Some((jobs, cancelled)) = queue.take(engine.is_idle()) {
+        for (number, job) in jobs {
+            match engine.submit(number, job.request.clone()) {
+                Ok(()) => {
+                    waiting.insert(number, job);
                 }
                 Err(e) => {
-                    let infer::Error::NotFinite { request, .. } = e else { continue };
-                    if let Some(job) = waiting.remove(&request) {
-                        let _ = job.reply.send((job.choice, Err(e)));
-                        queue.state().open -= 1;
-                    }
+                    // A connection that has gone needs no answer.
+                    let _ = job.reply.send((job.choice, Err(e)));
+                    queue.state().open -= 1;
                 }
             }
         }
-    });
+        let mut finish = |number: usize| {
+            if waiting.remove(&number).is_some() {
+                queue.state().open -= 1;
+            }
+        };
+        for number in cancelled {
+            engine.cancel(number);
+            finish(number);
+        }
+        match engine.step() {
+            Ok(all) => {
+                for drawn in all {
+                    let (number, last) = (drawn.request, drawn.finish.is_some());
+                    let Some(job) = waiting.get(&number) else { continue };
+                    let gone = job.reply.send((job.choice, Ok(drawn))).is_err();
+                    if gone {
+                        engine.cancel(number);
+                    }
+                    if gone || last {
+                        waiting.remove(&number);
+                        queue.state().open -= 1;
+                    }
+                }
+            }
+            Err(infer::Error::NotFinite { request, generated }) => {
+                if let Some(job) = waiting.remove(&request) {
+                    let _ = job.reply.send((job.choice, Err(infer::Error::NotFinite { request, generated })));
+                    queue.state().open -= 1;
+                }
+            }
+            Err(e) => {
+                queue.abandon();
+                return Err(e);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether a token is the last of its answer, and no text.
 pub(crate) fn is_stop(drawn: &Drawn) -> bool {
     drawn.finish == Some(FinishReason::Stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use infer::{Error, Sampling};
+    use std::sync::mpsc::channel;
+
+    /// Computes on a device that fails at the first step.
+    struct Broken;
+
+    impl Draw for Broken {
+        fn submit(&mut self, _: usize, _: Request) -> Result<(), Error> {
+            Ok(())
+        }
+        fn cancel(&mut self, _: usize) {}
+        fn is_idle(&self) -> bool {
+            true
+        }
+        fn step(&mut self) -> Result<Vec<Drawn>, Error> {
+            Err(Error::Mismatch { what: "the device has failed".into() })
+        }
+    }
+
+    #[test]
+    fn a_device_that_fails_ends_the_work_and_leaves_nobody_waiting() {
+        let queue = Queue::new(4);
+        let (reply, news) = channel();
+        let job = |choice| Job { request: Request::new(vec![1], 4, Sampling::GREEDY), choice, reply: reply.clone() };
+        queue.offer(vec![job(0), job(1)]).unwrap();
+        drop(reply);
+        assert_eq!(answer(&mut Broken, &queue).unwrap_err().to_string(), "the device has failed");
+        assert!(news.recv().is_err(), "nothing was answered, and nobody waits");
+        let (reply, _news) = channel();
+        let late = Job { request: Request::new(vec![1], 4, Sampling::GREEDY), choice: 0, reply };
+        assert_eq!(queue.offer(vec![late]).err(), Some(Refused::Closed));
+    }
 }

@@ -1,6 +1,6 @@
 //! A server on a port of this machine: two hundred requests at once, clients that are slow, wrong or gone, and its end.
 
-use infer::{Defaults, Limits, ModelFolder, Sampling};
+use infer::{Defaults, Device, Limits, ModelFolder, Sampling};
 use serde_json::{Value, json};
 use serve::{Server, Settings};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -27,7 +27,7 @@ fn settings() -> Settings {
 /// Runs `work` against a server, then stops it.
 fn with_server(settings: Settings, work: impl FnOnce(SocketAddr) + Send) {
     let folder = folder();
-    let model = folder.load(512, 2).unwrap();
+    let model = folder.place(512, &Device::Cpu(2)).unwrap();
     let server = Server::bind("127.0.0.1:0", settings).unwrap();
     let (address, stop) = (server.address(), server.stop());
     std::thread::scope(|scope| {
@@ -287,7 +287,7 @@ fn a_connection_too_many_is_told_so() {
 #[test]
 fn a_server_that_is_stopped_finishes_what_it_began() {
     let folder = folder();
-    let model = folder.load(512, 2).unwrap();
+    let model = folder.place(512, &Device::Cpu(2)).unwrap();
     let server = Server::bind("127.0.0.1:0", settings()).unwrap();
     let (address, stop) = (server.address(), server.stop());
     std::thread::scope(|scope| {

@@ -58,6 +58,7 @@ pub fn opening(job: &Job, plan: &Plan) -> Vec<String> {
     let sweep = if e.z0_first { "z0 first" } else { "one sweep" };
     let engine = &job.config.engine;
     let products = match (engine.bf16, engine.device) {
+        (false, Device::Cuda(_)) if engine.tf32 => ", products in tf32",
         (false, _) => "",
         (true, Device::Cuda(_)) => ", activations in bfloat16",
         (true, _) if Cpu::<f32>::has_mixed() => ", products in bfloat16",

@@ -2,7 +2,8 @@
 
 use crate::Error;
 use data::{Body, Example, Options, RenderInput, Task, Tokenizer};
-use infer::{Model, ModelFolder};
+use infer::{Model, ModelFolder, Placed};
+use kernels::Backend;
 use model::{Keep, Parts};
 use pack::{Answer, families_of_rows, plan_packs};
 use std::path::PathBuf;
@@ -88,16 +89,21 @@ fn encode(tokenizer: &Tokenizer, mut example: Example) -> data::Result<(Vec<u32>
 
 /// Log-probabilities of the scored tokens of every row, nats, told to `observe` in the order of the rows.
 ///
-/// Stops at the first error of `observe`.
-pub fn score<E>(
-    model: &Model,
+/// Stops at the first error of `observe`, or of a GPU.
+pub fn score<E: From<Error>>(
+    model: &Placed,
     rows: &[ScoreRow],
     mut observe: impl FnMut(&ScoreRow, &[f32]) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut rest = rows;
     while !rest.is_empty() {
         let (chunk, later) = rest.split_at(chunk_len(rest));
-        for (row, logps) in chunk.iter().zip(score_chunk(model, chunk)) {
+        let logps = match model {
+            Placed::Cpu(model) => score_chunk(model, chunk),
+            Placed::Single(model) => score_chunk(model, chunk),
+            Placed::Half(model) => score_chunk(model, chunk),
+        };
+        for (row, logps) in chunk.iter().zip(logps?) {
             observe(row, &logps)?;
         }
         rest = later;
@@ -115,7 +121,7 @@ fn chunk_len(rows: &[ScoreRow]) -> usize {
     fills.map_or(rows.len(), |last| last + 1)
 }
 
-fn score_chunk(model: &Model, rows: &[ScoreRow]) -> Vec<Vec<f32>> {
+fn score_chunk<B: Backend<Real = f32>>(model: &Model<B>, rows: &[ScoreRow]) -> Result<Vec<Vec<f32>>, Error> {
     let mut logps: Vec<Vec<f32>> = rows.iter().map(|row| Vec::with_capacity(row.scored().len())).collect();
     let answers = rows.iter().zip(0..).filter(|(row, _)| !row.scored().is_empty()).map(|(row, sequence)| {
         (&row.prompt[..], Answer { tokens: &row.completion, scored: None, sequence, grad: true })
@@ -128,5 +134,5 @@ fn score_chunk(model: &Model, rows: &[ScoreRow]) -> Vec<Vec<f32>> {
             logps[target.sequence as usize].push(logp);
         }
     }
-    logps
+    ctx.backend.trouble().map_or(Ok(logps), |error| Err(error.into()))
 }

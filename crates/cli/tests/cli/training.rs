@@ -33,7 +33,7 @@ fn runs_are_trained_listed_shown_and_compared() {
     assert_eq!(output.status.code(), Some(0), "{said}");
     for part in [
         "run folder     run",
-        "note: `tf32` has no effect",
+        "note: `tf32` has no effect on the CPU",
         ", products in ",
         "step 3/3  loss ",
         "saved run/checkpoint-3",

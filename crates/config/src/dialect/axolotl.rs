@@ -166,7 +166,7 @@ pub(super) const ROWS: &[Row] = &[
     ("unsloth_cross_entropy_loss", NoEffect(KERNELS)),
     ("bf16", Values(MIXED, "expected true, false, auto or full")),
     ("fp16", NoEffect(FLOAT32)),
-    ("tf32", NoEffect(FLOAT32)),
+    ("tf32", Key("tf32")),
     ("bfloat16", Values(MIXED, "expected true, false, auto or full")),
     ("float16", NoEffect(FLOAT32)),
     ("fsdp_version", NoEffect(SHARDING)),

@@ -1,4 +1,4 @@
-//! Rules about what is trained, and how it is held.
+//! Rules about what is trained, how it is held, and how it is multiplied.
 
 use super::{AdapterMode, Check};
 use crate::note::Note;
@@ -83,6 +83,19 @@ impl Check<'_> {
             let help = "add `rope_type: yarn`, or linear, dynamic or llama3, under `rope_scaling:`";
             self.conflict(Code::Missing, &[key], "`rope_scaling` needs its `rope_type`", help);
         }
+    }
+
+    /// Products of float32 on a GPU.
+    pub(super) fn products(&mut self) {
+        if self.settings.flag("tf32") != Some(true) {
+            return;
+        }
+        let text = match (self.text("device").starts_with("cuda"), self.settings.flag("bf16")) {
+            (false, _) => "`tf32` has no effect on the CPU",
+            (true, Some(true)) => "`tf32` has no effect beside `bf16: true`: factors are bfloat16",
+            (true, _) => return,
+        };
+        self.notes.push(Note::advice("tf32", self.place("tf32"), text));
     }
 
     /// Moments on a disk.

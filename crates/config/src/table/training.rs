@@ -127,7 +127,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     idle("fp16", Bool, "false", "mixed precision", FLOAT32),
     idle("bf16_full_eval", Bool, "false", "precision of evaluation", FLOAT32),
     idle("fp16_full_eval", Bool, "false", "precision of evaluation", FLOAT32),
-    idle("tf32", Bool, "", "precision of GPU products", FLOAT32),
+    works(ENGINE, "tf32", Bool, "false", "on a GPU without `bf16`, products round their factors to tf32"),
     spelling("activation_checkpointing", ours::RECOMPUTE, "gradient_checkpointing", "its name in transformers 5.23"),
     idle("activation_checkpointing_kwargs", Anything, "", "options of recomputation", RECOMPUTED),
     works(ENGINE, "gradient_checkpointing", ours::RECOMPUTE, "auto", "recompute activations: auto (as the memory plan says), true, false"),

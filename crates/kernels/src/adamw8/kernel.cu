@@ -1,6 +1,6 @@
-// AdamW with moments in codes of eight bits, or values in bf16: a block per 256 elements, which share scales.
+// AdamW with moments in codes of eight bits, or values in bf16: a block per 256 elements of a part, which share scales.
 //
-// Each moment is f32, or codes with the largest amount of each block; `maps` are the values of both moments' codes.
+// Values are f32 or bf16, moments f32 or codes with the largest amount of each block; `maps` are the values of both moments' codes.
 
 typedef unsigned char u8;
 
@@ -42,28 +42,52 @@ __device__ __forceinline__ bf16 at_random(float x, u64 key, u64 i) {
     return {(unsigned short)(bits >> 16)};
 }
 
-extern "C" __global__ void adamw8(float* p, bf16* half, u64 key, In<float> g, float* m, float* v, u8* m_codes, u8* v_codes,
-                                  float* m_largest, float* v_largest, u32 grid, u64 n, const float* maps, const float* numbers) {
-    u64 block = blockIdx.x, i = block * 256 + threadIdx.x;
-    bool live = i < n;
+// What is updated of the arrays: `n` elements from these places on, by blocks from `first` on.
+struct Part {
+    u64 n, values, grads, moments, amounts, key;
+    u32 first;
+    u32 flags;
+};
+
+#define HALF 1u
+#define CODES 2u
+// The second of two kinds of steps.
+#define OTHER 4u
+
+extern "C" __global__ void adamw8(const Part* parts, u32 count, float* values, bf16* halves, In<float> g, float* m, float* v,
+                                  u8* m_codes, u8* v_codes, float* m_largest, float* v_largest, u32 grid, const float* maps,
+                                  const float* numbers) {
+    u32 low = 0, high = count;
+    while (high - low > 1) {
+        u32 middle = (low + high) / 2;
+        if (parts[middle].first <= blockIdx.x) low = middle;
+        else high = middle;
+    }
+    Part part = parts[low];
+    u64 block = blockIdx.x - part.first, i = block * 256 + threadIdx.x, at = part.moments + i, amount = part.amounts + block;
+    bool live = i < part.n, half = part.flags & HALF, codes = part.flags & CODES;
+    if (part.flags & OTHER) numbers += 9;
     float b1 = numbers[0], b2 = numbers[1], c1 = numbers[2], c2 = numbers[3], decay = numbers[4], rate = numbers[5];
     float eps = numbers[6], scale = numbers[7], root = numbers[8];
     float first = 0.0f, second = 0.0f;
     if (live) {
-        first = m ? m[i] : maps[m_codes[i]] * m_largest[block];
-        second = v ? v[i] : maps[256 + v_codes[i]] * v_largest[block];
-        float grad = g.p[i] * scale, value = p ? p[i] : to_float(half[i]);
+        u64 place = part.values + i;
+        first = codes ? maps[m_codes[at]] * m_largest[amount] : m[at];
+        second = codes ? maps[256 + v_codes[at]] * v_largest[amount] : v[at];
+        float grad = g.p[part.grads + i] * scale, value = half ? to_float(halves[place]) : values[place];
         first = fmaf(grad, c1, first * b1);
         second = fmaf(c2 * grad, grad, second * b2);
         value = value * decay - rate * first / (sqrtf(second) / root + eps);
-        if (p) p[i] = value;
-        else half[i] = at_random(value, key, i);
-        if (m) m[i] = first;
-        if (v) v[i] = second;
+        if (half) halves[place] = at_random(value, part.key, i);
+        else values[place] = value;
+        if (!codes) {
+            m[at] = first;
+            v[at] = second;
+        }
     }
-    if (!m) {
+    if (codes) {
         __syncthreads(); // all have read the block's amounts
-        requantise(maps, grid, first, live, m_codes + i, m_largest + block);
-        requantise(maps + 256, grid, second, live, v_codes + i, v_largest + block);
+        requantise(maps, grid, first, live, m_codes + at, m_largest + amount);
+        requantise(maps + 256, grid, second, live, v_codes + at, v_largest + amount);
     }
 }

@@ -1,8 +1,8 @@
 //! Attention on a GPU: which spans rows belong to, who reads whom, and the launches.
 
 use super::{Attention, AttentionGrads, AttentionSaved, AttentionShape, KeyValue, Span};
-use crate::cuda::{Activation, Arg, Cuda, Dtype, Grid, Source, blocks};
-use crate::{Mat, Memory, Out, View};
+use crate::cuda::{Activation, Arg, Cuda, Dtype, Given, Grid, Source, blocks};
+use crate::{Memory, Out, View};
 
 pub(crate) const SOURCE: Source =
     Source { name: "attention", text: concat!(include_str!("shape.cuh"), include_str!("kernel.cu")) };
@@ -88,7 +88,7 @@ fn readers(spans: &[Span]) -> Vec<u32> {
 }
 
 impl<A: Activation> Cuda<A> {
-    pub(crate) fn attention_shape(&self, shape: &AttentionShape) -> Mat<Self, f32> {
+    pub(crate) fn attention_shape(&self, shape: &AttentionShape) -> Given<f32> {
         let group = shape.query_heads / shape.kv_heads;
         let whole = [group, shape.qk_width, shape.v_width, shape.window.unwrap_or(0)];
         let mut numbers: Vec<f32> = whole.iter().map(|n| f32::from_bits(*n as u32)).collect();
@@ -161,8 +161,8 @@ impl<A: Activation> Attention for Cuda<A> {
             warps(t, heads),
             &[o.into(), d_o.into(), width, (&deltas).into()],
         );
-        let (tiles, owner, table) = (tiles(spans), self.given(&span_of_row(spans, t)), self.given(&packed(spans)));
-        let (readers, numbers, places) = (self.given(&readers(spans)), self.attention_shape(shape), self.given(&tiles));
+        let (tiles, table, readers) = (tiles(spans), self.given(&packed(spans)), self.given(&readers(spans)));
+        let (numbers, places) = (self.attention_shape(shape), self.given(&tiles));
         let given = [q.into(), kv.k.into(), kv.v.into(), d_o.into(), lse.into(), (&deltas).into()];
         let run = |pass, heads, [tensor, plain]: [&'static str; 2], results: &[Arg]| {
             let args = |rows: Arg| [&given[..], &[rows, (&table).into()], results].concat();
@@ -172,6 +172,7 @@ impl<A: Activation> Attention for Cuda<A> {
                     self.launch_with(&TENSOR, tensor, &widths, grid, &args((&places).into()));
                 }
                 None => {
+                    let owner = self.given(&span_of_row(spans, t));
                     self.launch_with(&SOURCE, plain, &registers(shape), warps(t, heads), &args((&owner).into()));
                 }
             }

@@ -1,6 +1,6 @@
 //! What the backend asks of a GPU: memory, copies, kernels, one kind of matrix product. Everything is queued in order on one stream.
 
-use super::Error;
+use super::{Call, Error, Graph};
 
 /// A kernel source with what is defined before it is compiled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +41,7 @@ impl Program {
 pub struct Kernel(pub usize);
 
 /// A parameter of a kernel, as its bytes: a number, or an address and a row length.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct Arg(pub(crate) [u64; 2]);
 
@@ -78,7 +78,7 @@ pub struct Grid {
 }
 
 /// Rows of bytes in device memory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plane {
     /// Of the first byte.
     pub address: u64,
@@ -110,7 +110,7 @@ impl Dtype {
 }
 
 /// A row-major matrix of a product; `turned` ones are used as their transpose.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Factor {
     /// Of the first element.
     pub address: u64,
@@ -121,7 +121,7 @@ pub struct Factor {
 }
 
 /// `out [m, n] = alpha * left [m, k] right [k, n] + (add ? out : 0)`, sums in f32. No dimension is zero.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Product {
     /// Rows, columns, inner length.
     pub shape: [usize; 3],
@@ -168,6 +168,8 @@ pub trait Driver: Send + Sync {
     fn copy_in(&self, from: &[u8], to: Plane) -> Result<(), Error>;
     /// Device to host, after all that was queued before.
     fn copy_out(&self, from: Plane, to: &mut [u8]) -> Result<(), Error>;
+    /// Device to device, without gaps.
+    fn copy_along(&self, from: u64, to: u64, bytes: usize) -> Result<(), Error>;
     /// All bytes zero.
     fn zero(&self, at: Plane) -> Result<(), Error>;
     /// Compiles and loads a program at its first use.
@@ -184,6 +186,24 @@ pub trait Driver: Send + Sync {
     unsafe fn product(&self, product: &Product) -> Result<(), Error>;
     /// Waits for all that is queued.
     fn wait(&self) -> Result<(), Error>;
+    /// Queues a mark, and says what it is called.
+    fn mark(&self) -> Result<u64, Error>;
+    /// Seconds between two marks on the device's own clock; waits for the later one.
+    fn between(&self, from: u64, to: u64) -> Result<f64, Error>;
+    /// Nobody asks about this mark any more.
+    fn forget(&self, mark: u64);
+    /// Makes a graph of calls, none of which is done yet. An error leaves things as they were.
+    ///
+    /// # Safety
+    /// As [`Driver::launch`] and [`Driver::product`], whenever it is replayed.
+    unsafe fn capture(&self, calls: &[Call]) -> Result<Graph, Error>;
+    /// Queues a graph; `given` are the bytes of its [`Call::Given`], in their order.
+    ///
+    /// # Safety
+    /// As [`Driver::capture`].
+    unsafe fn replay(&self, graph: Graph, given: &[Vec<u8>]) -> Result<(), Error>;
+    /// Gives a graph back.
+    fn release(&self, graph: Graph);
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A GPU played by the CPU, for tests: kernels are compiled as C++ beside a small stand-in for CUDA, and run one thread after another.
 
-use super::Error;
 use super::driver::{About, Arg, Driver, Dtype, Factor, Grid, Kernel, Plane, Product, Program};
+use super::{Call, Error, Graph, queue};
 use libloading::Library;
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashMap;
@@ -9,7 +9,8 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Runs a kernel: parameters, their number, blocks, threads, bytes of shared memory, order of the threads.
 type Launch = unsafe extern "C" fn(*mut *mut c_void, c_uint, *const c_uint, *const c_uint, c_uint, c_int) -> c_int;
@@ -41,6 +42,7 @@ pub struct Emulated {
     folder: PathBuf,
     order: Order,
     memory: usize,
+    begun: Instant,
     state: Mutex<State>,
 }
 
@@ -50,6 +52,8 @@ struct State {
     kernels: Vec<Loaded>,
     memory: HashMap<u64, Layout>,
     taken: usize,
+    graphs: HashMap<u64, Arc<[Call]>>,
+    captured: u64,
 }
 
 struct Loaded {
@@ -68,7 +72,8 @@ impl Emulated {
 
     /// Compiles with the C++ compiler `compiler` into `folder`, where it looks for what is compiled already.
     pub fn new(compiler: &Path, folder: &Path, order: Order) -> Emulated {
-        Emulated { compiler: compiler.into(), folder: folder.into(), order, memory: 1 << 30, state: Mutex::default() }
+        let (compiler, folder, state) = (compiler.into(), folder.into(), Mutex::default());
+        Emulated { compiler, folder, order, memory: 1 << 30, begun: Instant::now(), state }
     }
 
     /// With so many bytes of memory.
@@ -176,6 +181,12 @@ impl Driver for Emulated {
         Ok(())
     }
 
+    fn copy_along(&self, from: u64, to: u64, bytes: usize) -> Result<(), Error> {
+        // SAFETY: as above; the two may overlap.
+        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
+    }
+
     fn zero(&self, at: Plane) -> Result<(), Error> {
         // SAFETY: as above.
         (0..at.rows).for_each(|i| unsafe { row(&at, i) }.fill(0));
@@ -262,5 +273,42 @@ impl Driver for Emulated {
 
     fn wait(&self) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn mark(&self) -> Result<u64, Error> {
+        // What is queued is done already.
+        Ok(self.begun.elapsed().as_nanos() as u64)
+    }
+
+    fn between(&self, from: u64, to: u64) -> Result<f64, Error> {
+        Ok(1e-9 * to.saturating_sub(from) as f64)
+    }
+
+    fn forget(&self, _: u64) {}
+
+    unsafe fn capture(&self, calls: &[Call]) -> Result<Graph, Error> {
+        let mut state = self.state();
+        state.captured += 1;
+        let graph = state.captured;
+        state.graphs.insert(graph, calls.into());
+        Ok(Graph(graph))
+    }
+
+    unsafe fn replay(&self, graph: Graph, given: &[Vec<u8>]) -> Result<(), Error> {
+        let calls = self.state().graphs.get(&graph.0).cloned();
+        let none = || Error::Failed { what: "a graph".into(), code: "there is no such graph".into() };
+        let mut given = given.iter();
+        for call in calls.ok_or_else(none)?.iter() {
+            match call {
+                Call::Given(to, _) => self.copy_in(given.next().map_or(&[], |bytes| bytes), *to)?,
+                // SAFETY: as the caller says.
+                call => unsafe { queue::made(self, call) }?,
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&self, graph: Graph) {
+        self.state().graphs.remove(&graph.0);
     }
 }

@@ -1,9 +1,9 @@
 //! Device memory: blocks that are used again, copies, frozen weights as they are stored.
 
 use super::arena::Arena;
-use super::{Activation, Cuda, CudaStored, Error, Gpu, Plane, locked};
-use crate::{Elem, HostTensor, Memory, Out, View};
-use std::collections::BTreeMap;
+use super::{Activation, Call, Counts, Cuda, CudaStored, Error, Gpu, Plane, locked};
+use crate::{Elem, HostTensor, Mark, Memory, Out, View};
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
@@ -15,8 +15,8 @@ pub(crate) struct Pool(Mutex<State>);
 struct State {
     /// What was reserved before the first step.
     arena: Option<Arena>,
-    /// Free blocks by size of what does not fit there.
-    free: BTreeMap<usize, Vec<u64>>,
+    /// Free blocks by size of what does not fit there. The first is taken: the same work finds the same memory again.
+    free: BTreeMap<usize, BTreeSet<u64>>,
     live_bytes: usize,
     peak_bytes: usize,
     /// Of the driver.
@@ -48,7 +48,7 @@ impl Block {
         let size = if reserved.is_some() { bytes } else { size_class(bytes) };
         state.live_bytes += size;
         state.peak_bytes = state.peak_bytes.max(state.live_bytes);
-        let known = reserved.or_else(|| state.free.get_mut(&size).and_then(Vec::pop));
+        let known = reserved.or_else(|| state.free.get_mut(&size).and_then(BTreeSet::pop_first));
         let address = known.or_else(|| gpu.attempt(|| fresh(gpu, &mut state, size)));
         // Without memory the address is never used: nothing is queued after a failure.
         Block { address: address.unwrap_or(0), size, gpu: gpu.clone() }
@@ -58,6 +58,7 @@ impl Block {
 /// New memory; where there is none, after all that lies free was given back.
 fn fresh(gpu: &Gpu, state: &mut State, size: usize) -> Result<u64, Error> {
     ask(gpu, state, size).or_else(|_| {
+        gpu.flush()?;
         gpu.driver.wait()?;
         for (size, addresses) in std::mem::take(&mut state.free) {
             state.held_bytes -= size * addresses.len();
@@ -86,16 +87,30 @@ impl Drop for Block {
         match &mut state.arena {
             _ if self.address == 0 => {}
             Some(arena) if arena.has(self.address) => arena.give(self.address, self.size),
-            _ => state.free.entry(self.size).or_default().push(self.address),
+            _ => _ = state.free.entry(self.size).or_default().insert(self.address),
         }
     }
 }
 
 impl Drop for Gpu {
     fn drop(&mut self) {
+        locked(&self.queue).end(&*self.driver);
         let State { arena, free, .. } = std::mem::take(&mut *locked(&self.pool.0));
         let reserved = arena.map(|arena| arena.address());
         free.into_values().flatten().chain(reserved).for_each(|address| self.driver.free(address));
+    }
+}
+
+/// A mark in what is queued.
+pub struct Moment {
+    /// As the driver calls it; none after a failure.
+    mark: Option<u64>,
+    gpu: Arc<Gpu>,
+}
+
+impl Drop for Moment {
+    fn drop(&mut self) {
+        self.mark.into_iter().for_each(|mark| self.gpu.driver.forget(mark));
     }
 }
 
@@ -105,7 +120,7 @@ pub struct CudaBuf<T> {
     element: PhantomData<fn() -> T>,
 }
 
-fn bytes_of<T: Elem>(values: &[T]) -> &[u8] {
+pub(super) fn bytes_of<T: Elem>(values: &[T]) -> &[u8] {
     // SAFETY: elements are plain numbers without padding.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
@@ -154,9 +169,24 @@ impl<A: Activation> Cuda<A> {
         }
     }
 
+    /// What was counted since the last call.
+    pub fn take_counts(&self) -> Counts {
+        std::mem::take(&mut locked(&self.gpu.queue).counts)
+    }
+
     /// How often the driver was asked for memory.
     pub fn times_asked(&self) -> usize {
         locked(&self.gpu.pool.0).asked
+    }
+
+    /// Copies as the driver does: what copies by others are compared with. Both are without gaps.
+    pub fn copy_along<T: Elem>(&self, from: View<'_, Self, T>, to: Out<'_, Self, T>) {
+        assert!(from.shape() == to.shape() && from.ld == from.cols && to.ld == to.cols, "a copy without gaps");
+        let bytes = from.rows * from.cols * size_of::<T>();
+        self.gpu.attempt(|| {
+            self.gpu.flush()?;
+            self.gpu.driver.copy_along(from.ptr as u64, to.ptr as u64, bytes)
+        });
     }
 
     /// Bytes as they are, on the device.
@@ -164,9 +194,21 @@ impl<A: Activation> Cuda<A> {
         let block = Block::new(&self.gpu, bytes.len());
         if !bytes.is_empty() {
             let to = Plane { address: block.address, rows: 1, width: bytes.len(), pitch: bytes.len() };
-            self.gpu.attempt(|| self.gpu.driver.copy_in(bytes, to));
+            self.copy_in(bytes, to);
         }
         block
+    }
+
+    fn copy_in(&self, bytes: &[u8], to: Plane) {
+        self.gpu.attempt(|| {
+            let mut queue = locked(&self.gpu.queue);
+            if queue.is_direct() {
+                queue.note(bytes.len());
+                return self.gpu.driver.copy_in(bytes, to);
+            }
+            // SAFETY: the plane lies in a block of the pool.
+            unsafe { queue.add(&*self.gpu.driver, Call::Given(to, bytes.into())) }
+        });
     }
 
     /// Numbers as they are, on the device.
@@ -195,25 +237,50 @@ impl<A: Activation> Memory for Cuda<A> {
         assert_eq!(src.len(), dst.rows * dst.cols, "upload of {} elements into {} x {}", src.len(), dst.rows, dst.cols);
         if !src.is_empty() {
             let to = plane::<T>(dst.ptr as u64, dst.rows, dst.cols, dst.ld);
-            self.gpu.attempt(|| self.gpu.driver.copy_in(bytes_of(src), to));
+            self.copy_in(bytes_of(src), to);
         }
     }
     fn download<T: Elem>(&self, src: View<'_, Self, T>, dst: &mut [T]) {
         assert_eq!(dst.len(), src.rows * src.cols, "download of {} x {} into {}", src.rows, src.cols, dst.len());
         if !dst.is_empty() {
             let from = plane::<T>(src.ptr as u64, src.rows, src.cols, src.ld);
-            self.gpu.attempt(|| self.gpu.driver.copy_out(from, bytes_of_mut(dst)));
+            self.gpu.attempt(|| {
+                self.gpu.wait_counted()?;
+                self.gpu.driver.copy_out(from, bytes_of_mut(dst))
+            });
+            self.tables.forget();
         }
     }
     fn fill_zero<T: Elem>(&self, dst: Out<'_, Self, T>) {
         if dst.rows > 0 && dst.cols > 0 {
             let at = plane::<T>(dst.ptr as u64, dst.rows, dst.cols, dst.ld);
-            self.gpu.attempt(|| self.gpu.driver.zero(at));
+            // SAFETY: the plane lies in a matrix that is borrowed.
+            self.gpu.attempt(|| unsafe { self.gpu.queue(Call::Zero(at)) });
         }
     }
     fn trouble(&self) -> Option<Error> {
-        self.gpu.attempt(|| self.gpu.driver.wait());
+        self.gpu.attempt(|| {
+            self.gpu.wait_counted()?;
+            self.gpu.driver.wait()
+        });
+        self.tables.forget();
         locked(&self.gpu.failure).clone()
+    }
+    fn repeats(&self) {
+        locked(&self.gpu.queue).gather();
+    }
+    fn mark(&self) -> Mark {
+        let mark = self.gpu.attempt(|| {
+            self.gpu.flush()?;
+            self.gpu.driver.mark()
+        });
+        Mark::Gpu(Moment { mark, gpu: self.gpu.clone() })
+    }
+    fn seconds(&self, from: &Mark, to: &Mark) -> f64 {
+        let mark = |mark: &Mark| if let Mark::Gpu(moment) = mark { moment.mark } else { None };
+        let both = mark(from).zip(mark(to));
+        let seconds = both.and_then(|(from, to)| self.gpu.attempt(|| self.gpu.driver.between(from, to)));
+        seconds.unwrap_or(f64::NAN)
     }
     fn store(&self, tensor: HostTensor, rows: usize, cols: usize) -> CudaStored {
         CudaStored::new(self, &tensor, rows, cols)

@@ -7,7 +7,9 @@ mod arena;
 mod driver;
 mod emulated;
 mod examine;
+mod given;
 mod memory;
+mod queue;
 mod real;
 mod stored;
 #[cfg(test)]
@@ -16,20 +18,24 @@ mod tests;
 pub use driver::{About, Arg, Driver, Dtype, Grid, Kernel, Plane, Product, Program};
 pub use emulated::{Emulated, Order};
 pub use examine::{Examination, Measured, examine};
-pub use memory::CudaBuf;
-pub use real::{Nvrtc, Options, Played, Real, Usage};
+pub use memory::{CudaBuf, Moment};
+pub use queue::{Call, Counts, Graph};
+pub use real::{Nvml, Nvrtc, Options, Played, Real, Usage};
 pub use stored::CudaStored;
 
-use crate::{Elem, Mat, Memory, Out, View};
+use crate::{Elem, Mat, Out, View};
 pub use driver::Factor;
+pub(crate) use given::Given;
+use given::Tables;
 use half::bf16;
 use memory::Pool;
+use queue::Queue;
 use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-pub(crate) use stored::{NO_ROWS, Panel, shape};
+pub(crate) use stored::{Lying, NO_ROWS, Panel, shape};
 
 /// What can go wrong with a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,7 +180,7 @@ pub fn programs() -> Vec<Program> {
         all.push((attention::cuda::SOURCE, registers));
         all.push((paged::cuda::SOURCE, vec![("V_REGISTERS", v)]));
     }
-    all.extend(grouped::cuda::WEIGHTS.map(|(_, bits)| (grouped::cuda::PRODUCT, vec![("WEIGHT_BITS", bits)])));
+    all.extend(grouped::cuda::WEIGHTS.map(|kind| (grouped::cuda::PRODUCT, vec![("WEIGHT", kind)])));
     let mut tensor = Vec::new();
     for (qk, v) in [(64, 64), (128, 128), (192, 128)] {
         tensor.push(program(&attention::cuda::TENSOR, <bf16 as Activation>::NAME, &[("QK", qk), ("VW", v)]));
@@ -208,6 +214,7 @@ pub(crate) struct Gpu {
     driver: Box<dyn Driver>,
     pool: Pool,
     kernels: Mutex<HashMap<KernelName, Kernel>>,
+    queue: Mutex<Queue>,
     failed: AtomicBool,
     failure: Mutex<Option<Error>>,
 }
@@ -233,6 +240,27 @@ impl Gpu {
         }
     }
 
+    /// Queues a call after those before.
+    ///
+    /// # Safety
+    /// As [`Driver::launch`] and [`Driver::product`].
+    unsafe fn queue(&self, call: Call) -> Result<(), Error> {
+        // SAFETY: as the caller says; memory that a gathered call reads goes back to the pool of this very queue.
+        unsafe { locked(&self.queue).add(&*self.driver, call) }
+    }
+
+    /// As [`Gpu::flush`], before the host waits.
+    fn wait_counted(&self) -> Result<(), Error> {
+        let mut queue = locked(&self.queue);
+        queue.counts.waits += 1;
+        queue.flush(&*self.driver)
+    }
+
+    /// Has the driver do what was gathered, before something that does not go through the queue.
+    fn flush(&self) -> Result<(), Error> {
+        locked(&self.queue).flush(&*self.driver)
+    }
+
     fn kernel(
         &self,
         source: &Source,
@@ -253,12 +281,13 @@ impl Gpu {
 /// A GPU with activations of `A`; statistics, parameters and gradients are f32.
 pub struct Cuda<A = f32> {
     gpu: Arc<Gpu>,
+    tables: Arc<Tables>,
     act: PhantomData<fn() -> A>,
 }
 
 impl<A> Clone for Cuda<A> {
     fn clone(&self) -> Self {
-        Cuda { gpu: self.gpu.clone(), act: PhantomData }
+        Cuda { gpu: self.gpu.clone(), tables: self.tables.clone(), act: PhantomData }
     }
 }
 
@@ -269,10 +298,11 @@ impl<A: Activation> Cuda<A> {
             driver: Box::new(driver),
             pool: Pool::default(),
             kernels: Mutex::default(),
+            queue: Mutex::default(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         };
-        Cuda { gpu: Arc::new(gpu), act: PhantomData }
+        Cuda { gpu: Arc::new(gpu), tables: Arc::default(), act: PhantomData }
     }
 
     /// Opens the GPU that is asked for.
@@ -289,7 +319,7 @@ impl<A: Activation> Cuda<A> {
 
     /// The same device with other activations.
     pub fn with_activations<C: Activation>(&self) -> Cuda<C> {
-        Cuda { gpu: self.gpu.clone(), act: PhantomData }
+        Cuda { gpu: self.gpu.clone(), tables: self.tables.clone(), act: PhantomData }
     }
 
     /// The same device with f32 activations.
@@ -322,7 +352,7 @@ impl<A: Activation> Cuda<A> {
         self.gpu.attempt(|| {
             let kernel = self.gpu.kernel(source, kernel, A::NAME, more)?;
             // SAFETY: addresses come from views, whose buffers go back to the pool of this very stream.
-            unsafe { self.gpu.driver.launch(kernel, grid, args) }
+            unsafe { self.gpu.queue(Call::Launch(kernel, grid, args.to_vec())) }
         });
     }
 
@@ -337,16 +367,12 @@ impl<A: Activation> Cuda<A> {
                 let size = product.out_dtype.size();
                 let (width, pitch) = (n * size, product.out.ld * size);
                 let plane = Plane { address: product.out.address, rows: m, width, pitch };
-                return if product.add { Ok(()) } else { self.gpu.driver.zero(plane) };
+                // SAFETY: as below.
+                return if product.add { Ok(()) } else { unsafe { self.gpu.queue(Call::Zero(plane)) } };
             }
             // SAFETY: callers have checked the shapes of the views that the addresses come from.
-            unsafe { self.gpu.driver.product(product) }
+            unsafe { self.gpu.queue(Call::Product(*product)) }
         });
-    }
-
-    /// Numbers from the host for a kernel. The memory may be used again once the kernel is queued.
-    pub(crate) fn given<T: Elem>(&self, values: &[T]) -> Mat<Self, T> {
-        self.from_host(1, values.len(), values)
     }
 }
 

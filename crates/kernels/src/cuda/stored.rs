@@ -7,7 +7,8 @@ use crate::{Coded, HostTensor, Mat, Memory, Out, Scales, StoredDtype, View, Weig
 use std::any::TypeId;
 use std::ops::Range;
 
-pub(super) const UNPACK: Source = Source { name: "unpack", text: include_str!("unpack.cu") };
+pub(super) const UNPACK: Source =
+    Source { name: "unpack", text: concat!(include_str!("codes.cuh"), include_str!("unpack.cu")) };
 
 /// Elements of an unpacked panel: 32 MiB of bf16, enough rows for a product at full speed.
 pub(super) const PANEL_ELEMENTS: usize = 1 << 24;
@@ -149,6 +150,19 @@ fn panel_rows(cols: usize) -> usize {
     (PANEL_ELEMENTS / cols.max(1)).max(16)
 }
 
+/// Where and how a weight lies.
+#[derive(Clone, Copy)]
+pub(crate) struct Lying {
+    /// `WEIGHT` in the source of the grouped product: 32, 16: f32, bf16; 15: f16; 5: MXFP4; 4, 8: codes.
+    pub(crate) kind: u32,
+    /// Of the first element.
+    pub(crate) address: u64,
+    /// Elements from one row to the next.
+    pub(crate) ld: usize,
+    /// Of what codes stand for.
+    pub(crate) how: u64,
+}
+
 /// Rows of a weight as activations' elements: where they lie, or in scratch memory.
 pub(crate) struct Panel {
     /// Of the first element.
@@ -203,14 +217,23 @@ impl<A: Activation> Cuda<A> {
         Panel { address: address + (rows.start * ld * A::DTYPE.size()) as u64, ld, rows }
     }
 
-    /// A weight that lies in memory as f32 or bf16, whichever activations are: elements, address, elements from one row to the next.
-    pub(crate) fn lying(&self, w: Weight<'_, Self>) -> Option<(Dtype, u64, usize)> {
+    /// A weight as it lies in memory, whichever activations are.
+    pub(crate) fn lying(&self, w: Weight<'_, Self>) -> Lying {
+        let number = |bits, address, ld| Lying { kind: bits, address, ld, how: 0 };
         match w {
-            Weight::Param(w) => Some((Dtype::F32, w.ptr as u64, w.ld)),
-            Weight::Half(w) => Some((Dtype::Bf16, w.ptr as u64, w.ld)),
+            Weight::Param(w) => number(32, w.ptr as u64, w.ld),
+            Weight::Half(w) => number(16, w.ptr as u64, w.ld),
             Weight::Stored(s) => {
-                let dtype = [Dtype::F32, Dtype::Bf16].into_iter().find(|dtype| s.in_place(*dtype).is_some())?;
-                Some((dtype, s.data.address, s.cols))
+                let how = s.codes.as_ref().map_or(0, |codes| codes.how.address);
+                let kind = match s.dtype {
+                    StoredDtype::F32 => 32,
+                    StoredDtype::Bf16 => 16,
+                    StoredDtype::F16 => 15,
+                    StoredDtype::Mxfp4 => 5,
+                    StoredDtype::Code4 => 4,
+                    StoredDtype::Code8 => 8,
+                };
+                Lying { kind, address: s.data.address, ld: s.cols, how }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Host code against a driver that only writes down what it is asked for, and fails where it is told to.
 
-use super::{About, Arg, Cuda, Driver, Error, Grid, Kernel, Plane, Product, Program};
-use crate::{Attention, AttentionShape, Gemm, Grouped, Groups, KeyValue, Memory, RowOps, Span, Weight};
+use super::{About, Arg, Call, Cuda, Driver, Error, Graph, Grid, Kernel, Plane, Product, Program};
+use crate::{Attention, AttentionShape, Gemm, Grouped, Groups, KeyValue, Mat, Memory, RowOps, Span, Weight};
 use half::bf16;
 use std::sync::{Arc, Mutex};
 
@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex};
 struct Recorded {
     calls: Arc<Mutex<Vec<String>>>,
     granted: usize,
+    /// Whether calls become graphs.
+    captures: bool,
 }
 
 impl Recorded {
     fn new(granted: usize) -> Recorded {
-        Recorded { calls: Arc::default(), granted }
+        Recorded { calls: Arc::default(), granted, captures: true }
     }
     fn note(&self, call: String) -> usize {
         let mut calls = self.calls.lock().unwrap();
@@ -54,6 +56,10 @@ impl Driver for Recorded {
         self.note(format!("out {}", to.len()));
         Ok(())
     }
+    fn copy_along(&self, _: u64, _: u64, bytes: usize) -> Result<(), Error> {
+        self.note(format!("along {bytes}"));
+        Ok(())
+    }
     fn zero(&self, at: Plane) -> Result<(), Error> {
         self.note(format!("zero {} x {}", at.rows, at.width));
         Ok(())
@@ -79,6 +85,28 @@ impl Driver for Recorded {
     fn wait(&self) -> Result<(), Error> {
         self.note("wait".into());
         Ok(())
+    }
+    fn mark(&self) -> Result<u64, Error> {
+        Ok(self.note("mark".into()) as u64)
+    }
+    fn between(&self, from: u64, to: u64) -> Result<f64, Error> {
+        self.note(format!("between {from} {to}"));
+        Ok(to as f64 - from as f64)
+    }
+    fn forget(&self, mark: u64) {
+        self.note(format!("forget {mark}"));
+    }
+    unsafe fn capture(&self, calls: &[Call]) -> Result<Graph, Error> {
+        let graph = self.note(format!("capture {}", calls.len())) as u64;
+        let refused = Error::Failed { what: "capture".into(), code: "not here".into() };
+        if self.captures { Ok(Graph(graph)) } else { Err(refused) }
+    }
+    unsafe fn replay(&self, _: Graph, given: &[Vec<u8>]) -> Result<(), Error> {
+        self.note(format!("replay {given:?}"));
+        Ok(())
+    }
+    fn release(&self, _: Graph) {
+        self.note("release".into());
     }
 }
 
@@ -207,4 +235,71 @@ fn attention_goes_to_tensor_cores_where_its_widths_and_shared_memory_fit() {
     assert_eq!(kernel(128), ["kernel tensor_attention", on_tensor_cores]);
     assert_eq!(kernel(24), ["kernel attention", "launch [70, 2, 1] x 32, 0 shared, 10 parameters"]);
     assert_eq!(kernel(512)[0], "kernel attention");
+}
+
+/// A step as decoding makes them: numbers from the host, a kernel, a product, and what the host waits for.
+fn decoding_step(cuda: &Cuda<f32>, x: &Mat<Cuda<f32>, f32>, rows: &[u32]) {
+    cuda.repeats();
+    let n = rows.len();
+    let (mut y, mut z) = (cuda.mat::<f32>(n, 70), cuda.mat::<f32>(n, 70));
+    cuda.gather(x.view(), rows, y.out());
+    cuda.gather(y.view(), rows, z.out());
+    cuda.linear(1.0, z.view(), Weight::Param(x.view()), cuda.mat(n, 70).out());
+    cuda.to_host(z.view());
+}
+
+#[test]
+fn a_step_that_comes_again_is_one_graph_and_gets_its_own_numbers() {
+    let driver = Recorded::new(100);
+    let cuda = Cuda::<f32>::new(driver.clone());
+    let x = cuda.mat::<f32>(70, 70);
+    let made = |rows: &[u32]| {
+        // Not taken: new memory lies behind all that was recorded.
+        let before = driver.calls.lock().unwrap().len();
+        decoding_step(&cuda, &x, rows);
+        let calls = driver.calls.lock().unwrap()[before..].to_vec();
+        let calls = calls.into_iter().filter(|c| !c.starts_with("kernel") && !c.starts_with("alloc"));
+        let short = |c: String| if c.starts_with("replay") { c } else { c.split(' ').take(1).collect() };
+        calls.map(short).collect::<Vec<_>>()
+    };
+    // The first one is made call by call, its numbers once for both kernels; from the second one on it is a graph.
+    assert_eq!(made(&[1, 0]), ["in", "launch", "launch", "product", "out"]);
+    assert_eq!(made(&[1, 1]), ["capture", "replay [[1, 0, 0, 0, 1, 0, 0, 0]]", "out"]);
+    assert_eq!(made(&[2, 0]), ["replay [[2, 0, 0, 0, 0, 0, 0, 0]]", "out"]);
+    // Another shape is another series; the first one is still known.
+    let calls = made(&[1]);
+    assert_eq!(calls[..3], ["in", "launch", "launch"], "{calls:?}");
+    assert_eq!(made(&[0, 3]), ["replay [[0, 0, 0, 0, 3, 0, 0, 0]]", "out"]);
+    assert_eq!(cuda.trouble(), None);
+    drop((x, cuda));
+    assert_eq!(driver.take("release"), ["release"]);
+}
+
+#[test]
+fn where_no_graph_can_be_made_steps_go_on_call_by_call() {
+    let driver = Recorded { captures: false, ..Recorded::new(100) };
+    let cuda = Cuda::<f32>::new(driver.clone());
+    let x = cuda.mat::<f32>(70, 70);
+    for expected in [0, 1, 0] {
+        driver.take("");
+        decoding_step(&cuda, &x, &[1, 0]);
+        let calls = driver.take("");
+        let of = |kind: &str| calls.iter().filter(|c| c.starts_with(kind)).count();
+        assert_eq!((of("capture"), of("replay"), of("launch"), of("product")), (expected, 0, 2, 1), "{calls:?}");
+    }
+    assert_eq!(cuda.trouble(), None);
+}
+
+#[test]
+fn tables_go_to_the_device_once_until_the_host_waits() {
+    let driver = Recorded::new(100);
+    let cuda = Cuda::<f32>::new(driver.clone());
+    let (x, mut y) = (cuda.mat::<f32>(70, 70), cuda.mat::<f32>(2, 70));
+    driver.take("");
+    (0..3).for_each(|_| cuda.gather(x.view(), &[4, 2], y.out()));
+    cuda.gather(x.view(), &[4, 3], y.out());
+    assert_eq!(driver.take("in"), ["in 8", "in 8"]);
+    cuda.to_host(y.view());
+    cuda.gather(x.view(), &[4, 2], y.out());
+    assert_eq!(driver.take("in"), ["in 8"]);
 }

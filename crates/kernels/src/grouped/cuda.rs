@@ -1,16 +1,17 @@
-//! All experts in one launch, where their weights lie as they are needed and each has few rows; else a product each. Biases in one launch.
+//! All experts in one launch, where their weights lie alike and each has few rows; else a product each. Biases in one launch.
 
 use super::{Grouped, Groups};
-use crate::cuda::{Activation, Arg, Cuda, Dtype, Grid, Source, blocks, column_sums, count, entries, shape};
+use crate::cuda::{Activation, Arg, Cuda, Given, Grid, Lying, Source, blocks, column_sums, count, entries, shape};
 use crate::gemm::Gemm;
-use crate::{Acc, Mat, Out, View, Weight};
+use crate::{Acc, Out, View, Weight};
 use std::ops::Range;
 
 pub(crate) const SOURCE: Source = Source { name: "grouped", text: include_str!("kernel.cu") };
 
-pub(crate) const PRODUCT: Source = Source { name: "grouped_product", text: include_str!("product.cu") };
-/// Elements of weights, as the kernel is told them.
-pub(crate) const WEIGHTS: [(Dtype, u32); 2] = [(Dtype::F32, 32), (Dtype::Bf16, 16)];
+pub(crate) const PRODUCT: Source =
+    Source { name: "grouped_product", text: concat!(include_str!("../cuda/codes.cuh"), include_str!("product.cu")) };
+/// How weights lie, as the kernel is told it.
+pub(crate) const WEIGHTS: [u32; 6] = [32, 16, 15, 8, 5, 4];
 
 /// Rows and columns of a tile.
 const TILE: usize = 64;
@@ -24,7 +25,7 @@ fn check(rows: &[Range<usize>], all: usize) {
 }
 
 /// Factors of rows; none mean 1.
-fn factors<A: Activation>(given: &Option<Mat<Cuda<A>, f32>>) -> Arg {
+fn factors(given: &Option<Given<f32>>) -> Arg {
     given.as_ref().map_or(Arg::from(0u64), Arg::from)
 }
 
@@ -36,28 +37,26 @@ impl<A: Activation> Cuda<A> {
             .filter(|(_, (_, rows))| !rows.is_empty())
             .map(|(e, (w, rows))| (e, *w, rows))
             .collect();
-        let lying: Option<Vec<_>> = live.iter().map(|(_, w, _)| self.lying(*w)).collect();
-        let Some(lying) = lying else { return false };
-        let Some((dtype, ..)) = lying.first().copied() else { return true };
-        if lying.iter().any(|of| of.0 != dtype) || y.rows > FEW_ROWS * live.len() {
+        let lying: Vec<Lying> = live.iter().map(|(_, w, _)| self.lying(*w)).collect();
+        let Some(kind) = lying.first().map(|of| of.kind) else { return true };
+        if lying.iter().any(|of| of.kind != kind) || y.rows > FEW_ROWS * live.len() {
             return false;
         }
-        let (mut banks, mut tiles) = (vec![0u32; 4 * groups.rows.len()], Vec::new());
-        for ((e, w, rows), (_, address, ld)) in live.iter().zip(&lying) {
+        let (mut banks, mut tiles) = (vec![0u32; 6 * groups.rows.len()], Vec::new());
+        for ((e, w, rows), Lying { address, ld, how, .. }) in live.iter().zip(&lying) {
             assert!(shape(*w) == if along { (y.cols, x.cols) } else { (x.cols, y.cols) });
-            let halves = [*address, *ld as u64].map(|x| [x as u32, (x >> 32) as u32]);
-            banks[4 * *e as usize..][..4].copy_from_slice(halves.as_flattened());
+            let halves = [*address, *ld as u64, *how].map(|x| [x as u32, (x >> 32) as u32]);
+            banks[6 * *e as usize..][..6].copy_from_slice(halves.as_flattened());
             for first in (rows.start..rows.end).step_by(TILE) {
                 tiles.extend([*e, first as u32, (first + TILE).min(rows.end) as u32]);
             }
         }
         let grid =
             Grid { blocks: [blocks(tiles.len() / 3), blocks(y.cols.div_ceil(TILE)), 1], threads: 128, shared: 0 };
-        let bits = WEIGHTS.into_iter().find(|(of, _)| *of == dtype).expect("both are there").1;
         let (banks, tiles) = (self.given(&banks), self.given(&tiles));
         let turned = u32::from(!along).into();
         let args = [x.into(), (&banks).into(), (&tiles).into(), turned, count(x.cols), count(y.cols), Arg::from(y)];
-        self.launch_with(&PRODUCT, "grouped_product", &[("WEIGHT_BITS", bits)], grid, &args);
+        self.launch_with(&PRODUCT, "grouped_product", &[("WEIGHT", kind)], grid, &args);
         true
     }
 }

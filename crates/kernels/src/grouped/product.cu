@@ -1,24 +1,36 @@
 // Products of rows sorted by expert, all experts in one launch: `y[s] = x[s] Wᵀ`, or `x[s] W`, with the weight of the row's expert.
 //
-// Weights have WEIGHT_BITS: f32, or bf16. A block of four warps has a tile of 64 rows of one expert by 64 columns, and goes through the
+// WEIGHT says how weights lie: 32, 16: f32, bf16; 15: f16; 5: MXFP4; 4, 8: codes. They become numbers on their way into a tile. A block of four warps has a tile of 64 rows of one expert by 64 columns, and goes through the
 // inner dimension 32 at a time: bf16 on tensor cores, with fragments as in attention's `tensor.cu`; f32 with fused sums, 8 rows by 4
 // columns a thread. No sum is shared between blocks.
-
-#if WEIGHT_BITS == 32
-typedef float weight;
-#else
-typedef bf16 weight;
-#endif
 
 #define ROWS 64
 #define COLS 64
 #define INNER 32
 
-// Of an expert: where its weight lies, and elements from one row of it to the next.
+// Of an expert: where its weight lies, elements from one row of it to the next, and what codes stand for.
 struct Bank {
-    const weight* p;
+    const void* p;
     u64 ld;
+    const Codes* how;
 };
+
+__device__ __forceinline__ float weight_at(const Bank& bank, u64 row, u64 col) {
+    u64 i = row * bank.ld + col;
+#if WEIGHT == 32
+    return ((const float*)bank.p)[i];
+#elif WEIGHT == 16
+    return to_float(((const bf16*)bank.p)[i]);
+#elif WEIGHT == 15
+    return from_half(((const unsigned short*)bank.p)[i]);
+#elif WEIGHT == 5
+    return mxfp4_at((const u8*)bank.p, i);
+#elif WEIGHT == 4
+    return code4_at((const u8*)bank.p, *bank.how, i);
+#else
+    return code8_at((const u8*)bank.p, *bank.how, i);
+#endif
+}
 
 // Rows `first .. end` of an expert, at most ROWS.
 struct Rows {
@@ -109,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(128) grouped_product(In<act> x, con
             u32 c = turned ? i % COLS : i / INNER, k = turned ? i / COLS : i % INNER;
             act w = zero;
             if (column + c < cols && begin + k < inner)
-                put(w, to_float(turned ? bank.p[(begin + k) * bank.ld + column + c] : bank.p[(column + c) * bank.ld + begin + k]));
+                put(w, turned ? weight_at(bank, begin + k, column + c) : weight_at(bank, column + c, begin + k));
             right[c * LD + k] = w;
         }
         __syncthreads();

@@ -1,7 +1,9 @@
 //! Tiles of rows by vocabulary through the plain product, with running statistics in between.
 
 use super::{ForBackward, Head, HeadExtra, HeadSaved, HeadScores};
-use crate::cuda::{Activation, Arg, Cuda, Dtype, Panel, Product, Source, count, entries, factor, line, rows, shape};
+use crate::cuda::{
+    Activation, Arg, Cuda, Dtype, Given, Panel, Product, Source, count, entries, factor, line, rows, shape,
+};
 use crate::gemm::Weight;
 use crate::{Acc, CappedHead, Mat, Memory, Out, View};
 use std::any::TypeId;
@@ -28,7 +30,7 @@ struct Tile<'a, A: Activation> {
     cuda: &'a Cuda<A>,
     w: Weight<'a, Cuda<A>>,
     h: View<'a, Cuda<A>, A>,
-    tokens: Mat<Cuda<A>, u32>,
+    tokens: Given<u32>,
     cap: f32,
 }
 

@@ -7,6 +7,9 @@ use crate::{AttentionShape, KeyValue, Out, View};
 pub(crate) const SOURCE: Source =
     Source { name: "paged", text: concat!(include_str!("../attention/shape.cuh"), include_str!("kernel.cu")) };
 
+/// A list of pages is a multiple of this long.
+const PAGES: usize = 64;
+
 /// Per row its position and where its sequence's pages begin, and all pages.
 fn places(spans: &[PagedSpan], rows: usize) -> (Vec<u32>, Vec<u32>) {
     let (mut places, mut pages) = (vec![u32::MAX; 2 * rows], Vec::new());
@@ -17,6 +20,8 @@ fn places(spans: &[PagedSpan], rows: usize) -> (Vec<u32>, Vec<u32>) {
         }
         pages.extend(&span.pages);
     }
+    // Few lengths: a sequence that grows by a page asks for the same work as before.
+    pages.resize(pages.len().next_multiple_of(PAGES), 0);
     (places, pages)
 }
 

@@ -1,8 +1,8 @@
 //! A thread per row; what was chosen goes to the host, which sorts rows by expert.
 
 use super::{Balance, Gating, Route, RouteShape, Routed};
-use crate::cuda::{Activation, Arg, Cuda, Grid, Source, blocks, column_sums, count};
-use crate::{Mat, Memory, Out, View};
+use crate::cuda::{Activation, Arg, Cuda, Given, Grid, Source, blocks, column_sums, count};
+use crate::{Memory, Out, View};
 
 pub(crate) const SOURCE: Source = Source { name: "route", text: include_str!("kernel.cu") };
 
@@ -13,7 +13,7 @@ fn per_row(rows: usize) -> Grid {
 
 impl<A: Activation> Cuda<A> {
     /// The shape as the kernels read it, and the factor of sigmoid gating.
-    fn route_shape(&self, shape: &RouteShape, rows: usize) -> (Mat<Self, u32>, Arg) {
+    fn route_shape(&self, shape: &RouteShape, rows: usize) -> (Given<u32>, Arg) {
         let (gating, scale) = match shape.gating {
             Gating::Softmax => ([0, 1, 1, 0], 1.0),
             Gating::SoftmaxOfChosen => ([1, 1, 1, 0], 1.0),

@@ -1,6 +1,7 @@
 //! The operators that only some architectures use.
 
 use super::{Operator, Timed, weight};
+use crate::adamw8::{Arrays, Part};
 use crate::{
     Acc, Adamw8, AdamwStep, AttentionShape, Backend, Balance, CappedHead, Clamp, ClampedGlu, Dora, Grouped, Groups,
     HeadSaved, HeadScores, KeyValue, Latent, LowRank, Moments, Out, Paged, PagedSpan, Route, RouteShape, Routed, Scale,
@@ -178,6 +179,9 @@ impl<B: Backend> CappedHead for Timed<B> {
 impl<B: Backend> Adamw8 for Timed<B> {
     fn adamw8(&self, s: &AdamwStep, p: Values<Self>, g: View<Self, B::Real>, moments: Moments<Self>) {
         self.time(Operator::Adamw, |b| b.adamw8(s, p.on(), g.on(), moments.on()));
+    }
+    fn adamw8_parts(&self, arrays: Arrays<Self>, parts: &[Part]) {
+        self.time(Operator::Adamw, |b| b.adamw8_parts(arrays.on(), parts));
     }
 }
 

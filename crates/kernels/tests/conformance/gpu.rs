@@ -2,6 +2,7 @@
 //! NVIDIA's compiler where that is.
 
 use crate::{check, conformance, operators};
+use kernels::adamw8::{Arrays, Part};
 use kernels::cuda::{Cuda, Emulated, Nvrtc, Options, Order, Played, Real, examine, programs};
 use kernels::{Adamw8, AdamwStep, Cpu, Dora, LowRank, Memory, MomentCodes, Moments, Rounding, Values, Weight, bf16};
 use std::path::{Path, PathBuf};
@@ -73,6 +74,21 @@ fn small_memory<B: Memory<Real = f32> + Adamw8 + Dora>(b: &B, rounding: Rounding
         let [m, v] = &mut plain;
         let moments = Moments::Real { m: m.acc(), v: v.acc() };
         b.adamw8(&s, Values::Half { values: halves.acc(), key: step }, g.view(), moments);
+        // Two parts at once, of other places and another weight decay.
+        let one = Part { step: s, grads: 0..300, values: 100, half: None, moments: 256, amounts: Some(1) };
+        let s = AdamwStep { weight_decay: 0.0, ..s };
+        let other = Part { step: s, grads: 300..690, values: 50, half: Some(9), moments: 20, amounts: None };
+        let [m, v] = &mut codes;
+        let [ml, vl] = &mut largest;
+        let arrays = Arrays {
+            values: p.acc(),
+            halves: halves.acc(),
+            grads: g.view(),
+            moments: plain.each_mut().map(|x| x.acc()),
+            codes: [(m, ml), (v, vl)].map(|(m, l)| MomentCodes { codes: m.acc(), absmax: l.acc() }),
+            rounding,
+        };
+        b.adamw8_parts(arrays, &[one, other]);
     }
     let codes = codes.iter().flat_map(|c| b.to_host(c.view())).map(f32::from).collect();
     let (w, a, c) = (b.from_host(20, 35, &of(7)), b.from_host(3, 35, &of(8)[..105]), b.from_host(20, 3, &of(9)[..60]));

@@ -36,7 +36,7 @@ fn definition(
 }
 
 pub(crate) fn check<B: Checkable>(room: &mut Room<B>) {
-    for (t, i, o) in [(0, 3, 2), (1, 1, 1), (9, 5, 7), (70, 33, 40)] {
+    for (t, i, o) in [(0, 3, 2), (1, 1, 1), (9, 5, 7), (70, 33, 40), (9, 32, 64)] {
         for turned in [false, true] {
             products(room, (t, i, o), turned);
         }
@@ -58,7 +58,10 @@ fn products<B: Checkable>(room: &mut Room<B>, (t, i, o): (usize, usize, usize), 
     room.expect(&what("y"), &y, &definition(&x.at, &flat, &rows, shape, !turned), i);
     room.expect(&what("dx"), &dx, &definition(&dy.at, &flat, &rows, shape, turned), o);
 
-    for dtype in [StoredDtype::Bf16, StoredDtype::Code4, StoredDtype::Code8] {
+    // Rows of that one are whole blocks.
+    let blocks = i % 32 == 0 && o % 32 == 0;
+    let dtypes = [StoredDtype::Bf16, StoredDtype::Code4, StoredDtype::Code8, StoredDtype::Mxfp4];
+    for dtype in dtypes.into_iter().filter(|dtype| blocks || *dtype != StoredDtype::Mxfp4) {
         let (stored, held): (Vec<_>, Vec<_>) =
             banks.iter().map(|b| room.stored(dtype, shape.0, shape.1, &b.at)).unzip();
         let all = Groups { weights: stored.iter().map(Weight::Stored).collect(), rows: &rows, turned };

@@ -25,7 +25,7 @@ pub(super) struct Planned<'a> {
 /// The GPU that a configuration names, if it names one.
 pub(super) fn gpu_of(config: &Config, control: &Control) -> Result<Option<Cuda<f32>>, Error> {
     let Device::Cuda(number) = config.engine.device else { return Ok(None) };
-    let gpu = Cuda::open(&Options { number, ..control.gpu.clone() })?;
+    let gpu = Cuda::open(&Options { number, tf32: config.engine.tf32, ..control.gpu.clone() })?;
     Ok(Some(gpu.with_limit(config.engine.max_memory.map(|bytes| bytes as usize))))
 }
 

@@ -196,15 +196,43 @@ fn what_a_step_takes_is_planned_and_nothing_is_asked_for_in_the_second() {
         cuda.take_peak_bytes();
         step();
         let (asked, taken) = (cuda.times_asked(), cuda.take_peak_bytes() as u64);
+        cuda.take_counts();
         step();
+        let counts = cuda.take_counts();
+        assert!(2 * counts.given[0] < counts.launches && counts.graphs == 0, "{what}: {counts:?}");
         assert_eq!((cuda.trouble(), cuda.times_asked()), (None, asked), "{what}: nothing is asked for in a step");
         // Neither is there an optimiser here, nor does what the driver has count.
         let apart = |part: &str| ["process", "optimiser state"].contains(&part);
         let planned: u64 = plan.memory.iter().filter(|(part, _)| !apart(part)).map(|(_, bytes)| bytes).sum();
-        println!("{what}: {taken} bytes of {planned} planned, asked {asked} times");
+        println!("{what}: {taken} bytes of {planned} planned, asked {asked} times; {counts:?}");
         assert!(
             asked == 1 && taken <= planned && taken >= planned / 3,
             "{what}: {taken} bytes of {planned}, {asked} times"
         );
     }
+}
+
+#[test]
+fn scores_of_a_gpu_are_the_cpus() {
+    let Some(_) = gpu::<f32>() else { return };
+    let folder = infer::ModelFolder::open(Path::new(&model("qwen2")), None).unwrap();
+    let rows = [(vec![3, 4, 5], vec![6, 7, 8]), (Vec::new(), vec![9, 10]), (vec![3, 4, 5], vec![11])];
+    let row = |(index, (prompt, completion)): (u32, &(Vec<u32>, Vec<u32>))| train::ScoreRow {
+        index,
+        prompt: prompt.clone(),
+        completion: completion.clone(),
+    };
+    let rows: Vec<_> = (0..).zip(&rows).map(row).collect();
+    let scored = |device: infer::Device| {
+        let (placed, mut all) = (folder.place(64, &device).unwrap(), Vec::new());
+        train::score(&placed, &rows, |_, logps| {
+            all.extend_from_slice(logps);
+            Ok::<_, Error>(())
+        })
+        .unwrap();
+        all
+    };
+    let (found, want) = (scored(infer::Device::Gpu(options(MEMORY))), scored(infer::Device::Cpu(1)));
+    let gap = found.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(found.len() == 5 && gap < 1e-4, "{found:?} {want:?}");
 }

@@ -90,7 +90,7 @@ type Launch = unsafe extern "C" fn(
 
 /// NVIDIA's driver.
 pub(super) struct Api {
-    found: Found,
+    pub(super) found: Found,
     error_name: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int,
     set_current: unsafe extern "C" fn(Handle) -> c_int,
     alloc: unsafe extern "C" fn(*mut Address, usize) -> c_int,
@@ -99,6 +99,7 @@ pub(super) struct Api {
     copy_in: unsafe extern "C" fn(Address, *const c_void, usize, Handle) -> c_int,
     copy_out: unsafe extern "C" fn(*mut c_void, Address, usize, Handle) -> c_int,
     copy_2d: unsafe extern "C" fn(*const Copy2d, Handle) -> c_int,
+    copy_along: unsafe extern "C" fn(Address, Address, usize, Handle) -> c_int,
     set: unsafe extern "C" fn(Address, u8, usize, Handle) -> c_int,
     set_2d: unsafe extern "C" fn(Address, usize, u8, usize, usize, Handle) -> c_int,
     synchronize: unsafe extern "C" fn(Handle) -> c_int,
@@ -120,6 +121,7 @@ impl Api {
                 copy_in: found.function("cuMemcpyHtoDAsync_v2")?,
                 copy_out: found.function("cuMemcpyDtoHAsync_v2")?,
                 copy_2d: found.function("cuMemcpy2DAsync_v2")?,
+                copy_along: found.function("cuMemcpyDtoDAsync_v2")?,
                 set: found.function("cuMemsetD8Async")?,
                 set_2d: found.function("cuMemsetD2D8Async")?,
                 synchronize: found.function("cuStreamSynchronize")?,
@@ -135,7 +137,7 @@ impl Api {
         Ok(api)
     }
 
-    fn check(&self, call: &str, code: c_int) -> Result<(), Error> {
+    pub(super) fn check(&self, call: &str, code: c_int) -> Result<(), Error> {
         if code == 0 {
             return Ok(());
         }
@@ -288,6 +290,12 @@ impl Api {
     pub(super) fn copy_2d(&self, copy: &Copy2d, stream: usize) -> Result<(), Error> {
         // SAFETY: both sides have the rows.
         self.check("cuMemcpy2DAsync", unsafe { (self.copy_2d)(copy, stream as Handle) })
+    }
+
+    /// Queues a copy on the device.
+    pub(super) fn copy_along(&self, from: u64, to: u64, bytes: usize, stream: usize) -> Result<(), Error> {
+        // SAFETY: both places have as many bytes.
+        self.check("cuMemcpyDtoDAsync", unsafe { (self.copy_along)(to, from, bytes, stream as Handle) })
     }
 
     /// Queues zeros.

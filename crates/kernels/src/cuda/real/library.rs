@@ -65,7 +65,19 @@ impl Found {
         Found::first(name, placed.filter(|path| path.exists()).chain(anywhere), advice)
     }
 
-    fn first(name: &'static str, files: impl Iterator<Item = PathBuf>, advice: &str) -> Result<Found, Error> {
+    /// What tells of a GPU's memory, which comes with the driver.
+    pub(crate) fn nvml() -> Result<Found, Error> {
+        let names: &[&str] = if cfg!(windows) { &["nvml.dll"] } else { &["libnvidia-ml.so.1", "libnvidia-ml.so"] };
+        let advice =
+            "it comes with NVIDIA's driver; a container sees it with NVIDIA_DRIVER_CAPABILITIES=compute,utility";
+        Found::first("NVML", names.iter().map(PathBuf::from), advice)
+    }
+
+    pub(super) fn first(
+        name: &'static str,
+        files: impl Iterator<Item = PathBuf>,
+        advice: &str,
+    ) -> Result<Found, Error> {
         for file in files {
             // SAFETY: these are NVIDIA's libraries, whose loading runs their own set-up only.
             if let Ok(library) = unsafe { Library::new(&file) } {

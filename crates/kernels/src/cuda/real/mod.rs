@@ -3,13 +3,18 @@
 mod api;
 mod blaslt;
 mod cache;
+mod event;
+mod graph;
 mod library;
+mod nvml;
 mod nvrtc;
+mod places;
 
+pub use nvml::Nvml;
 pub use nvrtc::{Nvrtc, Usage};
 
 use super::driver::{About, Arg, Driver, Grid, Kernel, Plane, Product, Program};
-use super::{Error, locked};
+use super::{Call, Error, Graph, locked};
 use api::{Api, Copy2d};
 use blaslt::BlasLt;
 use cache::Cache;
@@ -61,7 +66,11 @@ pub struct Real {
     architecture: (String, Target),
     cache: Cache,
     loaded: Mutex<Loaded>,
+    graphs: Mutex<Graphs>,
 }
+
+/// The newest graph's number, and all with the places of their bytes.
+type Graphs = (u64, HashMap<u64, (graph::Captured, Vec<usize>)>);
 
 #[derive(Default)]
 struct Loaded {
@@ -125,8 +134,8 @@ impl Real {
         let libraries = libraries.map(|(name, version)| (name.to_owned(), version)).into();
         let about = About { name, memory, capability, libraries };
         let cache = Cache::new(options.cache.clone());
-        let loaded = Mutex::default();
-        Ok(Real { api, device, context, stream, nvrtc, blas, workspace, about, architecture, cache, loaded })
+        let (loaded, graphs) = (Mutex::default(), Mutex::default());
+        Ok(Real { api, device, context, stream, nvrtc, blas, workspace, about, architecture, cache, loaded, graphs })
     }
 
     /// Calls come from any thread: each makes the context its own.
@@ -201,6 +210,11 @@ impl Driver for Real {
         self.api.synchronize(self.stream)
     }
 
+    fn copy_along(&self, from: u64, to: u64, bytes: usize) -> Result<(), Error> {
+        self.enter()?;
+        self.api.copy_along(from, to, bytes, self.stream)
+    }
+
     fn zero(&self, at: Plane) -> Result<(), Error> {
         self.enter()?;
         if at.width == at.pitch || at.rows == 1 {
@@ -240,6 +254,39 @@ impl Driver for Real {
     fn wait(&self) -> Result<(), Error> {
         self.enter()?;
         self.api.synchronize(self.stream)
+    }
+
+    fn mark(&self) -> Result<u64, Error> {
+        self.enter()?;
+        self.api.event(self.stream)
+    }
+
+    fn between(&self, from: u64, to: u64) -> Result<f64, Error> {
+        self.enter()?;
+        self.api.between(from, to)
+    }
+
+    fn forget(&self, mark: u64) {
+        if self.enter().is_ok() {
+            self.api.end_event(mark);
+        }
+    }
+
+    unsafe fn capture(&self, calls: &[Call]) -> Result<Graph, Error> {
+        self.enter()?;
+        // SAFETY: as the caller says.
+        unsafe { self.captured(calls) }
+    }
+
+    unsafe fn replay(&self, graph: Graph, given: &[Vec<u8>]) -> Result<(), Error> {
+        self.enter()?;
+        self.replayed(graph, given)
+    }
+
+    fn release(&self, graph: Graph) {
+        if self.enter().is_ok() {
+            self.released(graph);
+        }
     }
 }
 
