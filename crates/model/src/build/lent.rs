@@ -159,7 +159,8 @@ impl Whole {
             Source::Dealt(Dealt { sections, dtype: held.tensor.dtype, outline: split.map(|(outline, ..)| outline) })
         };
         let tensors: Vec<Source> = self.tensors.iter().map(source).collect();
-        let mut own = Window { at: 0, of: Lending::part(lending.members, lending.member, len), kept: Vec::new() };
+        let of = Lending::part(lending.members, lending.member, len);
+        let mut own = Window { at: 0, kept: Vec::with_capacity(of.len()), of };
         for held in self.tensors.iter().filter(|held| !held.mapped) {
             own.pass(held.tensor.bytes.bytes());
             if let Some(coded) = &held.tensor.coded {

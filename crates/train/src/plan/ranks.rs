@@ -7,6 +7,9 @@ use crate::Job;
 /// found to be gaps.
 const KEPT: u64 = 32 << 20;
 
+/// What MPI takes in a rank's process (Open MPI, of 2 and of 4 ranks on a machine).
+const MPI: u64 = 8 << 20;
+
 /// Over how many ranks a run is spread, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Team {
@@ -62,7 +65,9 @@ impl Team {
         let all: u64 = lent.iter().sum();
         // A unit, and the next one, which is fetched meanwhile.
         let window = lent.windows(2).map(|units| units[0] + units[1]).max().unwrap_or(all);
-        whole.saturating_sub(all) + window.min(all) + if on_gpu { 0 } else { all.div_ceil(self.group as u64) }
+        let gaps = if window < 2 * KEPT { window } else { 0 };
+        let here = if on_gpu { 0 } else { all.div_ceil(self.group as u64) + gaps };
+        whole.saturating_sub(all) + window.min(all) + here
     }
 
     /// Bytes of parts of the state.
@@ -94,7 +99,8 @@ impl Team {
             gradients,
             moments: if self.zero == 0 { *moments } else { shard(*moments) },
             // At stage 3 units come in, and the next is fetched and copied, while gradients go out.
-            exchange: if self.zero == 3 { exchange + heard + 3 * largest } else { exchange.max(heard) },
+            exchange: if self.zero == 3 { exchange + heard + 3 * largest } else { exchange.max(heard) }
+                + if self.ranks > 1 { MPI } else { 0 },
         }
     }
 }
