@@ -24,8 +24,8 @@ pub(crate) use room::is_on_gpu;
 use room::{of_activation, room, scratch};
 use std::fmt::Write;
 
-/// Rows of a pack beyond which products get hardly faster, and what a block works with gets larger.
-const PACK_ROWS: usize = 1536;
+/// Rows of a pack beyond which products get no faster.
+const PACK_ROWS: usize = 2048;
 /// What the process takes before a model is loaded, bytes.
 const PROCESS: u64 = 24 << 20;
 
