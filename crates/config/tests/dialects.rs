@@ -188,6 +188,30 @@ fn a_deepspeed_file_gives_its_stage_and_every_key_is_accounted_for() {
 }
 
 #[test]
+fn an_optimiser_on_a_disk_is_asked_for_in_the_words_of_deepspeed_and_accelerate() {
+    let works = |name: &str, text: &str| {
+        let found = account(name, text).unwrap();
+        assert!(found.iter().all(|a| !matches!(a.outcome, Outcome::Unknown(_) | Outcome::Refused(_))), "{found:#?}");
+        let works = found.iter().map(|a| brief(&a.outcome));
+        works.filter(|o| o.starts_with("offload_")).collect::<Vec<String>>()
+    };
+    let json = |device: &str| {
+        DEEPSPEED.replace(
+            "\"stage\": 3,",
+            &format!("\"stage\": 3, \"offload_optimizer\": {{\"device\": \"{device}\", \"nvme_path\": \"/fast\", \"pin_memory\": true}},"),
+        )
+    };
+    let disk = ["offload_optimizer_device: nvme", "offload_optimizer_nvme_path: /fast"];
+    assert_eq!(works("ds_z3_offload_config.json", &json("nvme")), disk);
+    assert_eq!(works("ds_z3_offload_config.json", &json("cpu")), disk[1..]);
+    let yaml = ACCELERATE.replace(
+        "_device: none\n  offload_param",
+        "_device: nvme\n  offload_optimizer_nvme_path: /fast\n  offload_param",
+    );
+    assert_eq!(works("zero2.yaml", &yaml), disk);
+}
+
+#[test]
 fn the_mlx_run_becomes_a_file_of_ours_that_loads() {
     let found = account("kto.yaml", MLX).unwrap();
     assert_eq!(brief(outcome(&found, "lora.rank")), "lora_r: 8");

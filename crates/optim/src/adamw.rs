@@ -236,15 +236,6 @@ impl<B: Backend> AdamW<B> {
         Ok(AdamW { settings, m, v, eight, layout, steps: 0, window: WINDOW })
     }
 
-    /// Lets go of the memory behind moments that are on a disk.
-    pub fn rest(&self) {
-        [&self.m, &self.v].iter().for_each(|moment| moment.rest(0..moment.cols()));
-        for Eight { codes, absmax } in &self.eight {
-            codes.rest(0..codes.cols());
-            absmax.rest(0..absmax.cols());
-        }
-    }
-
     /// One update of the values that are held as `Real` and of those in bfloat16; `grads` are those of what the optimiser updates,
     /// and are multiplied by `grad_scale` first.
     pub fn update(
