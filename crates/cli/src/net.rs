@@ -60,6 +60,13 @@ const SLOW: f64 = 0.5;
 /// Differences in latency below this are nobody's fault, seconds.
 const JITTER: f64 = 50e-6;
 
+/// A collective of one size, measured twice; seconds.
+struct Twice {
+    bytes: f64,
+    seconds: f64,
+    again: f64,
+}
+
 /// What two ranks do.
 struct Pair {
     ranks: (usize, usize),
@@ -81,9 +88,9 @@ pub(crate) fn net(args: &NetArgs, as_json: bool, screen: &Screen) -> Result<u8, 
     }
     world.set_timeout(Duration::from_secs_f64(args.timeout));
     let report = Report { world: &world, as_json };
-    let measured = report.collectives(args, &screen)?;
-    if measured.len() > 3 {
-        report.model(&measured, args)?;
+    let reduced = report.collectives(args, &screen)?;
+    if !reduced.is_empty() {
+        report.model(&reduced)?;
     }
     if args.collective.is_none() {
         let pairs = pairs(&world, args, &screen)?;
@@ -100,8 +107,9 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Times of each collective by size; returns those of the all-reduce, `(bytes, seconds)`.
-    fn collectives(&self, args: &NetArgs, screen: &Screen) -> Result<Vec<(f64, f64)>, Failure> {
+    /// Times of each collective by size; returns those of the all-reduce, each measured once more right after: a machine that others use
+    /// is another one a second later.
+    fn collectives(&self, args: &NetArgs, screen: &Screen) -> Result<Vec<Twice>, Failure> {
         let world = self.world;
         let wanted: Vec<Collective> = args.collective.map_or(Collective::ALL.to_vec(), |c| vec![c]);
         let sizes = args.sizes();
@@ -118,7 +126,8 @@ impl Report<'_> {
                 bar.set(done * sizes.len() as u64 + at, (wanted.len() * sizes.len()) as u64);
                 let seconds = world.time(*what, bytes, args.rounds(bytes))?;
                 if *what == Collective::AllReduce {
-                    reduced.push((bytes as f64, seconds));
+                    let again = world.time(*what, bytes, args.rounds(bytes))?;
+                    reduced.push(Twice { bytes: bytes as f64, seconds, again });
                 }
                 if self.as_json && world.leads() {
                     output::json(&json!({"collective": what.name(), "bytes": bytes, "seconds": seconds}))?;
@@ -141,39 +150,27 @@ impl Report<'_> {
         Ok(reduced)
     }
 
-    /// A line through the measured times of the all-reduce, held against as many times measured again.
-    fn model(&self, measured: &[(f64, f64)], args: &NetArgs) -> Result<(), Failure> {
-        let line = Line::through(measured);
-        let mut errors = Vec::new();
-        for (bytes, _) in measured {
-            let seconds = self.world.time(Collective::AllReduce, *bytes as usize, args.rounds(*bytes as usize))?;
-            errors.push((line.seconds(*bytes) / seconds - 1.0, *bytes, seconds));
-        }
+    /// The all-reduce, modelled by its times, held against those measured again.
+    fn model(&self, reduced: &[Twice]) -> Result<(), Failure> {
+        let measured: Vec<(f64, f64)> = reduced.iter().map(|r| (r.bytes, r.seconds)).collect();
+        let line = Line::through(&measured);
+        let error = |r: &Twice| line.seconds(r.bytes) / r.again - 1.0;
         if !self.world.leads() {
             return Ok(());
         }
         if self.as_json {
-            let pieces = line.pieces.iter();
-            let pieces = pieces.map(|p| json!({"upto": p.upto, "latency": p.latency, "per_byte": p.per_byte}));
-            let again = errors.iter().map(|(error, bytes, seconds)| {
-                json!({"bytes": bytes, "seconds": seconds, "modelled": line.seconds(*bytes), "error": error})
-            });
-            let (pieces, again) = (pieces.collect::<Vec<_>>(), again.collect::<Vec<_>>());
-            return output::json(&json!({"model": "all_reduce", "pieces": pieces, "again": again}));
+            let again = reduced.iter().map(
+                |r| json!({"bytes": r.bytes, "seconds": r.again, "modelled": line.seconds(r.bytes), "error": error(r)}),
+            );
+            return output::json(&json!({"model": "all_reduce", "again": again.collect::<Vec<_>>()}));
         }
-        output::line("\nall_reduce, modelled through these times, and measured once more")?;
-        let mut last = 0.0;
-        for p in &line.pieces {
-            let rate = if p.per_byte > 0.0 { speed(1.0 / p.per_byte) } else { "any speed".to_owned() };
-            let (from, upto) = (size(last as usize), size(p.upto as usize));
-            output::line(format_args!("  {from} to {upto}: {} + bytes / {rate}", time(p.latency)))?;
-            last = p.upto;
-        }
+        output::line("\nall_reduce, modelled by these times, and measured once more")?;
         let head = ["bytes", "modelled", "measured", "error"].map(str::to_owned).to_vec();
-        let row = |(error, bytes, seconds): &(f64, f64, f64)| {
-            vec![size(*bytes as usize), time(line.seconds(*bytes)), time(*seconds), format!("{:+.0} %", 100.0 * error)]
+        let row = |r: &Twice| {
+            let modelled = line.seconds(r.bytes);
+            vec![size(r.bytes as usize), time(modelled), time(r.again), format!("{:+.0} %", 100.0 * error(r))]
         };
-        let rows: Vec<Vec<String>> = std::iter::once(head).chain(errors.iter().map(row)).collect();
+        let rows: Vec<Vec<String>> = std::iter::once(head).chain(reduced.iter().map(row)).collect();
         table(&[Side::Right; 4], &rows)
     }
 
@@ -212,10 +209,10 @@ impl Report<'_> {
 
 impl NetArgs {
     fn sizes(&self) -> Vec<usize> {
-        match self.bytes.is_empty() {
-            true => (10..=26).map(|power| 1 << power).collect(),
-            false => self.bytes.clone(),
+        if self.bytes.is_empty() {
+            return (10..=26).map(|power| 1 << power).collect();
         }
+        self.bytes.iter().copied().collect::<std::collections::BTreeSet<usize>>().into_iter().collect()
     }
 
     /// As many rounds as move about 256 MB, an odd number.

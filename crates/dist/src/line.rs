@@ -1,69 +1,27 @@
-//! Time of a message by its size: a latency and a speed, for small, middling and large ones apart.
+//! Time of a message by its size. Engines send small, middling and large messages in different ways, and past the caches each size has a
+//! speed of its own: no one latency and bandwidth describe them, so a model goes straight from one measured size to the next.
 
-/// A line: `latency + bytes * per_byte`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Piece {
-    /// Sizes up to this, bytes.
-    pub upto: f64,
-    /// Of an empty message, seconds.
-    pub latency: f64,
-    /// Seconds per byte.
-    pub per_byte: f64,
-}
-
-/// Up to three lines, as engines send small, middling and large messages in different ways.
+/// Times by size, as measured and in between.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
-    /// By size, ascending; the last is for all that is larger.
-    pub pieces: Vec<Piece>,
+    /// `(bytes, seconds)`, ascending by size.
+    points: Vec<(f64, f64)>,
 }
-
-/// Fewest measurements that a piece is drawn through.
-const FEWEST: usize = 3;
 
 impl Line {
-    /// The lines that pass nearest to measured `(bytes, seconds)`, ascending by size: least squares of the relative errors.
+    /// The line through measured `(bytes, seconds)`, ascending by size.
     pub fn through(measured: &[(f64, f64)]) -> Line {
         assert!(!measured.is_empty(), "a line through nothing");
-        let n = measured.len();
-        let cuts = |from: usize| (from + FEWEST..=n.saturating_sub(FEWEST)).chain([n]);
-        let two = cuts(0).flat_map(|a| cuts(a.min(n)).map(move |b| [a, b.max(a), n]));
-        let fits = two.map(|cuts| {
-            let mut first = 0;
-            let mut pieces = Vec::new();
-            for past in cuts.into_iter().filter(|past| *past > 0) {
-                if past > first {
-                    pieces.push(piece(&measured[first..past]));
-                    first = past;
-                }
-            }
-            Line { pieces }
-        });
-        let miss = |line: &Line| measured.iter().map(|(x, t)| (line.seconds(*x) / t - 1.0).powi(2)).sum::<f64>();
-        fits.min_by(|a, b| miss(a).total_cmp(&miss(b))).expect("one piece at least")
+        Line { points: measured.to_vec() }
     }
 
-    /// Modelled time of `bytes` bytes, seconds.
+    /// Modelled time of `bytes` bytes, seconds: below what was measured that of the smallest message, beyond it at the speed of the largest.
     pub fn seconds(&self, bytes: f64) -> f64 {
-        let at = self.pieces.iter().find(|p| bytes <= p.upto).or(self.pieces.last()).expect("one piece at least");
-        at.latency + bytes * at.per_byte
+        let past = self.points.partition_point(|(x, _)| *x < bytes);
+        match (past.checked_sub(1).map(|i| self.points[i]), self.points.get(past)) {
+            (Some((x, t)), Some((y, u))) => t + (u - t) * (bytes - x) / (y - x),
+            (Some((x, t)), None) => t * bytes / x,
+            (None, _) => self.points[0].1,
+        }
     }
-}
-
-/// The line nearest to some measurements, relative errors squared.
-fn piece(measured: &[(f64, f64)]) -> Piece {
-    let (mut one, mut x, mut xx, mut y, mut xy) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    for &(bytes, seconds) in measured {
-        let weight = 1.0 / (seconds * seconds);
-        one += weight;
-        x += weight * bytes;
-        xx += weight * bytes * bytes;
-        y += weight * seconds;
-        xy += weight * bytes * seconds;
-    }
-    let spread = one * xx - x * x;
-    let slope = if spread > 1e-9 * one * xx { (one * xy - x * y) / spread } else { 0.0 };
-    // A larger message is not faster.
-    let per_byte = slope.max(0.0);
-    Piece { upto: measured[measured.len() - 1].0, latency: (y - per_byte * x) / one, per_byte }
 }

@@ -19,28 +19,16 @@ fn every_rank_finds_the_same_times() {
 }
 
 #[test]
-fn a_line_finds_the_latency_and_the_speed_that_times_were_made_of() {
-    let sizes = (10..=26).map(|power| f64::from(1u32 << power));
-    let straight: Vec<(f64, f64)> = sizes.clone().map(|x| (x, 20e-6 + x / 2e9)).collect();
-    let line = Line::through(&straight);
-    for (x, t) in &straight {
-        assert!((line.seconds(*x) / t - 1.0).abs() < 1e-6, "{x}");
-    }
-    // Between and beyond what was measured.
-    assert!((line.seconds(3e6) / (20e-6 + 3e6 / 2e9) - 1.0).abs() < 1e-6);
-    assert!((line.seconds(1e9) / (20e-6 + 0.5) - 1.0).abs() < 1e-6);
-}
-
-#[test]
-fn an_engine_that_sends_small_messages_otherwise_gets_a_piece_for_them() {
+fn a_line_goes_through_what_was_measured_and_straight_in_between() {
     let time = |x: f64| if x <= 65536.0 { 2e-6 + x / 4e9 } else { 90e-6 + x / 1e9 };
     let measured: Vec<(f64, f64)> = (10..=26).map(|power| f64::from(1u32 << power)).map(|x| (x, time(x))).collect();
     let line = Line::through(&measured);
-    assert!(line.pieces.len() >= 2);
     for (x, t) in &measured {
-        assert!((line.seconds(*x) / t - 1.0).abs() < 1e-3, "{x}: {} is not {t}", line.seconds(*x));
+        assert_eq!(line.seconds(*x), *t, "{x}");
     }
-    // A few measurements are one piece, and one is none but itself.
-    assert_eq!(Line::through(&measured[..2]).pieces.len(), 1);
-    assert_eq!(Line::through(&[(8.0, 3e-6)]).seconds(8.0), 3e-6);
+    assert!((line.seconds(3e6) / time(3e6) - 1.0).abs() < 1e-9);
+    // Below and beyond what was measured.
+    assert_eq!(line.seconds(8.0), time(1024.0));
+    assert!((line.seconds(1e9) / time(1e9) - 1.0).abs() < 2e-3);
+    assert_eq!(Line::through(&[(8.0, 3e-6)]).seconds(16.0), 6e-6);
 }
