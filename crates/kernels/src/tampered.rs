@@ -290,6 +290,9 @@ impl<B: Backend + Memory<Act = f64, Real = f64>> Glu for Tampered<B> {
     fn glu(&self, g: Gate, gate: View<Self, f64>, up: View<Self, f64>, a: Out<Self, f64>) {
         self.inner.glu(g, gate.on(), up.on(), a.on());
     }
+    fn glu_over(&self, g: Gate, up: View<Self, f64>, gate_to_a: Out<Self, f64>) {
+        self.inner.glu_over(g, up.on(), gate_to_a.on());
+    }
     fn glu_back(&self, g: Gate, inputs: [View<Self, f64>; 2], dgate: Out<Self, f64>, da_to_dup: Out<Self, f64>) {
         self.spoil(Fault::GluDgate, dgate, |dgate| {
             self.spoil(Fault::GluDup, da_to_dup, |d| {

@@ -316,6 +316,9 @@ impl<B: Backend> Glu for Timed<B> {
     fn glu(&self, g: Gate, gate: View<Self, B::Act>, up: View<Self, B::Act>, a: Out<Self, B::Act>) {
         self.time(Operator::Glu, |b| b.glu(g, gate.on(), up.on(), a.on()));
     }
+    fn glu_over(&self, g: Gate, up: View<Self, B::Act>, gate_to_a: Out<Self, B::Act>) {
+        self.time(Operator::Glu, |b| b.glu_over(g, up.on(), gate_to_a.on()));
+    }
     fn glu_back(&self, g: Gate, inputs: [View<Self, B::Act>; 2], dgate: Out<Self, B::Act>, d: Out<Self, B::Act>) {
         self.time(Operator::GluBack, |b| b.glu_back(g, inputs.map(View::on), dgate.on(), d.on()));
     }

@@ -5,8 +5,8 @@ mod units;
 use crate::Blueprint;
 use kernels::{Backend, ForBackward, HEAD_ROWS, HeadExtra, HeadSaved, HeadScores, Mat, Out, Real, View, Weight};
 use nn::{
-    Balancing, Block, BlockSaved, Context, Grads, Kept, LayerCache, Norm, NormSaved, Params, Part, Rotary, RouterLoad,
-    Step, Tensor,
+    Ask, Balancing, Block, Context, Grads, Kept, LayerCache, Norm, NormSaved, Params, Part, Rotary, RouterLoad, Step,
+    Tensor,
 };
 use pack::Pack;
 
@@ -44,13 +44,12 @@ pub enum Keep {
 }
 
 impl Keep {
-    /// What a block keeps of what it saved, when so many are above it.
-    fn of<B: Backend>(self, above: usize, saved: BlockSaved<B>) -> Option<BlockSaved<B>> {
+    /// Whether a block keeps more than its input, and whether everything, when so many are above it.
+    fn of(self, above: usize) -> [bool; 2] {
         match self {
-            Keep::Nothing | Keep::Inputs => None,
-            Keep::All => Some(saved),
-            Keep::Mixed { whole, .. } if above < whole => Some(saved),
-            Keep::Mixed { whole, lean } => (above < whole + lean).then(|| saved.lean()),
+            Keep::Nothing | Keep::Inputs => [false; 2],
+            Keep::All => [true; 2],
+            Keep::Mixed { whole, lean } => [above < whole + lean, above < whole],
         }
     }
 }
@@ -113,8 +112,9 @@ struct ScoredRows<'a, B: Backend> {
 /// What backward needs of a forward pass.
 pub struct Trace<B: Backend> {
     kept: Vec<Kept<B>>,
-    /// Rows that predict graded targets.
+    /// Rows of the last block's output that predict graded targets, and how many rows it has.
     rows: Vec<u32>,
+    outputs: usize,
     /// Those rows before the final norm, `[s, d]`.
     x_sd: Mat<B>,
     norm: NormSaved<B>,
@@ -188,6 +188,32 @@ fn rows_at_once(fit: usize) -> usize {
     if fit < HEAD_ROWS / 4 { HEAD_ROWS } else { (fit / 16 * 16).min(HEAD_ROWS) }
 }
 
+/// The rows of the last block's output that predict a pack's targets, in target order; with them, when `only` these are asked of
+/// it, which rows of either part they are, each once.
+fn target_rows(pack: &Pack, only: bool) -> (Vec<u32>, Option<[Vec<u32>; 2]>) {
+    let mut rows: Vec<u32> = pack.targets.iter().map(|t| t.row).collect();
+    if !only {
+        return (rows, None);
+    }
+    let base = pack.base.len() as u32;
+    let mut places = vec![None; pack.num_rows()];
+    // Those of the base first. A prompt's last row predicts the first token of all its answers.
+    let mut pick = |in_base: bool, first: u32| {
+        let mut picked = Vec::new();
+        for &row in rows.iter().filter(|&&row| (row < base) == in_base) {
+            if places[row as usize].is_none() {
+                places[row as usize] = Some(first + picked.len() as u32);
+                picked.push(if in_base { row } else { row - base });
+            }
+        }
+        picked
+    };
+    let in_base = pick(true, 0);
+    let in_tail = pick(false, in_base.len() as u32);
+    rows.iter_mut().for_each(|row| *row = places[*row as usize].expect("picked above"));
+    (rows, Some([in_base, in_tail]))
+}
+
 impl<B: Backend> Decoder<B> {
     pub(crate) fn new(
         blueprint: Blueprint,
@@ -223,7 +249,8 @@ impl<B: Backend> Decoder<B> {
         x_td
     }
 
-    /// Runs both parts of a pack through all blocks, layer by layer, so that the tail finds the base's keys and values.
+    /// Runs both parts of a pack through all blocks, layer by layer, so that the tail finds the base's keys and values. In the last
+    /// one only rows that predict a target go beyond attention, unless there are experts: their load is that of all rows.
     pub fn forward(&self, ctx: &Context<B>, pack: &Pack, parts: &Parts<B>, keep: Keep) -> Forward<B> {
         let Parts { base, tail, noise } = parts;
         let embedded = |ctx: &Context<B>| (self.embedded(ctx, base), self.embedded(ctx, tail));
@@ -237,11 +264,17 @@ impl<B: Backend> Decoder<B> {
         }
         let mut kept = Vec::with_capacity(self.blocks.len());
         let mut load = RouterLoad::default();
+        let (mut rows, wanted) = target_rows(pack, self.blueprint.experts.is_none());
         for (i, block) in self.blocks.iter().enumerate() {
+            let above = self.blocks.len() - 1 - i;
+            let [more, whole] = if i < self.lowest_trained { [false; 2] } else { keep.of(above) };
+            let [base_rows, tail_rows] = [0, 1].map(|k| wanted.as_ref().filter(|_| above == 0).map(|w| &w[k][..]));
             let (y_td, saved) = units::before(ctx, units::block(i), Some(units::block(i + 1)), |ctx| {
-                let (y_td, saved) = block.forward(ctx, self.rotary(i), base, &x_td, None);
+                let ask = Ask { rows: base_rows, whole };
+                let (y_td, saved) = block.forward(ctx, (self.rotary(i), base), &x_td, None, ask);
                 if !tail.is_empty() {
-                    tail_td = block.forward(ctx, self.rotary(i), tail, &tail_td, Some(saved.key_value())).0;
+                    let (at, ask) = ((self.rotary(i), tail), Ask { rows: tail_rows, whole: false });
+                    tail_td = block.forward(ctx, at, &tail_td, Some(saved.key_value()), ask).0;
                 }
                 (y_td, saved)
             });
@@ -250,18 +283,17 @@ impl<B: Backend> Decoder<B> {
             }
             let x_td = std::mem::replace(&mut x_td, y_td);
             if keep != Keep::Nothing && i >= self.lowest_trained {
-                kept.push(Kept { x_td, saved: keep.of(self.blocks.len() - 1 - i, saved) });
+                kept.push(Kept { x_td, rows: base_rows.map(<[u32]>::to_vec), saved: more.then_some(saved) });
             }
         }
-        let (graded, ungraded) = pack.targets.split_at(pack.num_grad_targets);
-        let rows: Vec<u32> = graded.iter().map(|t| t.row).collect();
+        let others = rows.split_off(pack.num_grad_targets);
         let x_sd = self.gathered(ctx, &rows, &x_td, &tail_td);
-        let others: Vec<u32> = ungraded.iter().map(|t| t.row).collect();
         let others_sd = self.gathered(ctx, &others, &x_td, &tail_td);
+        let outputs = x_td.rows();
         let ((h_sd, norm), ungraded_sd) = units::at(ctx, self.norm_unit(), |ctx| {
             (self.norm.forward(ctx, x_sd.view()), self.norm.forward(ctx, others_sd.view()).0)
         });
-        Forward { graded: Trace { kept, rows, x_sd, norm, h_sd }, ungraded_sd, load }
+        Forward { graded: Trace { kept, rows, outputs, x_sd, norm, h_sd }, ungraded_sd, load }
     }
 
     /// Rows of the pack (base first, then tail), `rows` ascending across that border.
@@ -380,7 +412,7 @@ impl<B: Backend> Decoder<B> {
         coefficient: &[B::Real],
     ) {
         let k = ctx.backend;
-        let Trace { mut kept, rows, x_sd, norm, h_sd } = forward.graded;
+        let Trace { mut kept, rows, outputs, x_sd, norm, h_sd } = forward.graded;
         let tokens: Vec<u32> = pack.targets[..rows.len()].iter().map(|t| t.token).collect();
         let mut dh_sd = match scores.kept {
             HeadKept::Gradient(dh_sd) => dh_sd,
@@ -403,7 +435,7 @@ impl<B: Backend> Decoder<B> {
         units::back(ctx, grads, (self.norm_unit(), self.below(self.blocks.len())), |ctx, grads| {
             self.norm.backward(ctx, grads, x_sd.view(), &norm, dh_sd.view(), dx_sd.out());
         });
-        dh_sd = k.zeros(parts.base.len(), self.blueprint.hidden);
+        dh_sd = k.zeros(outputs, self.blueprint.hidden);
         k.scatter_add(dx_sd.view(), &rows, &[], dh_sd.acc());
         let mut dx_td = Some(dh_sd);
         let below_all = matches!(self.embed, Tensor::Trained(_));
@@ -460,10 +492,10 @@ impl<B: Backend> Decoder<B> {
     pub fn step(&self, ctx: &Context<B>, step: &Step<B>, cache: &mut Cache<B>, wanted: &[u32]) -> Mat<B> {
         let mut x_td = units::at(ctx, units::EMBEDDING, |ctx| self.embedded(ctx, &step.part));
         for (i, (block, layer)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
-            x_td = units::at(ctx, units::block(i), |ctx| block.step(ctx, (self.rotary(i), step), &x_td, layer));
+            let rows = (i + 1 == self.blocks.len()).then_some(wanted);
+            x_td = units::at(ctx, units::block(i), |ctx| block.step(ctx, (self.rotary(i), step), &x_td, layer, rows));
         }
-        let picked = self.gathered(ctx, wanted, &x_td, &x_td);
-        units::at(ctx, self.norm_unit(), |ctx| self.norm.forward(ctx, picked.view()).0)
+        units::at(ctx, self.norm_unit(), |ctx| self.norm.forward(ctx, x_td.view()).0)
     }
 
     /// Logits of hidden rows, `[rows, v]`.

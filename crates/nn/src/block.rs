@@ -30,9 +30,27 @@ pub struct BlockSaved<B: Backend> {
     attention_norm: NormSaved<B>,
     attention: AttentionKept<B>,
     attention_out: OutSaved<B>,
-    mid_td: Mat<B>,
-    /// Of the second half; `None`: computed again from `mid_td`.
+    /// Input of the second half, whose rows are those that were wanted.
+    mid_sd: Mat<B>,
+    /// Of the second half; `None`: computed again from `mid_sd`.
     second: Option<SecondSaved<B>>,
+    load: Option<RouterLoad>,
+}
+
+/// What is asked of a forward pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The rows whose output is wanted, in the order of the output; `None`: all. The others give their keys and values, and
+    /// their second half is never computed.
+    pub rows: Option<&'a [u32]>,
+    /// Whether backward is to find all that it reads; or else all but what the second half would save: most of it, and quickly
+    /// computed again.
+    pub whole: bool,
+}
+
+impl Ask<'_> {
+    /// Every row and everything.
+    pub const ALL: Ask<'static> = Ask { rows: None, whole: true };
 }
 
 /// What backward needs of a block's second half beside its input.
@@ -50,12 +68,7 @@ impl<B: Backend> BlockSaved<B> {
 
     /// How rows were routed, where there are experts and it was to be measured.
     pub fn load(&self) -> Option<&RouterLoad> {
-        self.second.as_ref()?.mlp.load()
-    }
-
-    /// The same without what the feed-forward layer saved: most of it, and quickly computed again.
-    pub fn lean(self) -> BlockSaved<B> {
-        BlockSaved { second: None, ..self }
+        self.load.as_ref()
     }
 }
 
@@ -63,8 +76,26 @@ impl<B: Backend> BlockSaved<B> {
 pub struct Kept<B: Backend> {
     /// Input, `[t, d]`.
     pub x_td: Mat<B>,
+    /// The rows whose output was wanted ([`Ask::rows`]).
+    pub rows: Option<Vec<u32>>,
     /// Everything else; `None`: computed again from the input.
     pub saved: Option<BlockSaved<B>>,
+}
+
+/// These rows, in this order.
+fn picked<B: Backend>(ctx: &Context<B>, x_td: Mat<B>, rows: Option<&[u32]>) -> Mat<B> {
+    let Some(rows) = rows else { return x_td };
+    let mut x_sd = ctx.backend.mat(rows.len(), x_td.cols());
+    ctx.backend.gather(x_td.view(), rows, x_sd.out());
+    x_sd
+}
+
+/// From the gradient of picked rows to that of all: zero for those which were not.
+fn unpicked<B: Backend>(ctx: &Context<B>, d_sd: Mat<B>, rows: Option<&[u32]>, all: usize) -> Mat<B> {
+    let Some(rows) = rows else { return d_sd };
+    let mut d_td = ctx.backend.zeros(all, d_sd.cols());
+    ctx.backend.scatter_add(d_sd.view(), rows, &[], d_td.acc());
+    d_td
 }
 
 /// Puts a norm over `y` where there is one.
@@ -97,14 +128,15 @@ impl<B: Backend> Block<B> {
             || norms.into_iter().flatten().any(|norm| norm.weight.trained().is_some())
     }
 
-    /// One part through the block. `context` holds keys and values that spans refer to, unless they are rows of the part.
+    /// One part through the block: the output of the rows asked for. `context` holds keys and values that spans refer to, unless
+    /// they are rows of the part. Where routers measure their load every row must be asked for.
     pub fn forward(
         &self,
         ctx: &Context<B>,
-        rotary: &Rotary<B>,
-        part: &Part<B>,
+        (rotary, part): (&Rotary<B>, &Part<B>),
         x_td: &Mat<B>,
         context: Option<KeyValue<B>>,
+        ask: Ask,
     ) -> (Mat<B>, BlockSaved<B>) {
         let k = ctx.backend;
         let (rows, cols) = (x_td.rows(), x_td.cols());
@@ -114,8 +146,27 @@ impl<B: Backend> Block<B> {
         let attention_out = over(self.attention_out.as_ref(), ctx, &mut mid_td);
         k.add(x_td.view(), mid_td.acc());
         drop(n_td);
-        let (y_td, second) = self.second_half(ctx, part, &mid_td);
-        (y_td, BlockSaved { attention_norm, attention, attention_out, mid_td, second: Some(second) })
+        let mid_sd = picked(ctx, mid_td, ask.rows);
+        let (y_sd, second, load) = if ask.whole {
+            let (y_sd, second) = self.second_half(ctx, part, &mid_sd);
+            let load = second.mlp.load().cloned();
+            (y_sd, Some(second), load)
+        } else {
+            let (y_sd, load) = self.second_applied(ctx, part, &mid_sd);
+            (y_sd, None, load)
+        };
+        (y_sd, BlockSaved { attention_norm, attention, attention_out, mid_sd, second, load })
+    }
+
+    /// The second half of rows that nothing is saved of.
+    fn second_applied(&self, ctx: &Context<B>, part: &Part<B>, mid_td: &Mat<B>) -> (Mat<B>, Option<RouterLoad>) {
+        let k = ctx.backend;
+        let n_td = self.mlp_norm.forward(ctx, mid_td.view()).0;
+        let mut y_td = k.mat(mid_td.rows(), mid_td.cols());
+        let load = self.mlp.apply(ctx, part, n_td.view(), y_td.out());
+        over(self.mlp_out.as_ref(), ctx, &mut y_td);
+        k.add(mid_td.view(), y_td.acc());
+        (y_td, load)
     }
 
     fn second_half(&self, ctx: &Context<B>, part: &Part<B>, mid_td: &Mat<B>) -> (Mat<B>, SecondSaved<B>) {
@@ -137,13 +188,15 @@ impl<B: Backend> Block<B> {
         SecondSaved { norm, mlp: self.mlp.again(ctx, part, n_td.view()), out: None }
     }
 
-    /// New rows: their keys and values are added to the cache, then they attend to it.
+    /// New rows: their keys and values are added to the cache, then they attend to it. Returns the output of `rows`; `None`: of
+    /// all.
     pub fn step(
         &self,
         ctx: &Context<B>,
         at: (&Rotary<B>, &Step<B>),
         x_td: &Mat<B>,
         cache: &mut LayerCache<B>,
+        rows: Option<&[u32]>,
     ) -> Mat<B> {
         let n_td = self.attention_norm.forward(ctx, x_td.view()).0;
         let mut mid_td = ctx.backend.mat(x_td.rows(), x_td.cols());
@@ -151,10 +204,10 @@ impl<B: Backend> Block<B> {
         over(self.attention_out.as_ref(), ctx, &mut mid_td);
         ctx.backend.add(x_td.view(), mid_td.acc());
         drop(n_td);
-        self.second_half(ctx, &at.1.part, &mid_td).0
+        self.second_applied(ctx, &at.1.part, &picked(ctx, mid_td, rows)).0
     }
 
-    /// From `dy` (consumed) to `dx`, which is computed only when `below` needs it.
+    /// From `dy` of the rows that were wanted (consumed) to `dx` of all, which is computed only when `below` needs it.
     pub fn backward(
         &self,
         ctx: &Context<B>,
@@ -162,22 +215,25 @@ impl<B: Backend> Block<B> {
         rotary: &Rotary<B>,
         part: &Part<B>,
         kept: Kept<B>,
-        dy_td: Mat<B>,
+        dy_sd: Mat<B>,
         below: bool,
     ) -> Option<Mat<B>> {
-        let Kept { x_td, saved } = kept;
-        let mut saved = saved.unwrap_or_else(|| self.forward(ctx, rotary, part, &x_td, None).1);
+        let Kept { x_td, rows, saved } = kept;
+        let ask = Ask { rows: rows.as_deref(), whole: true };
+        let mut saved = saved.unwrap_or_else(|| self.forward(ctx, (rotary, part), &x_td, None, ask).1);
         let k = ctx.backend;
-        let mut dmid_td = dy_td;
+        let mut dmid_td = {
+            let (mut dmid_sd, mid) = (dy_sd, saved.mid_sd.view());
+            let mut dn_sd = k.mat(mid.rows, mid.cols);
+            let second = saved.second.take().unwrap_or_else(|| self.second_again(ctx, part, &saved.mid_sd));
+            let n_sd = self.mlp_norm.again(ctx, mid, &second.norm);
+            let dout = under(self.mlp_out.as_ref(), ctx, grads, &second.out, &dmid_sd);
+            let dout = dout.as_ref().unwrap_or(&dmid_sd).view();
+            self.mlp.backward(ctx, grads, (part, n_sd.view()), &second.mlp, dout, dn_sd.out());
+            self.mlp_norm.backward(ctx, grads, mid, &second.norm, dn_sd.view(), dmid_sd.acc());
+            unpicked(ctx, dmid_sd, rows.as_deref(), x_td.rows())
+        };
         let mut dn_td = k.mat(x_td.rows(), x_td.cols());
-        {
-            let second = saved.second.take().unwrap_or_else(|| self.second_again(ctx, part, &saved.mid_td));
-            let n_td = self.mlp_norm.again(ctx, saved.mid_td.view(), &second.norm);
-            let dout = under(self.mlp_out.as_ref(), ctx, grads, &second.out, &dmid_td);
-            let dout = dout.as_ref().unwrap_or(&dmid_td).view();
-            self.mlp.backward(ctx, grads, (part, n_td.view()), &second.mlp, dout, dn_td.out());
-            self.mlp_norm.backward(ctx, grads, saved.mid_td.view(), &second.norm, dn_td.view(), dmid_td.acc());
-        }
         let n_td = self.attention_norm.again(ctx, x_td.view(), &saved.attention_norm);
         let need = below || self.attention_norm.weight.trained().is_some();
         let into = need.then(|| dn_td.out());

@@ -53,6 +53,18 @@ impl<B: Backend> FeedForward<B> {
         }
     }
 
+    /// As [`FeedForward::forward`], of rows that no backward will come to. Returns how they were routed, as
+    /// [`FeedForwardSaved::load`].
+    pub fn apply(&self, ctx: &Context<B>, part: &Part<B>, x: View<B, B::Act>, y: Out<B, B::Act>) -> Option<RouterLoad> {
+        match self {
+            FeedForward::Dense(mlp) => {
+                mlp.apply(ctx, x, y);
+                None
+            }
+            FeedForward::Experts(experts) => experts.forward(ctx, part, x, y).load().cloned(),
+        }
+    }
+
     /// What [`FeedForward::forward`] saved of `x`.
     pub fn again(&self, ctx: &Context<B>, part: &Part<B>, x: View<B, B::Act>) -> FeedForwardSaved<B> {
         match self {

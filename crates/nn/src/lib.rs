@@ -20,7 +20,7 @@ mod shared;
 
 pub use arena::{Away, Gathered, Grads, Held, Home, Leave, Param, ParamId, Params, Places, Table};
 pub use attention::{Attention, AttentionKept, SelfAttention, SelfAttentionSaved};
-pub use block::{Block, BlockSaved, Kept};
+pub use block::{Ask, Block, BlockSaved, Kept};
 pub use cache::LayerCache;
 pub use context::{Context, Dropout, Part, Rotary, Step};
 pub use experts::{Activation, Experts, ExpertsSaved};

@@ -1,7 +1,8 @@
 //! The operations that the mathematics of a step needs, whoever computes it and however.
 //!
 //! Counted is what a step cannot do without: every distinct row once (prompts shared, no padding), the head on scored
-//! rows only, no gradient for frozen weights and none below the lowest trained layer. Not counted is what depends on how
+//! rows only, in a dense model's last block nothing but keys and values of the others, no gradient for frozen weights and none below the lowest
+//! trained layer. Not counted is what depends on how
 //! it is done (recomputation of blocks, of attention scores, of norms) and what is small (norms, activations, AdamW).
 //! One multiplication and one addition are two operations. Divided by the machine's rate of products this is the
 //! shortest time that the step could take.
@@ -111,13 +112,16 @@ pub fn packs_of(job: &Job, rows: &[u32]) -> Vec<Pack> {
 }
 
 fn of_pack(b: &Blueprint, pack: &Pack, mode: Mode) -> Work {
-    let (rows, base) = (pack.num_rows() as f64, pack.base.len() as f64);
+    let all = [pack.num_rows() as f64, pack.base.len() as f64];
+    let scored = [distinct(&pack.targets), distinct(&pack.targets[..pack.num_grad_targets])];
     let forwards = if mode.preference && mode.adapters.is_some() { 2.0 } else { 1.0 };
     let lowest = lowest_trained(b, mode.adapters);
     let base_only = pack.base_only();
     let mut work = Work::default();
     for i in 0..b.layers.len() {
         for (times, p) in layers(b, i) {
+            let [rows, base] =
+                if i + 1 == b.layers.len() && b.experts.is_none() && !gives_keys(&p) { scored } else { all };
             let cost = times * 2.0 * (p.outputs * p.inputs) as f64;
             // Nothing trained lies below what reads the input of the lowest block that is trained.
             let dx = i > lowest || mode.adapters.is_none() || (i == lowest && !reads_input(&p));
@@ -155,6 +159,17 @@ fn layers(b: &Blueprint, i: usize) -> Vec<(f64, Projection)> {
 fn reads_input(p: &Projection) -> bool {
     let inner = ["o_proj", "q_b_proj", "kv_b_proj"];
     p.path.contains(".self_attn.") && !inner.iter().any(|leaf| p.path.ends_with(leaf))
+}
+
+/// Whether other rows see what a layer makes of a row.
+fn gives_keys(p: &Projection) -> bool {
+    let leaves = ["k_proj", "v_proj", "qkv_proj", "kv_a_proj_with_mqa", "kv_b_proj"];
+    leaves.iter().any(|leaf| p.path.ends_with(leaf))
+}
+
+/// Rows that targets are read from.
+fn distinct(targets: &[pack::Target]) -> f64 {
+    targets.iter().map(|t| t.row).collect::<std::collections::BTreeSet<u32>>().len() as f64
 }
 
 /// Width of a key and of a value.
@@ -203,16 +218,17 @@ mod tests {
     }
 
     // Base: 4 rows, 1 + 2 + 3 + 4 = 10 pairs. Tail: 1 row that sees 2 of the prompt and itself, 3 pairs.
-    // Linear: 4 x 4 + 3 x 6 = 34 weights a block, 68 operations a row. Attention: 4 x 2 = 8 a pair. Head: 2 x 5 x 2 = 20.
+    // Linear: 4 x 4 + 3 x 6 = 34 weights a block, 68 operations a row; in the last one 16 for k and v, and 52 for the others of the rows
+    // that are scored: 3 of the base, and that of the tail. Attention: 4 x 2 = 8 a pair. Head: 2 x 5 x 2 = 20.
 
     #[test]
     fn a_full_preference_step_is_counted_as_by_hand() {
         let work = of_step(&tiny(), &packs(), Mode { adapters: None, preference: true });
-        let linear = 2.0 * 68.0 * (5.0 + 4.0 * 2.0);
+        let linear = (68.0 + 16.0) * (5.0 + 4.0 * 2.0) + 52.0 * (4.0 + 3.0 * 2.0);
         let attention = 2.0 * 8.0 * (13.0 + 2.0 * 10.0);
         let head = 20.0 * (4.0 * 3.0 + 2.0);
         assert_eq!(work, Work { linear, adapters: 0.0, attention, head });
-        assert_eq!(work.total(), 1768.0 + 528.0 + 280.0);
+        assert_eq!(work.total(), 1612.0 + 528.0 + 280.0);
     }
 
     #[test]
@@ -222,9 +238,9 @@ mod tests {
         let adapters = Adapters::uniform(1, 1.0, modules);
         let work = of_step(&b, &packs(), Mode { adapters: Some(&adapters), preference: true });
         // dx of all but q, k, v of block 0: 3 x 8 operations less a row.
-        let linear = 2.0 * 68.0 * 2.0 * 5.0 + 4.0 * (2.0 * 68.0 - 24.0);
-        // In and out of a block's layers: 4 x (2 + 2) + 3 x (3 + 2) = 31; inputs of q, k, v of block 0: 6.
-        let low_rank = 2.0 * (2.0 * 31.0 * 5.0 + 4.0 * (2.0 * 2.0 * 31.0 - 6.0));
+        let linear = 2.0 * ((68.0 + 16.0) * 5.0 + 52.0 * 4.0) + 4.0 * (68.0 - 24.0 + 16.0) + 3.0 * 52.0;
+        // In and out of a block's layers: 4 x (2 + 2) + 3 x (3 + 2) = 31, 8 of them of k and v; inputs of q, k, v of block 0: 6.
+        let low_rank = 2.0 * ((31.0 + 8.0) * 5.0 + 23.0 * 4.0) + 4.0 * (4.0 * (31.0 + 8.0) - 12.0) + 3.0 * 4.0 * 23.0;
         let attention = 2.0 * 8.0 * (2.0 * 13.0 + 2.0 * 10.0);
         let head = 20.0 * (3.0 * 3.0 + 2.0 * 2.0);
         assert_eq!(work, Work { linear, adapters: low_rank, attention, head });

@@ -47,6 +47,13 @@ fn forward<C: Curve, E: Real>(gate: &[E], up: &[E], a: &mut [E]) {
 }
 
 #[inline(always)]
+fn over<C: Curve, E: Real>(up: &[E], gate_to_a: &mut [E]) {
+    for (g, u) in gate_to_a.iter_mut().zip(up) {
+        *g = C::at(*g).0 * *u;
+    }
+}
+
+#[inline(always)]
 fn backward<C: Curve, E: Real>([gate, up]: [&[E]; 2], dgate: &mut [E], da_to_dup: &mut [E]) {
     for (((dg, d), g), u) in dgate.iter_mut().zip(da_to_dup).zip(gate).zip(up) {
         let (value, slope) = C::at(*g);
@@ -64,6 +71,12 @@ loops! {
                 Gate::Gelu => forward::<Gelu, E>(gate, up, a),
             }
         }
+        fn glu_over_row(g: Gate, up: &[E], gate_to_a: &mut [E]) {
+            match g {
+                Gate::Silu => over::<Silu, E>(up, gate_to_a),
+                Gate::Gelu => over::<Gelu, E>(up, gate_to_a),
+            }
+        }
         fn glu_back_row(g: Gate, inputs: [&[E]; 2], dgate: &mut [E], da_to_dup: &mut [E]) {
             match g {
                 Gate::Silu => backward::<Silu, E>(inputs, dgate, da_to_dup),
@@ -79,6 +92,15 @@ impl<E: Real> Glu for Cpu<E> {
         self.each(a.row_chunks(16), |(first, mut a)| {
             for t in 0..a.rows {
                 E::glu_row(g, gate.row(first + t), up.row(first + t), a.row_mut(t));
+            }
+        });
+    }
+
+    fn glu_over(&self, g: Gate, up: View<Self, E>, gate_to_a: Out<Self, E>) {
+        assert!(up.shape() == gate_to_a.shape());
+        self.each(gate_to_a.row_chunks(16), |(first, mut gate)| {
+            for t in 0..gate.rows {
+                E::glu_over_row(g, up.row(first + t), gate.row_mut(t));
             }
         });
     }

@@ -17,6 +17,16 @@ impl<A: Activation> Glu for Cuda<A> {
         self.launch(&SOURCE, name, entries(a.rows, a.cols), &args);
     }
 
+    fn glu_over(&self, g: Gate, up: View<Self, A>, gate_to_a: Out<Self, A>) {
+        assert!(up.shape() == gate_to_a.shape());
+        let args = [up.into(), count(up.cols), (&gate_to_a).into()];
+        let name = match g {
+            Gate::Silu => "swiglu_over",
+            Gate::Gelu => "geglu_over",
+        };
+        self.launch(&SOURCE, name, entries(up.rows, up.cols), &args);
+    }
+
     fn glu_back(&self, g: Gate, inputs: [View<Self, A>; 2], dgate: Out<Self, A>, da_to_dup: Out<Self, A>) {
         assert!(inputs.iter().map(View::shape).chain([dgate.shape()]).all(|s| s == da_to_dup.shape()));
         let [gate, up] = inputs;

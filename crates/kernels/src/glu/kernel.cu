@@ -26,6 +26,12 @@ __device__ __forceinline__ void glu(In<act> gate, In<act> up, u32 cols, Out<act>
 }
 
 template <Gate (*g)(float)>
+__device__ __forceinline__ void glu_over(In<act> up, u32 cols, Out<act> gate_to_a) {
+    u64 t = this_row(), c = this_col();
+    if (c < cols) gate_to_a.set(t, c, g(gate_to_a.at(t, c)).value * up.at(t, c));
+}
+
+template <Gate (*g)(float)>
 __device__ __forceinline__ void glu_back(In<act> gate, In<act> up, u32 cols, Out<act> dgate, Out<act> da_to_dup) {
     u64 t = this_row(), c = this_col();
     if (c >= cols) return;
@@ -41,6 +47,14 @@ extern "C" __global__ void swiglu(In<act> gate, In<act> up, u32 cols, Out<act> a
 
 extern "C" __global__ void geglu(In<act> gate, In<act> up, u32 cols, Out<act> a) {
     glu<gelu>(gate, up, cols, a);
+}
+
+extern "C" __global__ void swiglu_over(In<act> up, u32 cols, Out<act> gate_to_a) {
+    glu_over<silu>(up, cols, gate_to_a);
+}
+
+extern "C" __global__ void geglu_over(In<act> up, u32 cols, Out<act> gate_to_a) {
+    glu_over<gelu>(up, cols, gate_to_a);
 }
 
 extern "C" __global__ void swiglu_back(In<act> gate, In<act> up, u32 cols, Out<act> dgate, Out<act> da_to_dup) {

@@ -19,6 +19,8 @@ pub enum Gate {
 pub trait Glu: Memory {
     /// Writes `a`.
     fn glu(&self, g: Gate, gate: View<Self, Self::Act>, up: View<Self, Self::Act>, a: Out<Self, Self::Act>);
+    /// Writes `a` over `gate`, where no backward will ask for it; the same bits.
+    fn glu_over(&self, g: Gate, up: View<Self, Self::Act>, gate_to_a: Out<Self, Self::Act>);
     /// `dgate = da * up * g'(gate)`, `dup = da * g(gate)`; `inputs` are `[gate, up]`. `dup` is written over `da`: these
     /// are the widest matrices of a backward pass, and of them its peak is made.
     fn glu_back(

@@ -39,6 +39,10 @@ fn check_one<B: Checkable>(room: &mut Room<B>, g: Gate, value: fn(f64) -> f64, (
         let mut a = room.blank::<B::Act>(t, f);
         room.backend.glu(g, gate.view(), up.view(), a.out());
         room.expect(&what("forward"), &a, &definition(&gate.at, &up.at), factor);
+        let mut over = room.of::<B::Act>(t, f, &spread);
+        room.backend.glu_over(g, up.view(), over.out());
+        let (over, a) = (room.read(&what("in place"), &over), room.read(&what("forward"), &a));
+        assert!(over == a, "{}: other bits", what("in place"));
         let (mut dgate, mut d) = (room.blank::<B::Act>(t, f), room.noise::<B::Act>(t, f, 3));
         let da = d.at.clone();
         room.backend.glu_back(g, [gate.view(), up.view()], dgate.out(), d.out());

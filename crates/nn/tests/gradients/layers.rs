@@ -5,7 +5,7 @@ use crate::case::{Layer, Run};
 use crate::shelf::{D, H, Shelf, T, Tuning, part, rotary};
 use kernels::tampered::Fault;
 use kernels::{Dst, Mat};
-use nn::{Block, Context, Dropout, Grads, Kept, Linear, Mlp, Norm, SelfAttention};
+use nn::{Ask, Block, Context, Dropout, Grads, Kept, Linear, Mlp, Norm, SelfAttention};
 
 const LINEAR: [Fault; 2] = [Fault::LinearDx, Fault::LinearDw];
 const NORM: [Fault; 2] = [Fault::RmsNormDx, Fault::RmsNormDw];
@@ -41,11 +41,17 @@ pub(crate) fn all<B: Double + Make>() -> Vec<Layer<B>> {
     layers.push(mlp(b, "feed-forward layer", Tuning::Full { bias: false }, &operators));
     layers.push(mlp(b, "feed-forward layer with adapters", adapter, &operators));
     let operators = [&LINEAR[..], &ATTENTION, &GLU, &NORM, &[Fault::BiasBack]].concat();
-    layers.push(block(b, "block, kept", full, true, &operators));
-    layers.push(block(b, "block, recomputed", full, false, &operators));
+    // Not in order, one of them twice.
+    let again = Way { keep: false, ..KEPT };
+    let (some, some_again) = (Way { rows: Some(&[9, 2, 6, 6]), ..KEPT }, Way { rows: Some(&[9, 2, 6, 6]), ..again });
+    layers.push(block(b, "block, kept", full, KEPT, &operators));
+    layers.push(block(b, "block, recomputed", full, again, &operators));
+    let with_rows = [&operators[..], &[Fault::ScatterAdd]].concat();
+    layers.push(block(b, "block of which some rows are wanted, kept", full, some, &with_rows));
+    layers.push(block(b, "block of which some rows are wanted, recomputed", full, some_again, &with_rows));
     let operators = [&LINEAR[..], &ATTENTION, &GLU, &[Fault::RmsNormDx]].concat();
-    layers.push(block(b, "block with adapters, kept", adapter, true, &operators));
-    layers.push(block(b, "block with adapters, recomputed", adapter, false, &operators));
+    layers.push(block(b, "block with adapters, kept", adapter, KEPT, &operators));
+    layers.push(block(b, "block with adapters, recomputed", adapter, again, &operators));
     layers.extend(crate::special::all(b));
     layers
 }
@@ -169,18 +175,37 @@ fn mlp<B: Double>(backend: &B, name: &'static str, tuning: Tuning, operators: &[
     layer(name, operators, shelf, D, Box::new(run))
 }
 
+/// How a block is gone through.
+#[derive(Clone, Copy)]
+pub(crate) struct Way {
+    /// Rows of the output.
+    pub(crate) rows: Option<&'static [u32]>,
+    /// Whether backward finds what forward saved.
+    pub(crate) keep: bool,
+    /// Whether there is something below.
+    pub(crate) below: bool,
+}
+
+/// Backward finds everything and goes on below.
+pub(crate) const KEPT: Way = Way { rows: None, keep: true, below: true };
+
 /// A block's output and the gradient of its input.
 pub(crate) fn through<B: Double>(
     block: &Block<B>,
     ctx: &Context<B>,
     x: &Mat<B>,
     back: Option<(&[f64], &mut Grads<B>)>,
-    (keep, below): (bool, bool),
+    way: Way,
 ) -> (Vec<f64>, Option<Vec<f64>>) {
     let (part, rotary) = (part(ctx.backend), rotary(ctx.backend));
-    let (y, saved) = block.forward(ctx, &rotary, &part, x, None);
+    let Way { rows, keep, below } = way;
+    let (at, ask) = ((&rotary, &part), Ask { rows, whole: true });
+    let (y, saved) = block.forward(ctx, at, x, None, ask);
+    let lean = block.forward(ctx, at, x, None, Ask { whole: false, ..ask }).0;
+    assert!(host(ctx, &lean) == host(ctx, &y), "what is saved changes the output");
     let dx = back.and_then(|(dy, grads)| {
-        let kept = Kept { x_td: device(ctx, D, &host(ctx, x)), saved: keep.then_some(saved) };
+        let kept =
+            Kept { x_td: device(ctx, D, &host(ctx, x)), rows: rows.map(<[u32]>::to_vec), saved: keep.then_some(saved) };
         let dx = block.backward(ctx, grads, &rotary, &part, kept, device(ctx, D, dy), below);
         assert_eq!(dx.is_some(), below);
         dx.map(|dx| host(ctx, &dx))
@@ -188,12 +213,10 @@ pub(crate) fn through<B: Double>(
     (host(ctx, &y), dx)
 }
 
-fn block<B: Double>(backend: &B, name: &'static str, tuning: Tuning, keep: bool, operators: &[Fault]) -> Layer<B> {
+fn block<B: Double>(backend: &B, name: &'static str, tuning: Tuning, way: Way, operators: &[Fault]) -> Layer<B> {
     let mut shelf = Shelf::default();
     let l: Block<B> = shelf.block(backend, tuning);
-    let run = move |ctx: &Context<B>, x: &Mat<B>, back: Option<(&[f64], &mut Grads<B>)>| {
-        through(&l, ctx, x, back, (keep, true))
-    };
+    let run = move |ctx: &Context<B>, x: &Mat<B>, back: Option<(&[f64], &mut Grads<B>)>| through(&l, ctx, x, back, way);
     layer(name, operators, shelf, D, Box::new(run))
 }
 
@@ -202,7 +225,7 @@ pub(crate) fn block_parameters<B: Double>(backend: &B, below: bool) -> Vec<f64> 
     let mut shelf = Shelf::default();
     let l: Block<B> = shelf.block(backend, Tuning::Full { bias: true });
     let run = move |ctx: &Context<B>, x: &Mat<B>, back: Option<(&[f64], &mut Grads<B>)>| {
-        through(&l, ctx, x, back, (true, below))
+        through(&l, ctx, x, back, Way { below, ..KEPT })
     };
     layer("block", &[], shelf, D, Box::new(run)).gradient(backend).0
 }

@@ -2,7 +2,7 @@
 
 use crate::Double;
 use crate::case::Layer;
-use crate::layers::{device, host, layer, through};
+use crate::layers::{KEPT, device, host, layer, through};
 use crate::shelf::{D, F, Shelf, T, Tuning, part, rotary};
 use kernels::tampered::Fault;
 use kernels::{AttentionShape, Clamp, Gate, Gating, Mat, RouteShape};
@@ -52,9 +52,8 @@ fn sandwich<B: Double>(backend: &B, operators: Vec<Fault>) -> Layer<B> {
         a.shape.cap = Some(0.9);
         m.activation = Gate::Gelu;
     }
-    let run = move |ctx: &Context<B>, x: &Mat<B>, back: Option<(&[f64], &mut Grads<B>)>| {
-        through(&block, ctx, x, back, (true, true))
-    };
+    let run =
+        move |ctx: &Context<B>, x: &Mat<B>, back: Option<(&[f64], &mut Grads<B>)>| through(&block, ctx, x, back, KEPT);
     layer("block with norms over outputs", &operators, shelf, D, Box::new(run))
 }
 

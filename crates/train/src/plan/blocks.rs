@@ -17,6 +17,8 @@ pub(super) struct Blocks {
     lean: usize,
     /// Everything.
     whole: usize,
+    /// Of `whole`, what the second half reads and saves.
+    second: usize,
     /// A lean block's share of the work of computing a whole block again.
     share: f64,
     /// Bytes of a float.
@@ -28,12 +30,16 @@ pub(super) struct Blocks {
 pub(super) struct HeldRows {
     pub(super) held: usize,
     pack: usize,
+    /// Those of `held` that predict a target: the others have no second half in the last block.
+    wanted: usize,
 }
 
 pub(super) fn held_rows(job: &Job, load: Load, execution: Execution) -> HeldRows {
     let pack = load.base.min(execution.budget_rows);
     let held = if execution.z0_first || job.kto().is_none() { pack } else { load.base };
-    HeldRows { held, pack }
+    let wanted =
+        if job.blueprint.experts.is_some() { held } else { held * load.targets.min(load.base) / load.base.max(1) };
+    HeldRows { held, pack, wanted }
 }
 
 impl Blocks {
@@ -58,14 +64,15 @@ impl Blocks {
             inputs: b.hidden,
             lean: whole - 2 * f,
             whole,
+            second: b.hidden + 2 * f,
             share,
             size: of_activation(job),
         }
     }
 
     /// Bytes kept for backward, and those of a block that is computed again at the worst moment.
-    pub(super) fn bytes(&self, HeldRows { held, pack }: HeldRows, keep: Keep) -> (u64, u64) {
-        let Blocks { count, inputs, lean, whole, .. } = *self;
+    pub(super) fn bytes(&self, HeldRows { held, pack, wanted }: HeldRows, keep: Keep) -> (u64, u64) {
+        let Blocks { count, inputs, lean, whole, second, .. } = *self;
         let (wholes, leans) = counts(keep, count);
         let floats = wholes * whole + leans * lean + (count - wholes - leans) * inputs;
         // What backward has passed of the pack is free by then.
@@ -75,7 +82,8 @@ impl Blocks {
         if wholes + leans < count {
             again = again.max(whole.saturating_sub(freed));
         }
-        ((self.size * held * floats) as u64, (self.size * pack * again) as u64)
+        let spared = if wholes > 0 { (held - wanted) * second } else { 0 };
+        ((self.size * (held * floats - spared)) as u64, (self.size * pack * again) as u64)
     }
 
     /// The way of keeping that costs least time and takes at most `room` bytes more than keeping inputs only.
@@ -142,20 +150,28 @@ fn lowest(job: &Job) -> usize {
 mod tests {
     use super::*;
 
-    const BLOCKS: Blocks = Blocks { count: 4, inputs: 1, lean: 3, whole: 10, share: 0.5, size: 4 };
+    const BLOCKS: Blocks = Blocks { count: 4, inputs: 1, lean: 3, whole: 10, second: 8, share: 0.5, size: 4 };
+    const ROWS: HeldRows = HeldRows { held: 100, pack: 100, wanted: 100 };
 
     fn fullest(room: usize) -> Keep {
-        BLOCKS.fullest(HeldRows { held: 100, pack: 100 }, 4 * 100 * room as u64)
+        BLOCKS.fullest(ROWS, 4 * 100 * room as u64)
     }
 
     #[test]
     fn room_that_is_there_is_used_block_by_block() {
-        assert_eq!(BLOCKS.bytes(HeldRows { held: 100, pack: 100 }, Keep::Inputs), (1600, 4000));
+        assert_eq!(BLOCKS.bytes(ROWS, Keep::Inputs), (1600, 4000));
         // The last block's floats are free before the others are computed again: the first that is kept costs nothing.
         assert_eq!(fullest(0), Keep::Mixed { whole: 1, lean: 0 });
         assert_eq!(fullest(1), Keep::Mixed { whole: 1, lean: 1 });
         assert_eq!(fullest(9), Keep::Mixed { whole: 1, lean: 3 });
         assert_eq!(fullest(12), Keep::Mixed { whole: 2, lean: 2 });
         assert_eq!(fullest(26), Keep::Mixed { whole: 4, lean: 0 });
+    }
+
+    #[test]
+    fn rows_that_predict_nothing_have_no_second_half_in_the_last_block() {
+        let some = HeldRows { wanted: 60, ..ROWS };
+        assert_eq!(BLOCKS.bytes(some, Keep::All).0, BLOCKS.bytes(ROWS, Keep::All).0 - 4 * 40 * 8);
+        assert_eq!(BLOCKS.bytes(some, Keep::Inputs), BLOCKS.bytes(ROWS, Keep::Inputs));
     }
 }
