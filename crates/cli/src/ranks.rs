@@ -158,7 +158,7 @@ fn mpirun(args: &LaunchArgs, screen: &Screen) -> Result<u8, Failure> {
     let failed = |e: std::io::Error| Failure::usage(format!("cannot run mpirun: {e}"));
     let mut child = child.map_err(failed)?;
     let status = loop {
-        signals.to_mpirun(&child);
+        signals.pass_to_mpirun(&child);
         match child.try_wait().map_err(failed)? {
             Some(status) => break status,
             None => std::thread::sleep(passed::AGAIN),

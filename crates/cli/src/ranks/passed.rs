@@ -20,7 +20,7 @@ impl Signals {
     }
 
     /// To ranks. A terminal's, or Slurm's, have reached them anyway, which does not harm: two at once are one to them.
-    pub(super) fn to_ranks<'a>(&mut self, ranks: impl Iterator<Item = &'a Child> + Clone) {
+    pub(super) fn pass_to_ranks<'a>(&mut self, ranks: impl Iterator<Item = &'a Child> + Clone) {
         use rustix::process::Signal;
         use signal_hook::consts::{SIGINT, SIGTERM};
         for signal in self.0.pending() {
@@ -35,7 +35,7 @@ impl Signals {
 
     /// To mpirun, which kills its ranks where it is told to end, and hands on only the signals that mean nothing to it.
     #[cfg(feature = "mpi")]
-    pub(super) fn to_mpirun(&mut self, mpirun: &Child) {
+    pub(super) fn pass_to_mpirun(&mut self, mpirun: &Child) {
         use rustix::process::Signal;
         for signal in self.0.pending() {
             send(mpirun, if signal == signal_hook::consts::SIGUSR1 { Signal::USR1 } else { Signal::USR2 });
@@ -59,8 +59,8 @@ impl Signals {
         Ok(Signals)
     }
 
-    pub(super) fn to_ranks<'a>(&mut self, _: impl Iterator<Item = &'a Child> + Clone) {}
+    pub(super) fn pass_to_ranks<'a>(&mut self, _: impl Iterator<Item = &'a Child> + Clone) {}
 
     #[cfg(feature = "mpi")]
-    pub(super) fn to_mpirun(&mut self, _: &Child) {}
+    pub(super) fn pass_to_mpirun(&mut self, _: &Child) {}
 }

@@ -51,7 +51,7 @@ pub(super) fn spawn(args: &LaunchArgs, timeout: Duration, screen: &Screen) -> Re
     }
     let mut ended = Ended { code: 0, until: None };
     while ranks.children.iter().any(Option::is_some) {
-        signals.to_ranks(ranks.children.iter().flatten());
+        signals.pass_to_ranks(ranks.children.iter().flatten());
         for (rank, place) in ranks.children.iter_mut().enumerate() {
             let Some(child) = place else { continue };
             let status = child.try_wait().map_err(|e| Failure::usage(format!("cannot wait for rank {rank}: {e}")))?;
