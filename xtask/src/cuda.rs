@@ -31,9 +31,11 @@ pub(crate) fn check(root: &Path, arguments: &[String]) -> ExitCode {
         Some(folders) => Some(folders),
         None => nvrtc(&target.join("cuda-wheels")).map(PathBuf::into_os_string),
     };
+    let features = TESTS.map(|[package, ..]| format!("{package}/cuda-tests")).join(",");
     for [package, test, what] in TESTS {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.current_dir(root).args(["test", "--quiet", "--locked", "-p", package, "--features", "cuda-tests"]);
+        // Of the whole workspace, so that libraries are built once for all, with the features that `cargo test --workspace` has.
+        command.current_dir(root).args(["test", "--quiet", "--locked", "--workspace", "--features", &features]);
         command.args(["--test", test, "--", "--nocapture", what]);
         if what == "gpu::" && package == "kernels" {
             command.args(["--skip", "gpu::kernels_compile"]);

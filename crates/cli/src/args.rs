@@ -234,8 +234,10 @@ fn ranks(text: &str) -> Result<Ranks, String> {
 #[command(after_help = "\
 Example:
   prospect launch -n 4 train run.yaml zero_stage=1
+  prospect launch -n 8 train run.yaml device=cuda zero_stage=2
 
-Needs a program built with the feature `mpi`; mpirun and srun start it as well, and over several machines.")]
+Ranks on GPUs exchange over NCCL. Those on CPUs need a program built with the feature `mpi`. mpirun and srun start ranks as well, and over \
+several machines.")]
 pub(crate) struct LaunchArgs {
     /// How many ranks.
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

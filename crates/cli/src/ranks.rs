@@ -1,5 +1,6 @@
 //! Several ranks: joining those that a launcher started, starting them, and the script that Slurm starts them with.
 
+mod passed;
 mod spawn;
 
 use crate::args::{LaunchArgs, SlurmArgs};
@@ -30,6 +31,7 @@ pub(crate) fn join(
     screen: &Screen,
 ) -> Result<World, Failure> {
     let Some(launch) = launch else { return Ok(World::solo()) };
+    spawn::end_with_launcher()?;
     let on_gpu = matches!(device, Device::Cuda(_));
     let gpu = if let Device::Cuda(number) = device { number } else { launch::own_gpu(launch, variable).unwrap_or(0) };
     match (launch.launcher.speaks_mpi(), backend) {
@@ -118,9 +120,12 @@ fn over_mpi(launch: &Launch) -> Result<World, Failure> {
 #[cfg(not(feature = "mpi"))]
 const NO_MPI: &str = "This program was built without `mpi`, over which ranks on CPUs meet: build it with `cargo build --release --features mpi` (Debian: apt-get install libopenmpi-dev openmpi-bin)";
 
-/// `prospect launch`: ranks on GPUs are processes of ours, those on CPUs MPI's.
+/// `prospect launch`: ranks over NCCL are processes of ours, those over MPI mpirun's.
 pub(crate) fn launch(args: &LaunchArgs, screen: &Screen) -> Result<u8, Failure> {
-    if spawn::is_on_gpus(&args.command, screen) { spawn::spawn(args, screen) } else { mpirun(args, screen) }
+    match spawn::over_nccl(&args.command, screen) {
+        Some(timeout) => spawn::spawn(args, timeout, screen),
+        None => mpirun(args, screen),
+    }
 }
 
 #[cfg(not(feature = "mpi"))]
@@ -145,8 +150,20 @@ fn mpirun(args: &LaunchArgs, screen: &Screen) -> Result<u8, Failure> {
         screen.note("more ranks than processors: they take turns");
         command.arg("--oversubscribe");
     }
-    let status = command.arg(program).args(&args.command).status();
-    let status = status.map_err(|e| Failure::usage(format!("cannot run mpirun: {e}")))?;
+    // A terminal's Ctrl-C would have it kill its ranks before they have saved.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut signals = passed::Signals::listen()?;
+    let child = command.arg(program).args(&args.command).stdin(std::process::Stdio::null()).spawn();
+    let failed = |e: std::io::Error| Failure::usage(format!("cannot run mpirun: {e}"));
+    let mut child = child.map_err(failed)?;
+    let status = loop {
+        signals.pass_to_mpirun(&child);
+        match child.try_wait().map_err(failed)? {
+            Some(status) => break status,
+            None => std::thread::sleep(passed::AGAIN),
+        }
+    };
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     // A rank that was killed could not say so, and mpirun's code is that of its signal.
     Ok(code.filter(|code| *code < 128 || *code == INTERRUPTED).unwrap_or_else(|| {

@@ -8,21 +8,33 @@ use train::Control;
 /// What is said when a run is to stop.
 const STOPPING: &str = "stopping: the last whole step is saved; once more to exit at once";
 
-/// Passes signals on to a run: SIGTERM and SIGINT stop it, a second one ends the process with 130, SIGUSR1 saves.
+/// Passes signals on to a run: SIGTERM and SIGINT stop it, and SIGUSR2, which `launch` has mpirun hand on; a second one ends the process with
+/// 130, SIGUSR1 saves.
 pub(crate) fn watch(control: &Arc<Control>, screen: &Screen) -> Result<(), Failure> {
     listen(control, screen, STOPPING)
 }
 
+/// The same signal again within this time is the same request: terminals, Slurm and `timeout` signal whole groups of processes, and those that
+/// started a rank pass theirs on to it.
+#[cfg(unix)]
+const TOGETHER: std::time::Duration = std::time::Duration::from_millis(250);
+
 /// Passes signals on; `stopping` is said on the first that stops.
 #[cfg(unix)]
 pub(crate) fn listen(control: &Arc<Control>, screen: &Screen, stopping: &'static str) -> Result<(), Failure> {
-    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
     use std::sync::atomic::Ordering;
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGUSR1])
+    use std::time::Instant;
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGUSR2])
         .map_err(|e| Failure::usage(format!("cannot listen to signals: {e}")))?;
     let (control, screen) = (Arc::clone(control), *screen);
     std::thread::spawn(move || {
+        let mut last = None;
         for signal in signals.forever() {
+            if last.is_some_and(|(before, at): (_, Instant)| before == signal && at.elapsed() < TOGETHER) {
+                continue;
+            }
+            last = Some((signal, Instant::now()));
             if signal == SIGUSR1 {
                 screen.line("saving after this step");
                 control.save.store(true, Ordering::SeqCst);

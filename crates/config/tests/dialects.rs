@@ -188,6 +188,35 @@ fn a_deepspeed_file_gives_its_stage_and_every_key_is_accounted_for() {
 }
 
 #[test]
+fn a_section_that_is_null_or_none_is_not_there() {
+    let absent = r#""stage": 3, "offload_optimizer": null, "offload_param": "none","#;
+    for (from, to) in [
+        ("\"stage\": 3,", absent),
+        ("\"stage\": 3,", r#""stage": 3, "offload_optimizer": "None","#),
+        ("{\"enabled\": \"auto\"}", "null"),
+        ("0.5", "null"),
+        ("\"fp16\"", "\"optimizer\": null, \"scheduler\": null, \"fp16\""),
+    ] {
+        let found = account("ds.json", &DEEPSPEED.replacen(from, to, 1)).unwrap();
+        assert!(found.iter().all(|a| !matches!(a.outcome, Outcome::Unknown(_) | Outcome::Refused(_))), "{found:#?}");
+        let works: Vec<String> = found.iter().map(|a| brief(&a.outcome)).filter(|o| o != "no effect").collect();
+        let clipped = if from == "0.5" { &[][..] } else { &["max_grad_norm: 0.5"][..] };
+        assert_eq!(works, [clipped, &["zero_stage: 3"]].concat(), "{to}");
+    }
+    let whole = r#"{"train_batch_size": null, "gradient_clipping": 1, "fp16": null, "zero_optimization": null}"#;
+    let found = account("ds.json", whole).unwrap();
+    assert_eq!(
+        found.iter().map(|a| brief(&a.outcome)).filter(|o| o != "no effect").collect::<Vec<_>>(),
+        ["max_grad_norm: 1"]
+    );
+    // What no table knows stays unknown, and a section is more than its name.
+    let wrong = |text: &str| account("ds.json", &DEEPSPEED.replacen("\"stage\": 3,", text, 1)).unwrap();
+    for text in ["\"stage\": 3, \"offload_optimiser\": null,", "\"stage\": 3, \"offload_optimizer\": true,"] {
+        assert!(wrong(text).iter().any(|a| matches!(a.outcome, Outcome::Unknown(_))), "{text}");
+    }
+}
+
+#[test]
 fn an_optimiser_on_a_disk_is_asked_for_in_the_words_of_deepspeed_and_accelerate() {
     let works = |name: &str, text: &str| {
         let found = account(name, text).unwrap();

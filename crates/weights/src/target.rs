@@ -86,13 +86,17 @@ fn ends_in(module: &str, name: &str) -> bool {
     module.strip_suffix(name).is_some_and(|front| front.is_empty() || front.ends_with('.'))
 }
 
-/// The distinct last parts of module paths, in order of first appearance.
+/// The distinct last parts of module paths, in order of first appearance; modules that are numbered, as experts may be, are one pattern.
 pub(crate) fn leaves(modules: &[&str]) -> Vec<String> {
     let mut leaves: Vec<String> = Vec::new();
     for module in modules {
-        let leaf = module.rsplit_once('.').map_or(*module, |(_, leaf)| leaf);
-        if !leaves.iter().any(|l| l == leaf) {
-            leaves.push(leaf.to_owned());
+        let mut parts = module.rsplit('.');
+        let leaf = match (parts.next().unwrap_or(module), parts.next()) {
+            (number, Some(name)) if number.bytes().all(|b| b.is_ascii_digit()) => format!(".*{name}.*"),
+            (leaf, _) => leaf.to_owned(),
+        };
+        if !leaves.contains(&leaf) {
+            leaves.push(leaf);
         }
     }
     leaves
@@ -160,6 +164,18 @@ mod tests {
                         q_proj, v_proj, up_proj, lm_head";
         assert_eq!(error.to_string(), expected);
         assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn numbered_modules_are_listed_as_a_pattern_that_matches_them() {
+        let path = |name: &str, n: usize| format!("model.layers.0.mlp.experts.{name}.{n}");
+        let modules: Vec<String> =
+            (0..32).flat_map(|n| ["gate_up_projs", "down_projs"].map(|name| path(name, n))).collect();
+        let modules: Vec<&str> = modules.iter().map(String::as_str).chain(["lm_head"]).collect();
+        let error = resolve(&names(&["gate_up_proj"]), None, &modules).unwrap_err().to_string();
+        assert!(error.ends_with("which has: .*gate_up_projs.*, .*down_projs.*, lm_head"), "{error}");
+        let listed = Targets::from_words(vec![".*gate_up_projs.*".into()]);
+        assert_eq!(resolve(&listed, None, &modules).unwrap().len(), 32);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! DeepSpeed's JSON: the stage of ZeRO; the rest says how its own engine goes about it.
 
-use super::{Outcome, Row, To};
+use super::{Outcome, Row, To, UNSET};
 use crate::table::because::FLOAT32;
 use To::{By, Key, NoEffect, Unless};
 
@@ -29,6 +29,7 @@ pub(super) fn offload(text: &str) -> Outcome {
 pub(super) fn stage(text: &str) -> Outcome {
     match text {
         "0" | "1" | "2" | "3" => Outcome::Works { key: "zero_stage".into(), value: text.into(), remark: "" },
+        "null" => Outcome::NoEffect(UNSET.into()),
         _ => Outcome::Refused("expected a stage from 0 to 3".into()),
     }
 }
@@ -36,6 +37,7 @@ pub(super) fn stage(text: &str) -> Outcome {
 /// A value that transformers fills in from the run's own settings, or that says another thing than they do.
 fn key(name: &'static str, text: &str) -> Outcome {
     match text {
+        "null" => Outcome::NoEffect(UNSET.into()),
         "auto" => Outcome::NoEffect("auto: as the run's own settings say".into()),
         value => Outcome::Works { key: name.into(), value: value.into(), remark: "" },
     }

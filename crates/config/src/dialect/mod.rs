@@ -126,6 +126,7 @@ pub(crate) enum Line {
 pub(crate) type Row = (&'static str, To);
 
 const SECRET: &str = "a secret: give it to the program that needs it, never in a file";
+const UNSET: &str = "it is unset";
 const ANYWAY: &str = "it says what is done anyway";
 
 /// Recognises whose file a text is. Errors: text that is neither YAML nor a list of known commands.
@@ -236,9 +237,15 @@ fn walk(shown: &str, key: &str, node: &Node, place: &Place, rows: &[Row], out: &
         return;
     }
     let name = if shown.is_empty() { key.into() } else { format!("{shown}.{key}") };
+    let section = format!("{key}.");
+    let is_section = !known && rows.iter().any(|(name, _)| name.starts_with(&section));
     let to = rows.iter().find(|(name, _)| *name == key).map(|(_, to)| *to);
     let outcome = match to {
         Some(to) => apply(to, node),
+        // `offload_optimizer: null`, as other tools' documents write a section that is not there.
+        None if is_section && (node.is_null() || node.flow().eq_ignore_ascii_case("none")) => {
+            Outcome::NoEffect(UNSET.into())
+        }
         None if table::find(key).is_some() => ours(key, node, ""),
         None => {
             let names = rows.iter().map(|(name, _)| *name).chain(table::entries().map(|e| e.key));
@@ -300,7 +307,7 @@ fn ours(key: &str, node: &Node, remark: &'static str) -> Outcome {
     match entry.status {
         Status::NoEffect(reason) => Outcome::NoEffect(reason.into()),
         Status::Refused { .. } => Outcome::NoEffect(ANYWAY.into()),
-        _ if node.is_null() => Outcome::NoEffect("it is unset".into()),
+        _ if node.is_null() => Outcome::NoEffect(UNSET.into()),
         _ => Outcome::NoEffect("this value leaves it unset".into()),
     }
 }

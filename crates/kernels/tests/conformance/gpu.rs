@@ -3,9 +3,12 @@
 
 use crate::{check, conformance, operators};
 use kernels::adamw8::{Arrays, Part};
-use kernels::cuda::{Cuda, Emulated, Nvrtc, Options, Order, Played, Real, examine, programs};
+use kernels::cuda::{Cuda, Emulated, Error, Nvrtc, Options, Order, Played, Program, Real, Usage, examine, programs};
 use kernels::{Adamw8, AdamwStep, Cpu, Dora, LowRank, Memory, MomentCodes, Moments, Rounding, Values, Weight, bf16};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Architectures that kernels are compiled for: A100, RTX 3090, RTX 4090, H100, B200.
 const ARCHITECTURES: [&str; 5] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100"];
@@ -158,22 +161,71 @@ fn kernels_compile_for_every_architecture_with_hardly_a_spill() {
         "{:<28} {:<22} {:>7} {:>9} {:>7} {:>6} {:>6}",
         "program", "kernel", "", "registers", "shared", "stack", "spills"
     );
+    let all: Vec<(Program, &str)> = programs()
+        .into_iter()
+        .flat_map(|program| ARCHITECTURES.map(|architecture| (program.clone(), architecture)))
+        .collect();
     let mut spilled = Vec::new();
-    for program in programs() {
+    for ((program, architecture), usage) in all.iter().zip(usages(&nvrtc, &all)) {
         let of: Vec<&str> = program.defines.iter().map(|(_, value)| value.as_str()).collect();
         let name = format!("{} {}", program.name, of.join(" "));
-        for architecture in ARCHITECTURES {
-            for u in nvrtc.usage(&program, architecture).unwrap_or_else(|e| panic!("{name} for {architecture}: {e}")) {
-                println!(
-                    "{name:<28} {:<22} {architecture:>7} {:>9} {:>7} {:>6} {:>6}",
-                    u.kernel, u.registers, u.shared, u.stack, u.spills
-                );
-                // A few registers more than 168, which ptxas aims at for two blocks on a multiprocessor, cost nothing.
-                if u.spills > 64 {
-                    spilled.push(format!("{name} {} {architecture}: {} bytes", u.kernel, u.spills));
-                }
+        for u in usage.unwrap_or_else(|e| panic!("{name} for {architecture}: {e}")) {
+            println!(
+                "{name:<28} {:<22} {architecture:>7} {:>9} {:>7} {:>6} {:>6}",
+                u.kernel, u.registers, u.shared, u.stack, u.spills
+            );
+            // A few registers more than 168, which ptxas aims at for two blocks on a multiprocessor, cost nothing.
+            if u.spills > 64 {
+                spilled.push(format!("{name} {} {architecture}: {} bytes", u.kernel, u.spills));
             }
         }
     }
     assert!(spilled.is_empty(), "registers do not suffice: {spilled:#?}");
+}
+
+/// What kernels need, of each program for its architecture; compiled on all processors.
+fn usages(nvrtc: &Nvrtc, all: &[(Program, &str)]) -> Vec<Result<Vec<Usage>, Error>> {
+    let next = AtomicUsize::new(0);
+    let found: Vec<OnceLock<_>> = all.iter().map(|_| OnceLock::new()).collect();
+    let work = || {
+        while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < all.len()) {
+            let _ = found[i].set(usage(nvrtc, &all[i]));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    found.into_iter().map(|one| one.into_inner().expect("each is compiled")).collect()
+}
+
+/// What the kernels of a program need; compiled unless the same text was, by the same compiler, called in the same way.
+fn usage(nvrtc: &Nvrtc, (program, architecture): &(Program, &str)) -> Result<Vec<Usage>, Error> {
+    let call = include_str!("../../src/cuda/real/nvrtc.rs");
+    let mut hasher = DefaultHasher::new();
+    (program.whole(), architecture, nvrtc.version(), call).hash(&mut hasher);
+    let name = format!("{}-{architecture}-{:016x}", program.name, hasher.finish());
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nvrtc");
+    let file = folder.join(&name);
+    if let Some(known) = std::fs::read_to_string(&file).ok().and_then(|text| text.lines().map(line).collect()) {
+        return Ok(known);
+    }
+    let all = nvrtc.usage(program, architecture)?;
+    let lines = all.iter().map(|u| format!("{} {} {} {} {}\n", u.kernel, u.registers, u.shared, u.stack, u.spills));
+    let fresh = folder.join(format!("{name}.{}", std::process::id()));
+    // Whoever cannot keep it compiles again.
+    let _ = std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::write(&fresh, lines.collect::<String>()))
+        .and_then(|()| std::fs::rename(&fresh, &file));
+    Ok(all)
+}
+
+/// A line of what is kept of a program.
+fn line(text: &str) -> Option<Usage> {
+    let mut words = text.split(' ');
+    let kernel = words.next()?.to_owned();
+    let numbers: Vec<u32> = words.map(|word| word.parse().ok()).collect::<Option<_>>()?;
+    let &[registers, shared, stack, spills] = numbers.as_slice() else { return None };
+    Some(Usage { kernel, registers, shared, stack, spills })
 }

@@ -72,8 +72,8 @@ impl Lent {
     }
 
     /// The matrices from the bytes of all ranks, in the order of [`nn::Tensor::Lent`]'s numbers.
-    pub fn matrices<B: Backend>(&self, backend: &B, bytes: Vec<u8>) -> Vec<B::Stored> {
-        assert!(bytes.len() == self.len, "{} bytes of a unit of {}", bytes.len(), self.len);
+    pub fn matrices<B: Backend>(&self, backend: &B, bytes: impl HostBytes + 'static) -> Vec<B::Stored> {
+        assert!(bytes.bytes().len() == self.len, "{} bytes of a unit of {}", bytes.bytes().len(), self.len);
         let bytes: Arc<dyn HostBytes> = Arc::new(bytes);
         let tensor = |source: &Source| match source {
             Source::Here(tensor) => tensor.clone(),

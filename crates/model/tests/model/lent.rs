@@ -2,21 +2,44 @@
 
 use crate::quantised::logits_in;
 use crate::{adapters, context, golden_dir, load_held, unfilled};
-use kernels::{Backend, Cpu};
+use kernels::{Backend, Cpu, HostBytes};
 use model::{Lending, Lent, Storage, Tuning, Unfilled};
 use nn::{Away, Context, Gathered, Params};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use weights::{Code, Scheme};
 
 /// Every rank's parts, unit by unit.
 struct Ranks {
     table: nn::Table,
     lent: Vec<Vec<Lent>>,
+    /// Bytes of units that are whole.
+    whole: Arc<AtomicUsize>,
+    units: AtomicUsize,
+}
+
+/// The bytes of a unit, counted until they are freed.
+struct Counted(Vec<u8>, Arc<AtomicUsize>);
+
+impl HostBytes for Counted {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.1.fetch_sub(self.0.len(), Relaxed);
+    }
 }
 
 impl<B: Backend> Away<B> for Ranks {
     fn gather(&self, backend: &B, _: &Params<B>, unit: usize) -> Option<Gathered<'_, B>> {
-        let bytes = self.lent.iter().flat_map(|rank| rank[unit].own().iter().copied()).collect();
-        let lent = self.lent[0][unit].matrices(backend, bytes);
+        let bytes: Vec<u8> = self.lent.iter().flat_map(|rank| rank[unit].own().iter().copied()).collect();
+        let before = self.whole.fetch_add(bytes.len(), Relaxed);
+        assert_eq!(before, 0, "unit {unit} comes while another is there");
+        self.units.fetch_add(1, Relaxed);
+        let lent = self.lent[0][unit].matrices(backend, Counted(bytes, Arc::clone(&self.whole)));
         Some(Gathered { table: &self.table, values: backend.mat(1, 0), halves: backend.mat(1, 0), lent })
     }
 
@@ -34,12 +57,17 @@ fn assert_same_in_parts(arch: &str, storage: &Storage, members: usize, mapped: b
     let mut ranks: Vec<Unfilled<_>> = (0..members).map(of).collect();
     let lent: Vec<Vec<Lent>> = ranks.iter_mut().map(|rank| std::mem::take(&mut rank.lent)).collect();
     let bytes = lent.iter().map(|units| units.iter().map(|unit| unit.own().len()).sum()).collect();
-    let away = Ranks { table: nn::Table::default(), lent };
+    let away = Ranks { table: nn::Table::default(), lent, whole: Arc::default(), units: AtomicUsize::default() };
     let built = ranks.remove(0).whole(&cpu);
     let plain = context(&cpu, &built);
     let ctx = Context { params: Params { away: Some(&away), ..plain.params }, ..plain };
     let expected = logits_in(&context(&cpu, &whole), &whole);
     assert!(logits_in(&ctx, &built) == expected, "{arch}, {storage:?}: not the same bits");
+    let units = away.lent[0].len();
+    assert!(
+        away.units.load(Relaxed) >= units && away.whole.load(Relaxed) == 0,
+        "{arch}: not each of {units} units, or not freed"
+    );
     bytes
 }
 
