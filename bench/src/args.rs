@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Measure prospect: operators, whole runs, steps by part and against their floor, other systems beside it.
 ///
-/// Without --operators, --runs, --steps, --startup or --lengths everything is measured that the inputs allow.
+/// Without --operators, --runs, --steps, --startup, --lengths or --generation everything is measured that the inputs allow.
 #[derive(Parser)]
 #[command(
     name = "bench",
@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// Time per token of long rows against short ones.
     #[arg(long)]
     pub(crate) lengths: bool,
+    /// Answer prompts as `prospect generate` does, one and eight at a time: tokens per second.
+    #[arg(long)]
+    pub(crate) generation: bool,
     /// A configuration and the name it has in the tables; repeatable: peak memory and time of its steps beside the plan's.
     #[arg(long = "config", value_name = "NAME=FILE", value_parser = named)]
     pub(crate) configs: Vec<(String, PathBuf)>,
@@ -138,7 +141,9 @@ pub(crate) const RANK: usize = 8;
 impl Arguments {
     /// Whether no part is named.
     pub(crate) fn everything(&self) -> bool {
-        !(self.operators || self.runs || self.steps || self.startup || self.lengths) && self.configs.is_empty()
+        let named =
+            [self.operators, self.runs, self.steps, self.startup, self.lengths, self.generation].contains(&true);
+        !named && self.configs.is_empty()
     }
 
     /// Whether products round to bfloat16.

@@ -7,6 +7,7 @@ mod beside;
 mod child;
 mod device;
 mod error;
+mod generation;
 mod job;
 mod machine;
 mod noise;
@@ -49,6 +50,7 @@ struct Parts {
     steps: bool,
     startup: bool,
     lengths: bool,
+    generation: bool,
 }
 
 fn measure(arguments: &Arguments) -> Result<(), Error> {
@@ -59,9 +61,10 @@ fn measure(arguments: &Arguments) -> Result<(), Error> {
         steps: all || arguments.steps,
         startup: all || arguments.startup,
         lengths: all || arguments.lengths,
+        generation: all || arguments.generation,
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("bench lies in the repository");
-    let binary = parts.runs || parts.startup || !arguments.configs.is_empty();
+    let binary = parts.runs || parts.startup || parts.generation || !arguments.configs.is_empty();
     let prospect = if binary { prospect(arguments)? } else { PathBuf::new() };
     let device = Device::new(arguments.device, arguments.bf16);
     let meter = if binary { device.meter()? } else { Meter::Resident };
@@ -125,6 +128,7 @@ fn begin(root: &Path, arguments: &Arguments, device: &Device, meter: &Meter) -> 
         attention: Vec::new(),
         runs: Vec::new(),
         steps: Vec::new(),
+        generation: Vec::new(),
         plain: Vec::new(),
         startup: Vec::new(),
         lengths: Vec::new(),
@@ -175,6 +179,7 @@ fn fill(
             + count(parts.operators && peer, shapes.len() * setup.rounds * 2)
             + count(parts.steps, cases.len())
             + count(parts.runs, cases.len() * setup.rounds * sides)
+            + count(parts.generation, answered(arguments).len() * setup.rounds * sides)
             + count(plain, tunings.len() * setup.rounds * 2)
             + count(parts.lengths, arguments.models.len().min(1))
             + arguments.configs.len(),
@@ -215,6 +220,9 @@ fn fill(
             results.runs.push(run);
             keep(output, results)?;
         }
+    }
+    if parts.generation {
+        answers(arguments, setup, output, results, &mut progress)?;
     }
     if plain {
         results.plain = plain::compare(tunings, setup, &mut progress)?;
@@ -257,6 +265,31 @@ fn plans(
         keep(output, results)?;
     }
     Ok(())
+}
+
+/// Answers of each model.
+fn answers(
+    arguments: &Arguments,
+    setup: &Setup,
+    output: &Path,
+    results: &mut Results,
+    progress: &mut Progress,
+) -> Result<(), Error> {
+    for (model, data, batch) in answered(arguments) {
+        results.generation.push(generation::compare(model, data, batch, setup, progress)?);
+        keep(output, results)?;
+    }
+    Ok(())
+}
+
+/// Every model with every number of prompts, which are those of the first rows that are given.
+fn answered(arguments: &Arguments) -> Vec<((&str, &Path), &Path, usize)> {
+    let prompts = arguments.data().first().map(|(_, file)| file.as_path());
+    let models = arguments.models.iter().map(|(name, folder)| (name.as_str(), folder.as_path()));
+    models
+        .flat_map(|model| prompts.map(|data| generation::BATCHES.map(|batch| (model, data, batch))))
+        .flatten()
+        .collect()
 }
 
 /// Every model with every objective that there are rows for, and every tuning asked for.

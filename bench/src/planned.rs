@@ -1,6 +1,5 @@
 //! Configurations of all kinds: what the plan expects of a run, and what the run takes.
 
-use crate::arithmetic::median;
 use crate::child;
 use crate::device::Named;
 use crate::error::Error;
@@ -19,8 +18,9 @@ pub(crate) struct Planned {
     pub(crate) peak_bytes: f64,
     /// By part, as planned.
     pub(crate) parts: Value,
-    /// A step after the first, as planned and the median of those measured, seconds.
-    pub(crate) planned_seconds: f64,
+    /// A step as planned before the run and after it, seconds: a machine that others use is another one a minute later.
+    pub(crate) planned_seconds: [f64; 2],
+    /// The mean of the steps after the first, as the plan's is of those that it counts.
     pub(crate) seconds: f64,
 }
 
@@ -30,9 +30,9 @@ impl Planned {
         self.planned_bytes / self.peak_bytes - 1.0
     }
 
-    /// Likewise of a step's time.
+    /// Likewise of a step's time, of the mean of both plans.
     pub(crate) fn time_error(&self) -> f64 {
-        self.planned_seconds / self.seconds - 1.0
+        self.planned_seconds.iter().sum::<f64>() / 2.0 / self.seconds - 1.0
     }
 }
 
@@ -48,34 +48,39 @@ pub(crate) fn measure(name: &str, file: &Path, setup: &Setup) -> Result<Planned,
         "logging_steps=1".to_owned(),
         format!("device={}", setup.device.text()),
     ];
-    let mut command = Command::new(setup.prospect);
-    command.args(["--quiet", "plan", "--json"]).arg(file).args(&settings);
-    // This processor's speed is measured; of a GPU's the plan knows models only.
-    if setup.device == Named::Cpu {
-        command.args(["--device", "cpu"]);
-    }
-    let plan = child::run(&mut command, setup.meter)?.json("prospect plan")?;
+    let plan = || {
+        let mut command = Command::new(setup.prospect);
+        command.args(["--quiet", "plan", "--json"]).arg(file).args(&settings);
+        // This processor's speed is measured; of a GPU's the plan knows models only.
+        if setup.device == Named::Cpu {
+            command.args(["--device", "cpu"]);
+        }
+        child::run(&mut command, setup.meter)?.json("prospect plan")
+    };
+    let before = plan()?;
     let mut command = Command::new(setup.prospect);
     let finished = child::run(command.args(["--quiet", "train"]).arg(file).args(&settings), setup.meter)?;
+    let after = plan()?;
     let log = output.join("log.jsonl");
     let text = std::fs::read_to_string(&log).map_err(Error::io("read", &log))?;
     Ok(Planned {
         name: name.to_owned(),
-        planned_bytes: number(&plan, "memory_total_bytes", "prospect plan")?,
+        planned_bytes: number(&before, "memory_total_bytes", "prospect plan")?,
         peak_bytes: finished.peak,
-        parts: plan["memory_bytes"].clone(),
-        planned_seconds: plan["pace"]["seconds_per_step"].as_f64().unwrap_or(f64::NAN),
+        parts: before["memory_bytes"].clone(),
+        planned_seconds: [before, after].map(|plan| plan["pace"]["seconds_per_step"].as_f64().unwrap_or(f64::NAN)),
         seconds: step_seconds(&text),
     })
 }
 
-/// Median seconds of the steps after the first, from a log with a line for every step.
+/// Mean seconds of the steps after the first, from a log with a line for every step.
 fn step_seconds(log: &str) -> f64 {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let steps: Vec<Value> = lines.filter(|line| line.get("tokens_per_second").is_some()).collect();
     let at = |line: &Value, key: &str| line[key].as_f64().unwrap_or(f64::NAN);
     let tokens = |pair: &[Value]| at(&pair[1], "num_tokens") - at(&pair[0], "num_tokens");
-    median(steps.windows(2).map(|pair| tokens(pair) / at(&pair[1], "tokens_per_second")))
+    let seconds = steps.windows(2).map(|pair| tokens(pair) / at(&pair[1], "tokens_per_second"));
+    seconds.sum::<f64>() / (steps.len().max(1) - 1) as f64
 }
 
 #[cfg(test)]
@@ -88,8 +93,8 @@ mod tests {
 {"eval_loss":0.5}
 {"num_tokens":300,"tokens_per_second":100}
 {"num_tokens":500,"tokens_per_second":50}
-{"num_tokens":600,"tokens_per_second":50}
+{"num_tokens":650,"tokens_per_second":50}
 "#;
-        assert_eq!(step_seconds(log), 2.0);
+        assert_eq!(step_seconds(log), 3.0);
     }
 }

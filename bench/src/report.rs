@@ -2,6 +2,7 @@
 
 use crate::arithmetic::{gigabytes, median, percent, short, table};
 use crate::beside::Beside;
+use crate::generation::Generation;
 use crate::machine::{Machine, Rates};
 use crate::operators::Operator;
 use crate::plain::{Length, Plain};
@@ -34,6 +35,7 @@ pub(crate) struct Results {
     pub(crate) attention: Vec<Beside>,
     pub(crate) runs: Vec<Run>,
     pub(crate) steps: Vec<Steps>,
+    pub(crate) generation: Vec<Generation>,
     pub(crate) plain: Vec<Plain>,
     pub(crate) startup: Vec<Startup>,
     pub(crate) lengths: Vec<Length>,
@@ -78,6 +80,7 @@ impl Results {
             ("The same through TRL", self.peers(), PEERS),
             ("Steps against their floor", self.steps(), STEPS),
             ("A step by part", self.parts(), "Mean milliseconds of a step."),
+            ("Generation", self.generation(), GENERATION),
             ("A plain loop", self.plain(), PLAIN),
             ("Start-up", self.startup(), "Milliseconds: the first time, and the median of later ones."),
             ("Time per token by length", self.lengths(), LENGTHS),
@@ -118,7 +121,7 @@ impl Results {
                 gigabytes(p.planned_bytes),
                 gigabytes(p.peak_bytes),
                 signed(p.memory_error()),
-                short(p.planned_seconds),
+                p.planned_seconds.map(short).join(", "),
                 short(p.seconds),
                 signed(p.time_error()),
             ]
@@ -233,6 +236,11 @@ impl Results {
         filled(&head, self.lengths.chunks_exact(2).flat_map(row))
     }
 
+    fn generation(&self) -> Option<String> {
+        let head = ["model", "answers", "tokens/s", "transformers", "ratio", "by round", "same tokens"];
+        filled(&head, self.generation.iter().map(Generation::row))
+    }
+
     fn attention(&self) -> Option<String> {
         let head = ["operator", "shape", "ours, ms", "PyTorch, ms", "ratio", "by round", "its other ways, ms"];
         filled(&head, self.attention.iter().map(Beside::row))
@@ -259,7 +267,7 @@ impl Results {
 const ATTENTION: &str = "Causal, keys and values shared by heads; PyTorch's `scaled_dot_product_attention` as it chooses, one right after the other \
 in each round, each on the device's own clock. Backward is that alone.";
 const PLANNED: &str = "`prospect plan` and `prospect train` of the same file. Peak: on the CPU resident memory, mapped files included. Steps: \
-                       the median of those after the first.";
+                       planned before the run and after it, the mean of both beside that of the steps after the first.";
 const RUNS: &str = "Medians over rounds. Rows and tokens per second of the whole process, from its start to its end, and of its \
 steps after the first. Peak: on the CPU resident memory, mapped files included. Rank 8 on all linear layers, rows of at most 1,024 tokens in the order of the file.";
 const PEERS: &str = "Ours is the whole process; TRL's counts its steps after the first only. Both see the same rows, one right after \
@@ -267,6 +275,8 @@ the other in each round; the ratio is the median of the rounds' ratios.";
 const STEPS: &str = "The floor is the time that the operations which the mathematics needs take at the rate of a large product measured just before and after each step: prompts \
 shared, no padding, head on completion tokens, no gradient for frozen weights. Reference: seconds per step that a full KTO run spends \
 before its first one.";
+const GENERATION: &str = "Greedy, 128 new tokens for each prompt, all prompts together. Ours is the whole process, loading included; the peer's is its call \
+of `generate` alone, after a short one that does not count. Models with random weights have near ties: answers part at the first.";
 const PLAIN: &str = "Llama of width 512, 8 blocks, 8/4 heads, feed-forward 1,408, vocabulary 32,000, untied; 2 rows of 512 predicted \
 tokens, float32, AdamW, clipping. Seconds of a step; rank 8 on all linear layers.";
 const LENGTHS: &str =

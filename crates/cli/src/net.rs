@@ -60,11 +60,14 @@ const SLOW: f64 = 0.5;
 /// Differences in latency below this are nobody's fault, seconds.
 const JITTER: f64 = 50e-6;
 
-/// A collective of one size, measured twice; seconds.
-struct Twice {
-    bytes: f64,
-    seconds: f64,
-    again: f64,
+/// Times of the all-reduce, `(bytes, seconds)`, ascending by size.
+#[derive(Default)]
+struct Reduced {
+    /// Those that its model is made of.
+    measured: Vec<(f64, f64)>,
+    /// Those that it is held against: halfway between two of the others, right after the second of them was measured, as a machine that
+    /// others use is another one a second later.
+    between: Vec<(f64, f64)>,
 }
 
 /// What two ranks do.
@@ -89,7 +92,7 @@ pub(crate) fn net(args: &NetArgs, as_json: bool, screen: &Screen) -> Result<u8, 
     world.set_timeout(Duration::from_secs_f64(args.timeout));
     let report = Report { world: &world, as_json };
     let reduced = report.collectives(args, &screen)?;
-    if !reduced.is_empty() {
+    if !reduced.between.is_empty() {
         report.model(&reduced)?;
     }
     if args.collective.is_none() {
@@ -107,9 +110,8 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Times of each collective by size; returns those of the all-reduce, each measured once more right after: a machine that others use
-    /// is another one a second later.
-    fn collectives(&self, args: &NetArgs, screen: &Screen) -> Result<Vec<Twice>, Failure> {
+    /// Times of each collective by size; returns those of the all-reduce.
+    fn collectives(&self, args: &NetArgs, screen: &Screen) -> Result<Reduced, Failure> {
         let world = self.world;
         let wanted: Vec<Collective> = args.collective.map_or(Collective::ALL.to_vec(), |c| vec![c]);
         let sizes = args.sizes();
@@ -118,7 +120,7 @@ impl Report<'_> {
             world.time(Collective::AllReduce, bytes, 2)?;
         }
         let mut rows = vec![["collective", "bytes", "median", "bandwidth"].map(str::to_owned).to_vec()];
-        let mut reduced = Vec::new();
+        let mut reduced = Reduced::default();
         let mut bar = Bar::new(screen, "collectives");
         for (done, what) in (0u64..).zip(&wanted) {
             let sizes = if *what == Collective::Barrier { &[0][..] } else { &sizes };
@@ -126,8 +128,12 @@ impl Report<'_> {
                 bar.set(done * sizes.len() as u64 + at, (wanted.len() * sizes.len()) as u64);
                 let seconds = world.time(*what, bytes, args.rounds(bytes))?;
                 if *what == Collective::AllReduce {
-                    let again = world.time(*what, bytes, args.rounds(bytes))?;
-                    reduced.push(Twice { bytes: bytes as f64, seconds, again });
+                    if let Some((before, _)) = reduced.measured.last() {
+                        // A whole number of floats.
+                        let middle = (*before as usize + bytes) / 8 * 4;
+                        reduced.between.push((middle as f64, world.time(*what, middle, args.rounds(middle))?));
+                    }
+                    reduced.measured.push((bytes as f64, seconds));
                 }
                 if self.as_json && world.leads() {
                     output::json(&json!({"collective": what.name(), "bytes": bytes, "seconds": seconds}))?;
@@ -150,27 +156,26 @@ impl Report<'_> {
         Ok(reduced)
     }
 
-    /// The all-reduce, modelled by its times, held against those measured again.
-    fn model(&self, reduced: &[Twice]) -> Result<(), Failure> {
-        let measured: Vec<(f64, f64)> = reduced.iter().map(|r| (r.bytes, r.seconds)).collect();
-        let line = Line::through(&measured);
-        let error = |r: &Twice| line.seconds(r.bytes) / r.again - 1.0;
+    /// The all-reduce's model, held against times that it was not made of.
+    fn model(&self, reduced: &Reduced) -> Result<(), Failure> {
         if !self.world.leads() {
             return Ok(());
         }
+        let line = Line::through(&reduced.measured);
+        let held = reduced.between.iter().map(|&(bytes, seconds)| (bytes, line.seconds(bytes), seconds));
         if self.as_json {
-            let again = reduced.iter().map(
-                |r| json!({"bytes": r.bytes, "seconds": r.again, "modelled": line.seconds(r.bytes), "error": error(r)}),
-            );
-            return output::json(&json!({"model": "all_reduce", "again": again.collect::<Vec<_>>()}));
+            let held = held.map(|(bytes, modelled, seconds)| {
+                json!({"bytes": bytes, "seconds": seconds, "modelled": modelled, "error": modelled / seconds - 1.0})
+            });
+            return output::json(&json!({"model": "all_reduce", "between": held.collect::<Vec<_>>()}));
         }
-        output::line("\nall_reduce, modelled by these times, and measured once more")?;
+        output::line("\nall_reduce, modelled by these times, and measured halfway between their sizes")?;
         let head = ["bytes", "modelled", "measured", "error"].map(str::to_owned).to_vec();
-        let row = |r: &Twice| {
-            let modelled = line.seconds(r.bytes);
-            vec![size(r.bytes as usize), time(modelled), time(r.again), format!("{:+.0} %", 100.0 * error(r))]
+        let row = |(bytes, modelled, seconds): (f64, f64, f64)| {
+            let error = format!("{:+.0} %", 100.0 * (modelled / seconds - 1.0));
+            vec![size(bytes as usize), time(modelled), time(seconds), error]
         };
-        let rows: Vec<Vec<String>> = std::iter::once(head).chain(reduced.iter().map(row)).collect();
+        let rows: Vec<Vec<String>> = std::iter::once(head).chain(held.map(row)).collect();
         table(&[Side::Right; 4], &rows)
     }
 
@@ -248,8 +253,8 @@ fn pairs(world: &World, args: &NetArgs, screen: &Screen) -> Result<Vec<Pair>, Fa
 fn size(bytes: usize) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
-        1024..1_048_576 => format!("{} KB", bytes >> 10),
-        _ => format!("{} MB", bytes >> 20),
+        1024..1_048_576 => format!("{} KB", bytes as f64 / 1024.0),
+        _ => format!("{} MB", bytes as f64 / 1_048_576.0),
     }
 }
 

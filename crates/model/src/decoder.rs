@@ -268,7 +268,8 @@ impl<B: Backend> Decoder<B> {
         for (i, block) in self.blocks.iter().enumerate() {
             let above = self.blocks.len() - 1 - i;
             let [more, whole] = if i < self.lowest_trained { [false; 2] } else { keep.of(above) };
-            let [base_rows, tail_rows] = [0, 1].map(|k| wanted.as_ref().filter(|_| above == 0).map(|w| &w[k][..]));
+            let wanted = wanted.as_ref().filter(|_| above == 0);
+            let [base_rows, tail_rows] = [0, 1].map(|part| wanted.map(|rows| &rows[part][..]));
             let (y_td, saved) = units::before(ctx, units::block(i), Some(units::block(i + 1)), |ctx| {
                 let ask = Ask { rows: base_rows, whole };
                 let (y_td, saved) = block.forward(ctx, (self.rotary(i), base), &x_td, None, ask);

@@ -48,11 +48,6 @@ pub struct Ask<'a> {
     pub whole: bool,
 }
 
-impl Ask<'_> {
-    /// Every row and everything.
-    pub const ALL: Ask<'static> = Ask { rows: None, whole: true };
-}
-
 /// What backward needs of a block's second half beside its input.
 struct SecondSaved<B: Backend> {
     norm: NormSaved<B>,

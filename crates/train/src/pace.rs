@@ -70,16 +70,16 @@ impl Rates {
     }
 }
 
-/// The shortest of some calls within `room`, at least two.
-fn fastest(room: Duration, mut call: impl FnMut()) -> f64 {
-    let (begin, mut best, mut calls) = (Instant::now(), f64::INFINITY, 0);
+/// Mean seconds of the calls within `room`, at least two, after one that does not count: others on the machine slow a run as they
+/// slow these.
+fn typical(room: Duration, mut call: impl FnMut()) -> f64 {
+    call();
+    let (begin, mut calls) = (Instant::now(), 0u32);
     while calls < 2 || begin.elapsed() < room {
-        let one = Instant::now();
         call();
-        best = best.min(one.elapsed().as_secs_f64());
         calls += 1;
     }
-    best
+    begin.elapsed().as_secs_f64() / f64::from(calls)
 }
 
 /// Operations per second of `y = x Wᵀ` and of `dx = dy W`, as often one as the other.
@@ -88,8 +88,8 @@ fn product_rate<B: Backend<Act = f32, Real = f32>>(backend: &B, [t, o, i]: [usiz
     let (x, w) = (backend.from_host(t, i, &noise(t * i)), backend.from_host(o, i, &noise(o * i)));
     let (mut y, mut dx) = (backend.from_host(t, o, &noise(t * o)), backend.from_host(t, i, &noise(t * i)));
     let seconds = backend.within(|| {
-        fastest(room / 2, || backend.linear(1.0, x.view(), Weight::Param(w.view()), y.out()))
-            + fastest(room / 2, || backend.linear_dx(1.0, y.view(), Weight::Param(w.view()), dx.out()))
+        typical(room / 2, || backend.linear(1.0, x.view(), Weight::Param(w.view()), y.out()))
+            + typical(room / 2, || backend.linear_dx(1.0, y.view(), Weight::Param(w.view()), dx.out()))
     });
     4.0 * (t * o * i) as f64 / seconds
 }
@@ -97,7 +97,7 @@ fn product_rate<B: Backend<Act = f32, Real = f32>>(backend: &B, [t, o, i]: [usiz
 /// Bytes per second of an addition in place: two numbers read, one written.
 fn copy_rate<B: Backend<Act = f32, Real = f32>>(backend: &B) -> f64 {
     let (mut to, from) = (backend.zeros::<f32>(1, COPIED), backend.zeros::<f32>(1, COPIED));
-    let seconds = backend.within(|| fastest(Duration::from_millis(200), || backend.add(from.view(), to.acc())));
+    let seconds = backend.within(|| typical(Duration::from_millis(200), || backend.add(from.view(), to.acc())));
     12.0 * COPIED as f64 / seconds
 }
 

@@ -1,9 +1,9 @@
 //! The operations that the mathematics of a step needs, whoever computes it and however.
 //!
 //! Counted is what a step cannot do without: every distinct row once (prompts shared, no padding), the head on scored
-//! rows only, in a dense model's last block nothing but keys and values of the others, no gradient for frozen weights and none below the lowest
-//! trained layer. Not counted is what depends on how
-//! it is done (recomputation of blocks, of attention scores, of norms) and what is small (norms, activations, AdamW).
+//! rows only, in a dense model's last block nothing but keys and values of the others (of attention all pairs), no gradient
+//! for frozen weights and none below the lowest trained layer. Not counted is what depends on how it is done (recomputation of
+//! blocks, of attention scores, of norms) and what is small (norms, activations, AdamW).
 //! One multiplication and one addition are two operations. Divided by the machine's rate of products this is the
 //! shortest time that the step could take.
 

@@ -17,8 +17,6 @@ pub(super) struct Blocks {
     lean: usize,
     /// Everything.
     whole: usize,
-    /// Of `whole`, what the second half reads and saves.
-    second: usize,
     /// A lean block's share of the work of computing a whole block again.
     share: f64,
     /// Bytes of a float.
@@ -64,7 +62,6 @@ impl Blocks {
             inputs: b.hidden,
             lean: whole - 2 * f,
             whole,
-            second: b.hidden + 2 * f,
             share,
             size: of_activation(job),
         }
@@ -72,7 +69,7 @@ impl Blocks {
 
     /// Bytes kept for backward, and those of a block that is computed again at the worst moment.
     pub(super) fn bytes(&self, HeldRows { held, pack, wanted }: HeldRows, keep: Keep) -> (u64, u64) {
-        let Blocks { count, inputs, lean, whole, second, .. } = *self;
+        let Blocks { count, inputs, lean, whole, .. } = *self;
         let (wholes, leans) = counts(keep, count);
         let floats = wholes * whole + leans * lean + (count - wholes - leans) * inputs;
         // What backward has passed of the pack is free by then.
@@ -82,7 +79,8 @@ impl Blocks {
         if wholes + leans < count {
             again = again.max(whole.saturating_sub(freed));
         }
-        let spared = if wholes > 0 { (held - wanted) * second } else { 0 };
+        // The last block's second half reads and saves nothing of the other rows.
+        let spared = if wholes > 0 { (held - wanted) * (inputs + whole - lean) } else { 0 };
         ((self.size * (held * floats - spared)) as u64, (self.size * pack * again) as u64)
     }
 
@@ -150,7 +148,7 @@ fn lowest(job: &Job) -> usize {
 mod tests {
     use super::*;
 
-    const BLOCKS: Blocks = Blocks { count: 4, inputs: 1, lean: 3, whole: 10, second: 8, share: 0.5, size: 4 };
+    const BLOCKS: Blocks = Blocks { count: 4, inputs: 1, lean: 3, whole: 10, share: 0.5, size: 4 };
     const ROWS: HeldRows = HeldRows { held: 100, pack: 100, wanted: 100 };
 
     fn fullest(room: usize) -> Keep {
