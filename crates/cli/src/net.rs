@@ -24,7 +24,7 @@ pub(crate) struct NetArgs {
     /// Sizes in all, bytes [default: 1 KB to 64 MB].
     #[arg(long, value_name = "N,..", value_delimiter = ',', requires = "net")]
     bytes: Vec<usize>,
-    /// How often each is measured [default: 7 to 501 times].
+    /// How often each is measured in each of five passes [default: 3 to 101 times].
     #[arg(long, value_name = "N", requires = "net", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     /// Over what: mpi or nccl [default: what the launcher brings].
@@ -60,15 +60,9 @@ const SLOW: f64 = 0.5;
 /// Differences in latency below this are nobody's fault, seconds.
 const JITTER: f64 = 50e-6;
 
-/// Times of the all-reduce, `(bytes, seconds)`, ascending by size.
-#[derive(Default)]
-struct Reduced {
-    /// Those that its model is made of.
-    measured: Vec<(f64, f64)>,
-    /// Those that it is held against: halfway between two of the others, right after the second of them was measured, as a machine that
-    /// others use is another one a second later.
-    between: Vec<(f64, f64)>,
-}
+/// How often every size is measured in turn, an odd number: what else runs on a machine comes and goes by the second, and so slows all
+/// sizes alike.
+const PASSES: usize = 5;
 
 /// What two ranks do.
 struct Pair {
@@ -91,10 +85,7 @@ pub(crate) fn net(args: &NetArgs, as_json: bool, screen: &Screen) -> Result<u8, 
     }
     world.set_timeout(Duration::from_secs_f64(args.timeout));
     let report = Report { world: &world, as_json };
-    let reduced = report.collectives(args, &screen)?;
-    if !reduced.between.is_empty() {
-        report.model(&reduced)?;
-    }
+    report.collectives(args, &screen)?;
     if args.collective.is_none() {
         let pairs = pairs(&world, args, &screen)?;
         report.pairs(&pairs)?;
@@ -110,32 +101,37 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Times of each collective by size; returns those of the all-reduce.
-    fn collectives(&self, args: &NetArgs, screen: &Screen) -> Result<Reduced, Failure> {
-        let world = self.world;
+    /// Times of each collective by size, and of the all-reduce a model.
+    fn collectives(&self, args: &NetArgs, screen: &Screen) -> Result<(), Failure> {
         let wanted: Vec<Collective> = args.collective.map_or(Collective::ALL.to_vec(), |c| vec![c]);
         let sizes = args.sizes();
+        // Whole numbers of floats.
+        let between: Vec<usize> = sizes.windows(2).map(|pair| (pair[0] + pair[1]) / 8 * 4).collect();
+        let reduced = [sizes.clone(), between.clone()].concat();
         // Room for messages is found first, as a run that goes on has it.
-        for &bytes in &sizes {
-            world.time(Collective::AllReduce, bytes, 2)?;
+        for &bytes in &reduced {
+            self.world.time(Collective::AllReduce, bytes, 2)?;
         }
         let mut rows = vec![["collective", "bytes", "median", "bandwidth"].map(str::to_owned).to_vec()];
-        let mut reduced = Reduced::default();
+        let mut model = None;
         let mut bar = Bar::new(screen, "collectives");
-        for (done, what) in (0u64..).zip(&wanted) {
-            let sizes = if *what == Collective::Barrier { &[0][..] } else { &sizes };
-            for (at, &bytes) in (0u64..).zip(sizes) {
-                bar.set(done * sizes.len() as u64 + at, (wanted.len() * sizes.len()) as u64);
-                let seconds = world.time(*what, bytes, args.rounds(bytes))?;
-                if *what == Collective::AllReduce {
-                    if let Some((before, _)) = reduced.measured.last() {
-                        // A whole number of floats.
-                        let middle = (*before as usize + bytes) / 8 * 4;
-                        reduced.between.push((middle as f64, world.time(*what, middle, args.rounds(middle))?));
-                    }
-                    reduced.measured.push((bytes as f64, seconds));
-                }
-                if self.as_json && world.leads() {
+        for (done, what) in wanted.iter().enumerate() {
+            let sizes = match what {
+                Collective::Barrier => &[0][..],
+                Collective::AllReduce => &reduced[..],
+                _ => &sizes[..],
+            };
+            let seconds = self.in_turn(*what, sizes, args, &mut |share| {
+                bar.set(((done as f64 + share) * 1e3) as u64, wanted.len() as u64 * 1000);
+            })?;
+            let mut times: Vec<(usize, f64)> = sizes.iter().copied().zip(seconds).collect();
+            if *what == Collective::AllReduce {
+                let held = times.split_off(times.len() - between.len());
+                let measured: Vec<(f64, f64)> = times.iter().map(|&(bytes, seconds)| (bytes as f64, seconds)).collect();
+                model = Some((Line::through(&measured), held));
+            }
+            for (bytes, seconds) in times {
+                if self.as_json && self.world.leads() {
                     output::json(&json!({"collective": what.name(), "bytes": bytes, "seconds": seconds}))?;
                 }
                 rows.push(vec![
@@ -147,22 +143,47 @@ impl Report<'_> {
             }
         }
         drop(bar);
-        if world.leads() && !self.as_json {
-            let mut hosts = world.hosts().to_vec();
+        if self.world.leads() && !self.as_json {
+            let mut hosts = self.world.hosts().to_vec();
             hosts.dedup();
-            output::line(format_args!("{} ranks on {}; the slowest rank's time\n", world.size(), hosts.join(", ")))?;
+            output::line(format_args!(
+                "{} ranks on {}; the slowest rank's time\n",
+                self.world.size(),
+                hosts.join(", ")
+            ))?;
             table(&[Side::Left, Side::Right, Side::Right, Side::Right], &rows)?;
         }
-        Ok(reduced)
+        model.filter(|_| !between.is_empty()).map_or(Ok(()), |(line, held)| self.model(&line, &held))
     }
 
-    /// The all-reduce's model, held against times that it was not made of.
-    fn model(&self, reduced: &Reduced) -> Result<(), Failure> {
+    /// Seconds of a collective by size: the median of the passes' medians.
+    fn in_turn(
+        &self,
+        what: Collective,
+        sizes: &[usize],
+        args: &NetArgs,
+        set: &mut dyn FnMut(f64),
+    ) -> Result<Vec<f64>, Failure> {
+        let mut seconds = vec![Vec::new(); sizes.len()];
+        for pass in 0..PASSES {
+            for (at, &bytes) in sizes.iter().enumerate() {
+                set((pass as f64 + at as f64 / sizes.len() as f64) / PASSES as f64);
+                seconds[at].push(self.world.time(what, bytes, args.rounds(bytes))?);
+            }
+        }
+        let median = |mut times: Vec<f64>| {
+            times.sort_by(f64::total_cmp);
+            times[PASSES / 2]
+        };
+        Ok(seconds.into_iter().map(median).collect())
+    }
+
+    /// The all-reduce's model, held against times that it was not made of, `(bytes, seconds)`.
+    fn model(&self, line: &Line, held: &[(usize, f64)]) -> Result<(), Failure> {
         if !self.world.leads() {
             return Ok(());
         }
-        let line = Line::through(&reduced.measured);
-        let held = reduced.between.iter().map(|&(bytes, seconds)| (bytes, line.seconds(bytes), seconds));
+        let held = held.iter().map(|&(bytes, seconds)| (bytes, line.seconds(bytes as f64), seconds));
         if self.as_json {
             let held = held.map(|(bytes, modelled, seconds)| {
                 json!({"bytes": bytes, "seconds": seconds, "modelled": modelled, "error": modelled / seconds - 1.0})
@@ -171,9 +192,9 @@ impl Report<'_> {
         }
         output::line("\nall_reduce, modelled by these times, and measured halfway between their sizes")?;
         let head = ["bytes", "modelled", "measured", "error"].map(str::to_owned).to_vec();
-        let row = |(bytes, modelled, seconds): (f64, f64, f64)| {
+        let row = |(bytes, modelled, seconds): (usize, f64, f64)| {
             let error = format!("{:+.0} %", 100.0 * (modelled / seconds - 1.0));
-            vec![size(bytes as usize), time(modelled), time(seconds), error]
+            vec![size(bytes), time(modelled), time(seconds), error]
         };
         let rows: Vec<Vec<String>> = std::iter::once(head).chain(held.map(row)).collect();
         table(&[Side::Right; 4], &rows)
@@ -220,9 +241,9 @@ impl NetArgs {
         self.bytes.iter().copied().collect::<std::collections::BTreeSet<usize>>().into_iter().collect()
     }
 
-    /// As many rounds as move about 256 MB, an odd number.
+    /// Of a pass: as many rounds as move about 64 MB, an odd number.
     fn rounds(&self, bytes: usize) -> usize {
-        self.rounds.map_or(((1 << 28) / bytes.max(1)).clamp(7, 501) | 1, |n| n as usize)
+        self.rounds.map_or(((1 << 26) / bytes.max(1)).clamp(3, 101) | 1, |n| n as usize)
     }
 }
 
@@ -234,7 +255,7 @@ fn pairs(world: &World, args: &NetArgs, screen: &Screen) -> Result<Vec<Pair>, Fa
     for (done, &ranks) in (0u64..).zip(&all) {
         bar.set(done, all.len() as u64);
         let latency = world.time_pair(ranks, 4, args.rounds(LARGE))?;
-        let seconds = world.time_pair(ranks, LARGE, args.rounds(LARGE * 16))?;
+        let seconds = world.time_pair(ranks, LARGE, args.rounds(LARGE))?;
         pairs.push(Pair { ranks, latency, bandwidth: LARGE as f64 / seconds, slow: false });
     }
     let median = |of: fn(&Pair) -> f64| {

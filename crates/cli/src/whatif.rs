@@ -33,7 +33,10 @@ impl Target {
     pub(crate) fn rates(&self, job: &Job) -> Rates {
         match self {
             Target::Here => Rates::here(job),
-            Target::Other(d) => Rates { products: REACHED * d.peak, bytes: d.bandwidth, measured: false },
+            Target::Other(d) => {
+                let products = REACHED * d.peak;
+                Rates { products, head: products, bytes: d.bandwidth, measured: false }
+            }
         }
     }
 
@@ -81,6 +84,7 @@ pub(crate) fn pace_json(pace: &Pace, rates: &Rates) -> Value {
         "reference_seconds": pace.reference_seconds,
         "measured": rates.measured,
         "products_per_second": rates.products,
+        "head_per_second": rates.head,
         "bytes_per_second": rates.bytes,
     })
 }

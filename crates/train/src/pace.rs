@@ -3,8 +3,9 @@
 use crate::work::{self, Work};
 use crate::{Job, Plan};
 use config::Objective;
-use kernels::{Backend, HEAD_ROWS, Weight};
+use kernels::{Backend, ForBackward, HEAD_ROWS, Weight};
 use model::Blueprint;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// What a device does in a second.
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 pub struct Rates {
     /// Operations of products as the model's layers need them.
     pub products: f64,
+    /// Operations of the head's products, whose tiles of logits stay in caches.
+    pub head: f64,
     /// Bytes read and written, of memory that no cache holds.
     pub bytes: f64,
     /// Whether they were measured here.
@@ -53,20 +56,20 @@ impl Rates {
 
     /// Measures a device on the shapes of a model, for about two seconds.
     fn measure<B: Backend<Act = f32, Real = f32>>(backend: &B, b: &Blueprint) -> Rates {
-        let mut shapes: Vec<[usize; 2]> =
-            (0..b.layers.len().min(1)).flat_map(|i| b.projections(i)).map(|p| [p.outputs, p.inputs]).collect();
-        shapes.push([b.vocab.min(8192), b.hidden]);
-        shapes.sort_unstable();
-        shapes.dedup();
-        let room = Duration::from_secs_f64(1.5 / shapes.len() as f64);
+        // How often a layer has each shape.
+        let mut shapes: BTreeMap<[usize; 2], usize> = BTreeMap::new();
+        for p in (0..b.layers.len().min(1)).flat_map(|i| b.projections(i)) {
+            *shapes.entry([p.outputs, p.inputs]).or_default() += 1;
+        }
+        let room = Duration::from_secs_f64(1.3 / shapes.len() as f64);
         let (mut operations, mut seconds) = (0.0, 0.0);
-        for &[o, i] in &shapes {
-            // As often as a layer of that size has its part in a pass.
-            let size = (o * i) as f64;
+        for (&[o, i], &times) in &shapes {
+            let size = (o * i * times) as f64;
             operations += size;
             seconds += size / product_rate(backend, [ROWS, o, i], room);
         }
-        Rates { products: operations / seconds, bytes: copy_rate(backend), measured: true }
+        let head = head_rate(backend, [b.vocab.min(8192), b.hidden]);
+        Rates { products: operations / seconds, head, bytes: copy_rate(backend), measured: true }
     }
 }
 
@@ -82,9 +85,13 @@ fn typical(room: Duration, mut call: impl FnMut()) -> f64 {
     begin.elapsed().as_secs_f64() / f64::from(calls)
 }
 
+/// Numbers of no meaning, in [-0.5, 0.5).
+fn noise(n: usize) -> Vec<f32> {
+    (0..n).map(|k| (k * 7919 % 1013) as f32 / 1013.0 - 0.5).collect()
+}
+
 /// Operations per second of `y = x Wᵀ` and of `dx = dy W`, as often one as the other.
 fn product_rate<B: Backend<Act = f32, Real = f32>>(backend: &B, [t, o, i]: [usize; 3], room: Duration) -> f64 {
-    let noise = |n: usize| (0..n).map(|k| (k * 7919 % 1013) as f32 / 1013.0 - 0.5).collect::<Vec<f32>>();
     let (x, w) = (backend.from_host(t, i, &noise(t * i)), backend.from_host(o, i, &noise(o * i)));
     let (mut y, mut dx) = (backend.from_host(t, o, &noise(t * o)), backend.from_host(t, i, &noise(t * i)));
     let seconds = backend.within(|| {
@@ -92,6 +99,20 @@ fn product_rate<B: Backend<Act = f32, Real = f32>>(backend: &B, [t, o, i]: [usiz
             + typical(room / 2, || backend.linear_dx(1.0, y.view(), Weight::Param(w.view()), dx.out()))
     });
     4.0 * (t * o * i) as f64 / seconds
+}
+
+/// Operations per second of log-probabilities and of their gradient.
+fn head_rate<B: Backend<Act = f32, Real = f32>>(backend: &B, [vocab, hidden]: [usize; 2]) -> f64 {
+    let h = backend.from_host(HEAD_ROWS, hidden, &noise(HEAD_ROWS * hidden));
+    let w = backend.from_host(vocab, hidden, &noise(vocab * hidden));
+    let mut unit = backend.zeros(HEAD_ROWS, hidden);
+    let tokens: Vec<u32> = (0..HEAD_ROWS).map(|row| (row % vocab) as u32).collect();
+    let seconds = backend.within(|| {
+        typical(Duration::from_millis(300), || {
+            drop(backend.head(h.view(), Weight::Param(w.view()), &tokens, false, ForBackward::Unit(unit.out())));
+        })
+    });
+    4.0 * (HEAD_ROWS * vocab * hidden) as f64 / seconds
 }
 
 /// Bytes per second of an addition in place: two numbers read, one written.
@@ -135,7 +156,7 @@ fn tokens_of(job: &Job, unit: u32) -> usize {
 }
 
 fn forward(work: &Work, rates: &Rates) -> f64 {
-    (work.linear + work.adapters + work.head + work.attention / ATTENTION) / rates.products
+    (work.linear + work.adapters + work.attention / ATTENTION) / rates.products + work.head / rates.head
 }
 
 fn step_seconds(job: &Job, plan: &Plan, rates: &Rates, packs: &[pack::Pack]) -> f64 {
