@@ -107,7 +107,9 @@ impl Report<'_> {
         let sizes = args.sizes();
         // Whole numbers of floats.
         let between: Vec<usize> = sizes.windows(2).map(|pair| (pair[0] + pair[1]) / 8 * 4).collect();
-        let reduced = [sizes.clone(), between.clone()].concat();
+        let mut reduced = [sizes.clone(), self.jumps(&sizes, args)?, between.clone()].concat();
+        reduced.sort_unstable();
+        reduced.dedup();
         // Room for messages is found first, as a run that goes on has it.
         for &bytes in &reduced {
             self.world.time(Collective::AllReduce, bytes, 2)?;
@@ -116,19 +118,22 @@ impl Report<'_> {
         let mut model = None;
         let mut bar = Bar::new(screen, "collectives");
         for (done, what) in wanted.iter().enumerate() {
-            let sizes = match what {
+            let of_it = match what {
                 Collective::Barrier => &[0][..],
                 Collective::AllReduce => &reduced[..],
                 _ => &sizes[..],
             };
-            let seconds = self.in_turn(*what, sizes, args, &mut |share| {
+            let seconds = self.in_turn(*what, of_it, args, &mut |share| {
                 bar.set(((done as f64 + share) * 1e3) as u64, wanted.len() as u64 * 1000);
             })?;
-            let mut times: Vec<(usize, f64)> = sizes.iter().copied().zip(seconds).collect();
+            let mut times: Vec<(usize, f64)> = of_it.iter().copied().zip(seconds).collect();
             if *what == Collective::AllReduce {
-                let held = times.split_off(times.len() - between.len());
-                let measured: Vec<(f64, f64)> = times.iter().map(|&(bytes, seconds)| (bytes as f64, seconds)).collect();
-                model = Some((Line::through(&measured), held));
+                let floats = |held: bool| {
+                    let mine = times.iter().filter(|(bytes, _)| between.contains(bytes) == held);
+                    mine.map(|&(bytes, seconds)| (bytes as f64, seconds)).collect::<Vec<(f64, f64)>>()
+                };
+                model = Some((Line::through(&floats(false)), floats(true)));
+                times.retain(|(bytes, _)| sizes.contains(bytes));
             }
             for (bytes, seconds) in times {
                 if self.as_json && self.world.leads() {
@@ -156,6 +161,18 @@ impl Report<'_> {
         model.filter(|_| !between.is_empty()).map_or(Ok(()), |(line, held)| self.model(&line, &held))
     }
 
+    /// More sizes for the all-reduce's model, where its time grows faster than the size: engines send messages beyond a limit in another
+    /// way, and caches end.
+    fn jumps(&self, sizes: &[usize], args: &NetArgs) -> Result<Vec<usize>, Failure> {
+        if args.collective.is_some_and(|only| only != Collective::AllReduce) {
+            return Ok(Vec::new());
+        }
+        let scouted = self.in_turn(Collective::AllReduce, sizes, args, &mut |_| {})?;
+        let pairs = sizes.windows(2).zip(scouted.windows(2));
+        let jumping = pairs.filter(|(s, t)| t[1] * s[0] as f64 > t[0] * s[1] as f64);
+        Ok(jumping.flat_map(|(s, _)| [4, 12, 15].map(|part| (s[0] + (s[1] - s[0]) * part / 16) / 4 * 4)).collect())
+    }
+
     /// Seconds of a collective by size: the median of the passes' medians.
     fn in_turn(
         &self,
@@ -179,11 +196,11 @@ impl Report<'_> {
     }
 
     /// The all-reduce's model, held against times that it was not made of, `(bytes, seconds)`.
-    fn model(&self, line: &Line, held: &[(usize, f64)]) -> Result<(), Failure> {
+    fn model(&self, line: &Line, held: &[(f64, f64)]) -> Result<(), Failure> {
         if !self.world.leads() {
             return Ok(());
         }
-        let held = held.iter().map(|&(bytes, seconds)| (bytes, line.seconds(bytes as f64), seconds));
+        let held = held.iter().map(|&(bytes, seconds)| (bytes, line.seconds(bytes), seconds));
         if self.as_json {
             let held = held.map(|(bytes, modelled, seconds)| {
                 json!({"bytes": bytes, "seconds": seconds, "modelled": modelled, "error": modelled / seconds - 1.0})
@@ -192,9 +209,9 @@ impl Report<'_> {
         }
         output::line("\nall_reduce, modelled by these times, and measured halfway between their sizes")?;
         let head = ["bytes", "modelled", "measured", "error"].map(str::to_owned).to_vec();
-        let row = |(bytes, modelled, seconds): (usize, f64, f64)| {
+        let row = |(bytes, modelled, seconds): (f64, f64, f64)| {
             let error = format!("{:+.0} %", 100.0 * (modelled / seconds - 1.0));
-            vec![size(bytes), time(modelled), time(seconds), error]
+            vec![size(bytes as usize), time(modelled), time(seconds), error]
         };
         let rows: Vec<Vec<String>> = std::iter::once(head).chain(held.map(row)).collect();
         table(&[Side::Right; 4], &rows)
