@@ -100,6 +100,7 @@ pub(crate) fn measure(case: &Case, count: usize, scratch: &Path, device: &Device
             // As a run does.
             let planned = plan.total() as usize;
             gpu.reserve((planned + planned / 16).min(gpu.free_memory()? / 20 * 19));
+            gpu.reserve_host(plan.host as usize)?;
             series(case, count, (&job, &plan), gpu, (loaded, device.sizes()))
         }
     }

@@ -145,6 +145,7 @@ fn as_json(row: &Row) -> Value {
         Ok(plan) => json!({
             "fits": true, "memory_total_bytes": plan.total(), "pack_rows": plan.execution.budget_rows,
             "recompute": plan.execution.keep != model::Keep::All, "blocks": train::kept_words(plan.execution.keep), "z0_first": plan.execution.z0_first,
+            "offload": plan.host > 0,
         }),
         Err(train::Error::Memory { needed, .. }) => json!({"fits": false, "memory_total_bytes": needed}),
         Err(_) => json!({"fits": false}),
@@ -175,6 +176,7 @@ fn as_text(key: &str, rows: &[Row], target: Option<&Target>) -> Result<(), Failu
                     model::Keep::Mixed { whole, lean } => format!("{whole} kept, {lean} lean"),
                     _ => "computed again".to_owned(),
                 };
+                let blocks = if plan.host > 0 { format!("{blocks}, offloaded") } else { blocks };
                 let e = &plan.execution;
                 line.extend(["yes".to_owned(), megabytes(plan.total()), e.budget_rows.to_string(), blocks]);
             }

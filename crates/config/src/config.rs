@@ -515,6 +515,8 @@ pub struct Engine {
     pub dist_timeout: std::time::Duration,
     /// Recompute activations.
     pub recompute: Recompute,
+    /// On a GPU, inputs of blocks that are computed again wait on the host; `None`: where nothing else fits.
+    pub offload: Option<bool>,
     /// Where training computes.
     pub device: Device,
     /// CPU threads, >= 1; `None`: all physical cores.

@@ -508,6 +508,7 @@ impl Resolved {
                 Some(false) => Recompute::Never,
                 None => Recompute::Auto,
             },
+            offload: self.bool("activation_offloading"),
             device: match self.word("device") {
                 "auto" => Device::Auto,
                 "cpu" => Device::Cpu,

@@ -37,6 +37,7 @@ pub(crate) fn check(settings: &mut Settings, source: &Source) -> Facts {
     check.master();
     check.products();
     check.offload();
+    check.activations();
     check.rope();
     check.compat();
     check.kto();

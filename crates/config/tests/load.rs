@@ -118,6 +118,22 @@ fn a_trl_file_of_another_era_runs_unchanged_with_every_key_accounted_for() {
 }
 
 #[test]
+fn activations_leave_a_gpu_as_the_plan_says_or_the_file() {
+    let offload = |text: &str| load(text).config.engine.offload;
+    let [auto, yes, no] = ["auto", "true", "false"].map(|value| format!("activation_offloading: {value}\n"));
+    assert_eq!(["", &auto, &yes, &no].map(offload), [None, None, Some(true), Some(false)]);
+    let said = |text: &str| {
+        let notes = load(text).notes.into_iter().filter(|note| note.key == "activation_offloading");
+        notes.map(|note| note.text).collect::<Vec<_>>()
+    };
+    let gpu = format!("{yes}device: cuda\n");
+    assert_eq!(said(&yes), ["`activation_offloading` has no effect on the CPU: its memory is where activations are"]);
+    assert_eq!([&auto, &no, &gpu].map(|text| said(text).len()), [0; 3]);
+    let kept = said(&format!("{gpu}gradient_checkpointing: false\n"));
+    assert!(kept.len() == 1 && kept[0].contains("beside `gradient_checkpointing: false`"), "{kept:?}");
+}
+
+#[test]
 fn defaults_are_trls() {
     let c = load("").config;
     assert_eq!(c.optimizer.learning_rate, 1e-6);

@@ -52,7 +52,7 @@ pub use half::bf16;
 pub use head::{ForBackward, HEAD_ROWS, Head, HeadExtra, HeadSaved, HeadScores};
 pub use heap::Heap;
 pub use latent::Latent;
-pub use memory::{Acc, Coded, Dst, HostBytes, HostTensor, Mark, Mat, Memory, Out, StoredDtype, View};
+pub use memory::{Acc, Coded, Dst, HostBytes, HostTensor, Mark, Mat, Memory, Offloaded, Out, StoredDtype, View};
 pub use paged::{PAGE, Paged, PagedSpan};
 pub use real::{Elem, Real};
 pub use rmsnorm::{RmsNorm, RmsNormSaved};

@@ -69,6 +69,19 @@ pub trait Memory: Sized + Send + Sync + 'static {
         }
     }
 
+    /// Sets a matrix aside until [`Memory::reload`]: a device that has room elsewhere for it gives its memory to others meanwhile.
+    fn offload(&self, mat: Mat<Self>) -> Offloaded<Self> {
+        Offloaded::Here(mat)
+    }
+
+    /// The matrix as it was, for what is queued from here on.
+    fn reload(&self, offloaded: Offloaded<Self>) -> Mat<Self> {
+        match offloaded {
+            Offloaded::Here(mat) => mat,
+            Offloaded::Away { .. } => unreachable!("this device sets nothing aside elsewhere"),
+        }
+    }
+
     /// Runs `work` where its operators start soonest.
     fn within<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         work()
@@ -113,6 +126,38 @@ pub enum Mark {
     Host(Instant),
     /// On a GPU's.
     Gpu(crate::cuda::Moment),
+}
+
+/// Activations that are not read for a while.
+pub enum Offloaded<B: Memory> {
+    /// Where they were.
+    Here(Mat<B>),
+    /// In memory of the host, `[rows, cols]`.
+    Away {
+        /// Where, and on which way.
+        held: crate::cuda::Held,
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        cols: usize,
+    },
+}
+
+impl<B: Memory> Offloaded<B> {
+    /// Begins to bring the matrix back, while what is queued from here on is computed.
+    pub fn prefetch(&mut self) {
+        if let Offloaded::Away { held, .. } = self {
+            held.fetch();
+        }
+    }
+
+    /// The same in the hands of another backend.
+    pub(crate) fn on<C: Memory<Act = B::Act, Buf<B::Act> = B::Buf<B::Act>>>(self) -> Offloaded<C> {
+        match self {
+            Offloaded::Here(mat) => Offloaded::Here(mat.on()),
+            Offloaded::Away { held, rows, cols } => Offloaded::Away { held, rows, cols },
+        }
+    }
 }
 
 /// Bytes on the host that outlive their reader: a memory map, or a vector.
@@ -215,6 +260,18 @@ impl<B: Memory, T: Elem> Mat<B, T> {
     pub fn rest(&self, elements: Range<usize>) {
         assert!(elements.start <= elements.end && elements.end <= self.rows * self.cols, "elements {elements:?}");
         B::rest(&self.buf, elements);
+    }
+    /// The matrix `[rows, cols]` in a buffer of as many elements.
+    pub(crate) fn of_buf(buf: B::Buf<T>, rows: usize, cols: usize) -> Mat<B, T> {
+        Mat { buf, rows, cols }
+    }
+    /// The same matrix in the hands of another backend.
+    pub(crate) fn on<C: Memory<Buf<T> = B::Buf<T>>>(self) -> Mat<C, T> {
+        Mat { buf: self.buf, rows: self.rows, cols: self.cols }
+    }
+    /// Its buffer.
+    pub(crate) fn into_buf(self) -> B::Buf<T> {
+        self.buf
     }
     /// To be read.
     pub fn view(&self) -> View<'_, B, T> {

@@ -4,8 +4,8 @@ mod special;
 
 use crate::{
     Acc, Adamw, AdamwStep, Attention, AttentionGrads, AttentionSaved, AttentionShape, Backend, Dst, Elem, Embed,
-    ForBackward, Gate, Gemm, Glu, Head, HeadSaved, HeadScores, HostTensor, KeyValue, Mark, Memory, Out, RmsNorm,
-    RmsNormSaved, Rope, RopeTable, RowOps, Span, View, Weight,
+    ForBackward, Gate, Gemm, Glu, Head, HeadSaved, HeadScores, HostTensor, KeyValue, Mark, Mat, Memory, Offloaded, Out,
+    RmsNorm, RmsNormSaved, Rope, RopeTable, RowOps, Span, View, Weight,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -216,6 +216,12 @@ impl<B: Backend> Memory for Timed<B> {
     }
     fn seconds(&self, from: &Mark, to: &Mark) -> f64 {
         self.inner.seconds(from, to)
+    }
+    fn offload(&self, mat: Mat<Self>) -> Offloaded<Self> {
+        self.inner.offload(mat.on()).on()
+    }
+    fn reload(&self, offloaded: Offloaded<Self>) -> Mat<Self> {
+        self.inner.reload(offloaded.on()).on()
     }
     fn within<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.inner.within(work)

@@ -1,6 +1,7 @@
 //! A decoder's forward and backward over one pack: the whole of it in one screen each.
 
 mod units;
+mod waiting;
 
 use crate::Blueprint;
 use kernels::{Backend, ForBackward, HEAD_ROWS, HeadExtra, HeadSaved, HeadScores, Mat, Out, Real, View, Weight};
@@ -9,6 +10,7 @@ use nn::{
     Tensor,
 };
 use pack::Pack;
+use waiting::{Waiting, prefetch, taken};
 
 /// Embedding, blocks, norm, head.
 pub struct Decoder<B: Backend> {
@@ -111,7 +113,7 @@ struct ScoredRows<'a, B: Backend> {
 
 /// What backward needs of a forward pass.
 pub struct Trace<B: Backend> {
-    kept: Vec<Kept<B>>,
+    kept: Vec<Waiting<B>>,
     /// Rows of the last block's output that predict graded targets, and how many rows it has.
     rows: Vec<u32>,
     outputs: usize,
@@ -284,7 +286,8 @@ impl<B: Backend> Decoder<B> {
             }
             let x_td = std::mem::replace(&mut x_td, y_td);
             if keep != Keep::Nothing && i >= self.lowest_trained {
-                kept.push(Kept { x_td, rows: base_rows.map(<[u32]>::to_vec), saved: more.then_some(saved) });
+                let of_block = Kept { x_td, rows: base_rows.map(<[u32]>::to_vec), saved: more.then_some(saved) };
+                kept.push(Waiting::new(ctx.backend, of_block));
             }
         }
         let others = rows.split_off(pack.num_grad_targets);
@@ -414,6 +417,7 @@ impl<B: Backend> Decoder<B> {
     ) {
         let k = ctx.backend;
         let Trace { mut kept, rows, outputs, x_sd, norm, h_sd } = forward.graded;
+        prefetch(&mut kept);
         let tokens: Vec<u32> = pack.targets[..rows.len()].iter().map(|t| t.token).collect();
         let mut dh_sd = match scores.kept {
             HeadKept::Gradient(dh_sd) => dh_sd,
@@ -442,7 +446,7 @@ impl<B: Backend> Decoder<B> {
         let below_all = matches!(self.embed, Tensor::Trained(_));
         for (i, block) in self.blocks.iter().enumerate().skip(self.lowest_trained).rev() {
             let below = below_all || i > self.lowest_trained;
-            let kept = kept.pop().expect("backward without a kept forward pass");
+            let kept = taken(k, &mut kept);
             let dy_td = dx_td.take().expect("every block but the lowest hands a gradient down");
             dx_td = units::back(ctx, grads, (units::block(i), self.below(i)), |ctx, grads| {
                 block.backward(ctx, grads, self.rotary(i), &parts.base, kept, dy_td, below)

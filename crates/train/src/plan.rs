@@ -3,6 +3,7 @@
 mod advice;
 mod blocks;
 mod free;
+mod offload;
 mod ranks;
 mod room;
 
@@ -11,10 +12,11 @@ use crate::step::Execution;
 use crate::{Error, Job};
 pub(crate) use blocks::computed_again;
 use blocks::{Blocks, held_rows};
-use config::{Curve, Floor, Objective, Recompute, ScheduleKind};
+use config::{Curve, Floor, Objective, ScheduleKind};
 pub(crate) use free::available_memory;
 use kernels::HEAD_ROWS;
-use model::{Blueprint, Keep};
+use model::Blueprint;
+use offload::{Way, pinnable};
 use optim::adamw::{Layout, Member};
 use optim::schedule::{Ramp, Schedule, Shape, StableDecay, warmup_steps};
 pub use ranks::Team;
@@ -42,6 +44,8 @@ pub struct Plan {
     pub memory: Vec<(&'static str, u64)>,
     /// Bytes that may be used.
     pub available: u64,
+    /// Bytes of the host's memory that are pinned beside them, for inputs of blocks that wait there.
+    pub host: u64,
     /// Of each of these ranks.
     team: Team,
 }
@@ -75,23 +79,20 @@ impl Plan {
 
     /// The fastest execution with one of these budgets that fits.
     fn within(job: &Job, load: Load, budgets: &[usize]) -> Result<Plan, Error> {
-        let available = room(job);
-        let (first, last) = match job.config.engine.recompute {
-            Recompute::Auto => (Keep::All, Keep::Inputs),
-            Recompute::Always => (Keep::Inputs, Keep::Inputs),
-            Recompute::Never => (Keep::All, Keep::All),
-        };
+        let (available, pinnable) = (room(job), pinnable(job));
+        let fits = |plan: &Plan| plan.total() <= available && plan.host <= pinnable;
         let mut smallest: Option<Plan> = None;
-        for &budget_rows in budgets {
-            for z0_first in [false, true] {
-                let execution = Execution { budget_rows, keep: first, z0_first, share_prompts: true, kept_logits: 0 };
+        for Way { first, last, offload } in offload::ways(job) {
+            for (&budget_rows, z0_first) in budgets.iter().flat_map(|rows| [(rows, false), (rows, true)]) {
+                let execution =
+                    Execution { budget_rows, keep: first, z0_first, share_prompts: true, kept_logits: 0, offload };
                 let plan = Plan::with(job, load, execution, available);
-                if plan.total() <= available {
+                if fits(&plan) {
                     let kept_logits = kept_logits(job, &plan, available);
                     return Ok(Plan::with(job, load, Execution { kept_logits, ..execution }, available));
                 }
                 let plan = Plan::with(job, load, Execution { keep: last, ..execution }, available);
-                if plan.total() <= available {
+                if fits(&plan) {
                     let keep = match first == last {
                         true => last,
                         false => Blocks::of(job).fullest(held_rows(job, load, execution), available - plan.total()),
@@ -104,7 +105,9 @@ impl Plan {
             }
         }
         let plan = smallest.expect("at least one execution was tried");
-        Err(Error::Memory { needed: plan.total(), available, table: plan.advised(job) })
+        // What the GPU has room for may still be too much for the host.
+        let lacks = if plan.total() > available { (plan.total(), available) } else { (plan.host, pinnable) };
+        Err(Error::Memory { needed: lacks.0, available: lacks.1, table: plan.advised(job) })
     }
 
     /// The parts as lines, and changes of the configuration that would take less.
@@ -155,7 +158,8 @@ impl Plan {
         let frozen = team.frozen(frozen, &crate::storage::lent_bytes(job), on_gpu);
         let scale = |rows: usize, cap: usize| rows.min(cap);
         let rows = held_rows(job, load, execution);
-        let (saved, again) = Blocks::of(job).bytes(rows, execution.keep);
+        let blocks = Blocks::of(job);
+        let (saved, again) = blocks.bytes(rows, execution.keep);
         let targets = scale(load.targets, execution.budget_rows.max(1));
         let held_targets = if execution.z0_first { targets } else { load.targets };
         // Of text, no more rows than the head has in hand wait for their backward.
@@ -188,7 +192,8 @@ impl Plan {
             ("exchange", on_host(held.exchange)),
             ("data", on_host(data)),
         ];
-        Plan { execution, parameters: b.num_parameters(), trainable, memory, available, team }
+        let host = blocks.on_host(rows, execution.keep);
+        Plan { execution, parameters: b.num_parameters(), trainable, memory, available, host, team }
     }
 
     /// Expected peak, bytes.
@@ -200,7 +205,8 @@ impl Plan {
     pub fn memory_table(&self) -> String {
         let mut out = String::new();
         let parts = self.memory.iter().copied().filter(|(part, bytes)| *part != "exchange" || *bytes > 0);
-        for (part, bytes) in parts.chain([("expected peak", self.total())]) {
+        let pinned = (self.host > 0).then_some(("pinned, on the host", self.host));
+        for (part, bytes) in parts.chain([("expected peak", self.total())]).chain(pinned) {
             let _ = writeln!(out, "  {part:<24} {:>10.1} MB", bytes as f64 / (1 << 20) as f64);
         }
         out

@@ -69,6 +69,7 @@ pub fn opening(job: &Job, plan: &Plan) -> Vec<String> {
         u64::MAX => "no GPU is here to ask for its memory".to_owned(),
         bytes => format!("{} MB may be used", bytes >> 20),
     };
+    lines.extend(plan.offload_words(job).map(|words| format!("offloading     {words}")));
     lines.extend(plan.frozen_words(job).map(|words| format!("frozen weights {words}")));
     lines.push(format!("memory         {} MB expected, {available}", plan.total() >> 20));
     lines

@@ -40,6 +40,8 @@ pub struct Execution {
     pub share_prompts: bool,
     /// Logits that a trained head keeps for backward at one time; it computes the others again.
     pub kept_logits: usize,
+    /// Inputs of blocks that are computed again wait on the host: room for them has been reserved there.
+    pub offload: bool,
 }
 
 impl Execution {

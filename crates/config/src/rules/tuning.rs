@@ -114,6 +114,22 @@ impl Check<'_> {
         }
     }
 
+    /// Activations that are to leave a GPU.
+    pub(super) fn activations(&mut self) {
+        let key = "activation_offloading";
+        if self.settings.flag(key) != Some(true) {
+            return;
+        }
+        let text = match (self.text("device").starts_with("cuda"), self.settings.flag("gradient_checkpointing")) {
+            (false, _) => "`activation_offloading` has no effect on the CPU: its memory is where activations are",
+            (true, Some(false)) => {
+                "`activation_offloading` has no effect beside `gradient_checkpointing: false`: inputs leave the GPU of blocks that are computed again"
+            }
+            (true, _) => return,
+        };
+        self.notes.push(Note::advice(key, self.place(key), text));
+    }
+
     /// Weights that are held in bfloat16 and nowhere else.
     pub(super) fn master(&mut self) {
         if self.text("optim_master") != "none" {

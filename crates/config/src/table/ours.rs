@@ -150,5 +150,5 @@ pub(super) const ENTRIES: &[Entry] = &[
 
 /// A number, or the paper's rule (Eq. 9) from the class counts.
 pub(super) const WEIGHT: Kind = FloatOr(Range::NON_NEGATIVE, &["auto"]);
-/// Recompute activations: as the memory plan says, always, never.
-pub(super) const RECOMPUTE: Kind = BoolOr(&["auto"]);
+/// As the memory plan says, always, never.
+pub(super) const PLANNED: Kind = BoolOr(&["auto"]);

@@ -121,7 +121,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     works(KTO, "beta", POSITIVE, "0.1", "strength of the reference: a larger beta stays nearer"),
     works(KTO, "desirable_weight", ours::WEIGHT, "1.0", "weight of desirable rows: a number, or auto from the class counts"),
     works(KTO, "undesirable_weight", ours::WEIGHT, "1.0", "weight of undesirable rows: a number, or auto from the class counts"),
-    idle("activation_offloading", Bool, "false", "activations to CPU memory", "the CPU is where they are"),
+    works((Section::Engine, Scope::Both), "activation_offloading", ours::PLANNED, "auto", "on a GPU, blocks are computed again from inputs that wait in pinned memory of the host: auto (only where nothing else fits), true, false"),
     refused("sync_ref_model", Bool, &["false"], "move the reference after the policy", "the reference stays the initial model"),
     idle("ref_model_mixup_alpha", Kind::Float(Range::UNIT), "0.6", "how far the reference moves", WITH_SYNC),
     idle("ref_model_sync_steps", Int(1), "512", "how often the reference moves", WITH_SYNC),

@@ -1,9 +1,9 @@
-//! One piece of device memory that is dealt out in parts: what a step frees the next one finds, without asking the driver.
+//! One piece of memory that is dealt out in parts: what a step frees the next one finds, without asking the driver.
 
 use std::collections::BTreeMap;
 
 /// Parts begin at multiples of this, bytes.
-const GRAIN: usize = 512;
+pub const GRAIN: usize = 512;
 
 /// Where a piece of memory is free. It holds addresses only.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Arena {
     }
 
     /// Bytes that a part of `bytes` takes.
-    fn rounded(bytes: usize) -> usize {
+    pub(super) fn rounded(bytes: usize) -> usize {
         bytes.max(1).next_multiple_of(GRAIN)
     }
 

@@ -1,4 +1,5 @@
-//! What the backend asks of a GPU: memory, copies, kernels, one kind of matrix product. Everything is queued in order on one stream.
+//! What the backend asks of a GPU: memory, copies, kernels, one kind of matrix product. All is queued in order on one
+//! stream, but copies to and from pinned memory, which have their own.
 
 use super::{Call, Error, Graph};
 
@@ -141,6 +142,28 @@ pub struct Product {
     pub add: bool,
 }
 
+/// What is queued in order. The two go side by side but where one is told to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Kernels, products, and copies of what they read and write.
+    Compute,
+    /// Copies between device memory and pinned memory of the host.
+    Transfers,
+}
+
+/// Bytes without gaps that go to pinned memory, or come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Of the first one on the device.
+    pub device: u64,
+    /// Of the first one in pinned memory.
+    pub pinned: u64,
+    /// How many.
+    pub bytes: usize,
+    /// Whether they go to the host.
+    pub out: bool,
+}
+
 /// What a device says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct About {
@@ -184,7 +207,18 @@ pub trait Driver: Send + Sync {
     /// # Safety
     /// The matrices lie in device memory, `out` apart from the factors.
     unsafe fn product(&self, product: &Product) -> Result<(), Error>;
-    /// Waits for all that is queued.
+    /// Pinned memory of the host, which a GPU reads and writes by itself.
+    fn pin(&self, bytes: usize) -> Result<u64, Error>;
+    /// Gives pinned memory back.
+    fn unpin(&self, address: u64);
+    /// Queues a copy on [`Stream::Transfers`].
+    ///
+    /// # Safety
+    /// Both places have the bytes, and are alive until the copy was made.
+    unsafe fn transfer(&self, transfer: &Transfer) -> Result<(), Error>;
+    /// What is queued on `stream` from here on waits for all that is queued on the other one.
+    fn follow(&self, stream: Stream) -> Result<(), Error>;
+    /// Waits for all that is queued on [`Stream::Compute`].
     fn wait(&self) -> Result<(), Error>;
     /// Queues a mark, and says what it is called.
     fn mark(&self) -> Result<u64, Error>;

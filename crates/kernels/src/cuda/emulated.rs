@@ -1,6 +1,6 @@
 //! A GPU played by the CPU, for tests: kernels are compiled as C++ beside a small stand-in for CUDA, and run one thread after another.
 
-use super::driver::{About, Arg, Driver, Dtype, Factor, Grid, Kernel, Plane, Product, Program};
+use super::driver::{About, Arg, Driver, Dtype, Factor, Grid, Kernel, Plane, Product, Program, Stream, Transfer};
 use super::{Call, Error, Graph, queue};
 use libloading::Library;
 use std::alloc::{Layout, alloc, dealloc};
@@ -52,6 +52,9 @@ struct State {
     kernels: Vec<Loaded>,
     memory: HashMap<u64, Layout>,
     taken: usize,
+    pinned: HashMap<u64, Layout>,
+    /// Copies that nothing has waited for yet.
+    transfers: Vec<Transfer>,
     graphs: HashMap<u64, Arc<[Call]>>,
     captured: u64,
 }
@@ -116,11 +119,25 @@ impl Emulated {
 
 impl Drop for Emulated {
     fn drop(&mut self) {
-        for (address, layout) in self.state().memory.drain() {
+        let mut state = self.state();
+        let State { memory, pinned, .. } = &mut *state;
+        for (address, layout) in memory.drain().chain(pinned.drain()) {
             // SAFETY: allocated with this layout and not freed since.
             unsafe { dealloc(address as *mut u8, layout) }
         }
     }
+}
+
+/// New memory of a layout whose size is not zero; `None`: the system has no more.
+fn filled(layout: Layout) -> Option<u64> {
+    // SAFETY: the size is not zero.
+    let address = unsafe { alloc(layout) };
+    if address.is_null() {
+        return None;
+    }
+    // SAFETY: just allocated. What was never written is NaN, which tests notice.
+    unsafe { address.write_bytes(0xff, layout.size()) };
+    Some(address as u64)
 }
 
 /// Bytes of device memory, which are the host's.
@@ -144,16 +161,10 @@ impl Driver for Emulated {
         if layout.size() > free {
             return Err(Error::Memory { bytes, free });
         }
-        // SAFETY: the size is not zero.
-        let address = unsafe { alloc(layout) };
-        if address.is_null() {
-            return Err(Error::Memory { bytes, free: 0 });
-        }
-        // SAFETY: just allocated. What was never written is NaN, which tests notice.
-        unsafe { address.write_bytes(0xff, bytes) };
+        let address = filled(layout).ok_or(Error::Memory { bytes, free: 0 })?;
         state.taken += layout.size();
-        state.memory.insert(address as u64, layout);
-        Ok(address as u64)
+        state.memory.insert(address, layout);
+        Ok(address)
     }
 
     fn free(&self, address: u64) {
@@ -266,6 +277,39 @@ impl Driver for Emulated {
                         }
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn pin(&self, bytes: usize) -> Result<u64, Error> {
+        let none = || Error::Failed { what: "pinned memory".into(), code: "the system has no more".into() };
+        let layout = Layout::from_size_align(bytes.max(1), 4096).map_err(|_| none())?;
+        let address = filled(layout).ok_or_else(none)?;
+        self.state().pinned.insert(address, layout);
+        Ok(address)
+    }
+
+    fn unpin(&self, address: u64) {
+        if let Some(layout) = self.state().pinned.remove(&address) {
+            // SAFETY: allocated with this layout, freed once.
+            unsafe { dealloc(address as *mut u8, layout) }
+        }
+    }
+
+    unsafe fn transfer(&self, transfer: &Transfer) -> Result<(), Error> {
+        self.state().transfers.push(*transfer);
+        Ok(())
+    }
+
+    fn follow(&self, stream: Stream) -> Result<(), Error> {
+        // What is computed is done when it is queued. Copies are made as late as they may be: who reads before it has waited, or
+        // gives memory away before, reads something else, which tests notice.
+        if stream == Stream::Compute {
+            for Transfer { device, pinned, bytes, out } in std::mem::take(&mut self.state().transfers) {
+                let (from, to) = if out { (device, pinned) } else { (pinned, device) };
+                // SAFETY: as whoever queued it said.
+                unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
             }
         }
         Ok(())

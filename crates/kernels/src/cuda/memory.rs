@@ -2,7 +2,7 @@
 
 use super::arena::Arena;
 use super::{Activation, Call, Counts, Cuda, CudaStored, Error, Gpu, Plane, locked};
-use crate::{Elem, HostTensor, Mark, Memory, Out, View};
+use crate::{Elem, HostTensor, Mark, Mat, Memory, Offloaded, Out, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
@@ -169,6 +169,20 @@ impl<A: Activation> Cuda<A> {
         }
     }
 
+    /// Pins memory of the host at once for all activations that will be offloaded; without it, and where it does not suffice, they
+    /// stay on the device.
+    ///
+    /// # Errors
+    /// [`Error::Pinned`].
+    pub fn reserve_host(&self, bytes: usize) -> Result<(), Error> {
+        self.offload.reserve(bytes)
+    }
+
+    /// Most bytes that lay in pinned memory at one time since the last call.
+    pub fn take_host_peak_bytes(&self) -> usize {
+        self.offload.take_peak()
+    }
+
     /// What was counted since the last call.
     pub fn take_counts(&self) -> Counts {
         std::mem::take(&mut locked(&self.gpu.queue).counts)
@@ -281,6 +295,21 @@ impl<A: Activation> Memory for Cuda<A> {
         let both = mark(from).zip(mark(to));
         let seconds = both.and_then(|(from, to)| self.gpu.attempt(|| self.gpu.driver.between(from, to)));
         seconds.unwrap_or(f64::NAN)
+    }
+    fn offload(&self, mat: Mat<Self>) -> Offloaded<Self> {
+        let (rows, cols) = (mat.rows(), mat.cols());
+        match self.offload.leave(mat.into_buf().block, rows * cols * size_of::<A>()) {
+            Ok(held) => Offloaded::Away { held, rows, cols },
+            Err(block) => Offloaded::Here(Mat::of_buf(CudaBuf { block, element: PhantomData }, rows, cols)),
+        }
+    }
+    fn reload(&self, offloaded: Offloaded<Self>) -> Mat<Self> {
+        match offloaded {
+            Offloaded::Here(mat) => mat,
+            Offloaded::Away { held, rows, cols } => {
+                Mat::of_buf(CudaBuf { block: held.back(), element: PhantomData }, rows, cols)
+            }
+        }
     }
     fn store(&self, tensor: HostTensor, rows: usize, cols: usize) -> CudaStored {
         CudaStored::new(self, &tensor, rows, cols)

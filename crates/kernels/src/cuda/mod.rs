@@ -1,7 +1,7 @@
 //! NVIDIA GPUs: the same operators as kernels that are compiled when they are first used, and matrix products by cuBLASLt.
 //!
-//! Everything is queued on one stream in the order of the calls, so memory that was given back can be used at once. What goes
-//! wrong on a device is noticed late; the first failure is kept, later calls do nothing, and [`crate::Memory::trouble`] tells.
+//! Everything is queued on one stream in the order of the calls, so memory that was given back can be used at once; activations that
+//! wait on the host go and come on another (`offload.rs`). What goes wrong on a device is noticed late; the first failure is kept, later calls do nothing, and [`crate::Memory::trouble`] tells.
 
 mod arena;
 mod driver;
@@ -9,16 +9,19 @@ mod emulated;
 mod examine;
 mod given;
 mod memory;
+mod offload;
 mod queue;
 mod real;
 mod stored;
 #[cfg(test)]
 mod tests;
 
-pub use driver::{About, Arg, Driver, Dtype, Grid, Kernel, Plane, Product, Program};
+pub use arena::GRAIN;
+pub use driver::{About, Arg, Driver, Dtype, Grid, Kernel, Plane, Product, Program, Stream, Transfer};
 pub use emulated::{Emulated, Order};
 pub use examine::{Examination, Measured, examine};
 pub use memory::{CudaBuf, Moment};
+pub use offload::Held;
 pub use queue::{Call, Counts, Graph};
 pub use real::{Nvml, Nvrtc, Options, Played, Real, Usage};
 pub use stored::CudaStored;
@@ -29,6 +32,7 @@ pub(crate) use given::Given;
 use given::Tables;
 use half::bf16;
 use memory::Pool;
+use offload::Offload;
 use queue::Queue;
 use std::collections::HashMap;
 use std::fmt;
@@ -70,6 +74,13 @@ pub enum Error {
         /// Bytes that are free.
         free: usize,
     },
+    /// The host pins no more memory.
+    Pinned {
+        /// Bytes asked for.
+        bytes: usize,
+        /// The device's own words.
+        code: String,
+    },
     /// A kernel's source does not compile.
     Compile {
         /// The source's name.
@@ -105,6 +116,11 @@ impl fmt::Display for Error {
                 bytes.div_ceil(1 << 20),
                 free >> 20
             ),
+            Error::Pinned { bytes, code } => write!(
+                f,
+                "the host pins no {} MB for activations ({code}); lower max_length or the batch, or set activation_offloading: false",
+                bytes.div_ceil(1 << 20)
+            ),
             Error::Compile { program, log } => write!(f, "the GPU kernels of `{program}` do not compile here: {log}"),
             Error::Failed { what, code } => write!(f, "the GPU failed in {what}: {code}"),
         }
@@ -118,7 +134,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Missing { .. } | Error::NoDevice { .. } | Error::Old { .. } => 2,
-            Error::Memory { .. } => 4,
+            Error::Memory { .. } | Error::Pinned { .. } => 4,
             Error::Compile { .. } | Error::Failed { .. } => 6,
         }
     }
@@ -282,12 +298,13 @@ impl Gpu {
 pub struct Cuda<A = f32> {
     gpu: Arc<Gpu>,
     tables: Arc<Tables>,
+    offload: Arc<Offload>,
     act: PhantomData<fn() -> A>,
 }
 
 impl<A> Clone for Cuda<A> {
     fn clone(&self) -> Self {
-        Cuda { gpu: self.gpu.clone(), tables: self.tables.clone(), act: PhantomData }
+        Cuda { gpu: self.gpu.clone(), tables: self.tables.clone(), offload: self.offload.clone(), act: PhantomData }
     }
 }
 
@@ -302,7 +319,9 @@ impl<A: Activation> Cuda<A> {
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         };
-        Cuda { gpu: Arc::new(gpu), tables: Arc::default(), act: PhantomData }
+        let gpu = Arc::new(gpu);
+        let offload = Arc::new(Offload::new(&gpu));
+        Cuda { gpu, tables: Arc::default(), offload, act: PhantomData }
     }
 
     /// Opens the GPU that is asked for.
@@ -319,7 +338,7 @@ impl<A: Activation> Cuda<A> {
 
     /// The same device with other activations.
     pub fn with_activations<C: Activation>(&self) -> Cuda<C> {
-        Cuda { gpu: self.gpu.clone(), tables: self.tables.clone(), act: PhantomData }
+        Cuda { gpu: self.gpu.clone(), tables: self.tables.clone(), offload: self.offload.clone(), act: PhantomData }
     }
 
     /// The same device with f32 activations.

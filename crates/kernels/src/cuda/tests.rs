@@ -1,9 +1,16 @@
 //! Host code against a driver that only writes down what it is asked for, and fails where it is told to.
 
-use super::{About, Arg, Call, Cuda, Driver, Error, Graph, Grid, Kernel, Plane, Product, Program};
-use crate::{Attention, AttentionShape, Gemm, Grouped, Groups, KeyValue, Mat, Memory, RowOps, Span, Weight};
+use super::{
+    About, Arg, Call, Cuda, Driver, Emulated, Error, Graph, Grid, Kernel, Order, Plane, Product, Program, Stream,
+    Transfer,
+};
+use crate::{Attention, AttentionShape, Gemm, Grouped, Groups, KeyValue, Mat, Memory, Offloaded, RowOps, Span, Weight};
 use half::bf16;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
+
+/// Bytes that a host pins at most.
+const PINNED: usize = 1 << 20;
 
 /// What was asked for, in order, and how many allocations are granted.
 #[derive(Clone)]
@@ -80,6 +87,23 @@ impl Driver for Recorded {
     }
     unsafe fn product(&self, p: &Product) -> Result<(), Error> {
         self.note(format!("product {:?} {}{}", p.shape, p.left.turned, p.right.turned));
+        Ok(())
+    }
+    fn pin(&self, bytes: usize) -> Result<u64, Error> {
+        let refused = Error::Failed { what: "pin".into(), code: "not as much".into() };
+        if bytes > PINNED { Err(refused) } else { Ok(4096 * self.note(format!("pin {bytes}")) as u64) }
+    }
+    fn unpin(&self, address: u64) {
+        self.note(format!("unpin {address}"));
+    }
+    unsafe fn transfer(&self, t: &Transfer) -> Result<(), Error> {
+        let Transfer { device, pinned, bytes, out } = *t;
+        let (from, to) = if out { (device, pinned) } else { (pinned, device) };
+        self.note(format!("transfer {bytes} from {from} to {to}"));
+        Ok(())
+    }
+    fn follow(&self, stream: Stream) -> Result<(), Error> {
+        self.note(format!("{stream:?} waits"));
         Ok(())
     }
     fn wait(&self) -> Result<(), Error> {
@@ -302,4 +326,111 @@ fn tables_go_to_the_device_once_until_the_host_waits() {
     cuda.to_host(y.view());
     cuda.gather(x.view(), &[4, 2], y.out());
     assert_eq!(driver.take("in"), ["in 8"]);
+}
+
+/// Of the first element, on the device.
+fn address(mat: &Mat<Cuda<f32>>) -> u64 {
+    mat.view().ptr as u64
+}
+
+#[test]
+fn activations_go_and_come_beside_the_kernels_that_make_and_need_them() {
+    let driver = Recorded::new(100);
+    let cuda = Cuda::<f32>::new(driver.clone());
+    cuda.reserve(1 << 16);
+    cuda.reserve_host(1 << 16).unwrap();
+    let pinned = 4096 * 2;
+    let new = || cuda.mat::<f32>(10, 100);
+    let (a, b) = (new(), new());
+    let [at_a, at_b] = [&a, &b].map(address);
+    assert_eq!(driver.take(""), ["alloc 65536", "pin 65536"]);
+
+    // It goes when what was queued before is done; nobody has its memory while it does.
+    let a = cuda.offload(a);
+    let c = new();
+    assert!(address(&c) != at_a);
+    assert_eq!(driver.take(""), ["Transfers waits".to_owned(), format!("transfer 4000 from {at_a} to {pinned}")]);
+    // What is queued after the next one has waited for it.
+    let mut b = cuda.offload(b);
+    let goes = format!("transfer 4000 from {at_b} to {}", pinned + 4096);
+    assert_eq!(driver.take(""), ["Compute waits".to_owned(), "Transfers waits".to_owned(), goes]);
+    assert_eq!(address(&new()), at_a);
+
+    // It comes, once, when what was queued before is done: that may be using the memory. What is queued after it was asked for waits.
+    b.prefetch();
+    b.prefetch();
+    let comes = format!("transfer 4000 from {} to {at_a}", pinned + 4096);
+    assert_eq!(driver.take(""), ["Compute waits".to_owned(), "Transfers waits".to_owned(), comes]);
+    let b = cuda.reload(b);
+    assert_eq!((driver.take(""), address(&b), b.view().shape()), (vec!["Compute waits".to_owned()], at_a, (10, 100)));
+    let a = cuda.reload(a);
+    let comes = format!("transfer 4000 from {pinned} to {at_b}");
+    assert_eq!(driver.take(""), ["Transfers waits".to_owned(), comes, "Compute waits".to_owned()]);
+
+    assert_eq!([cuda.take_host_peak_bytes(), cuda.take_host_peak_bytes()], [2 * 4096, 0]);
+    assert_eq!((cuda.times_asked(), cuda.trouble()), (1, None));
+    driver.take("");
+    drop((a, b, c, cuda));
+    assert_eq!(
+        driver.take(""),
+        ["Compute waits".to_owned(), "wait".into(), format!("unpin {pinned}"), "free 4096".into()]
+    );
+}
+
+#[test]
+fn activations_without_room_on_the_host_stay_on_the_device() {
+    let driver = Recorded::new(100);
+    let cuda = Cuda::<f32>::new(driver.clone());
+    let is_here = |offloaded: &Offloaded<_>| matches!(offloaded, Offloaded::Here(_));
+    let offloaded = || cuda.offload(cuda.mat::<f32>(10, 100));
+    let mut a = offloaded();
+    a.prefetch();
+    assert!(is_here(&a) && driver.take("transfer").is_empty());
+    let error = cuda.reserve_host(PINNED + 1).unwrap_err();
+    assert!(error.exit_code() == 4 && error.to_string().starts_with("the host pins no 2 MB"), "{error}");
+    cuda.reserve_host(4096).unwrap();
+    let (a, b) = (offloaded(), offloaded());
+    assert!(!is_here(&a) && is_here(&b) && is_here(&cuda.offload(cuda.mat(0, 100))));
+    drop(cuda.reload(a));
+    assert!(!is_here(&offloaded()), "room that was given back");
+}
+
+#[test]
+fn memory_of_a_step_that_was_abandoned_is_others_when_nothing_comes_into_it() {
+    let driver = Recorded::new(100);
+    let cuda = Cuda::<f32>::new(driver.clone());
+    cuda.reserve_host(4096).unwrap();
+    let mut a = cuda.offload(cuda.mat::<f32>(10, 100));
+    a.prefetch();
+    driver.take("");
+    drop(a);
+    assert_eq!(driver.take(""), ["Compute waits"]);
+    drop(cuda.offload(cuda.mat::<f32>(10, 100)));
+    assert!(matches!(cuda.offload(cuda.mat::<f32>(10, 100)), Offloaded::Away { .. }), "room that was given back");
+}
+
+#[test]
+fn activations_come_back_as_they_were_however_late_they_are_copied() {
+    let emulated = Emulated::new(Path::new("c++"), Path::new("nowhere"), Order::Ascending);
+    let cuda = Cuda::<f32>::new(emulated);
+    let values = |i: usize| (0..1000).map(|j| (1000 * i + j) as f32).collect::<Vec<_>>();
+    let made = |i: usize| cuda.from_host(10, 100, &values(i));
+    // An input that goes, one that is used, and one that is made.
+    cuda.reserve(3 * 4096);
+    cuda.reserve_host(8 * 4096).unwrap();
+    for step in 1..3 {
+        let (mut x, mut waiting) = (made(8 * step), Vec::new());
+        for i in 1..8 {
+            let y = made(8 * step + i);
+            waiting.push(cuda.offload(std::mem::replace(&mut x, y)));
+        }
+        drop(x);
+        while let Some(offloaded) = waiting.pop() {
+            let x = cuda.reload(offloaded);
+            waiting.last_mut().into_iter().for_each(Offloaded::prefetch);
+            drop(made(0));
+            assert!(cuda.to_host(x.view()) == values(8 * step + waiting.len()), "{} of step {step}", waiting.len());
+        }
+    }
+    assert_eq!((cuda.take_host_peak_bytes(), cuda.times_asked(), cuda.trouble()), (7 * 4096, 1, None));
 }

@@ -35,6 +35,10 @@ pub(super) fn changes(job: &Job, load: Load, smallest: &Plan) -> Vec<String> {
         let plan = Plan::with(job, load, load_again, available);
         changes.push(("gradient_checkpointing: auto".to_owned(), plan.total()));
     }
+    if is_on_gpu(job) && job.config.engine.offload == Some(false) && job.config.engine.recompute != Recompute::Never {
+        let away = super::Execution { keep: model::Keep::Inputs, offload: true, ..smallest.execution };
+        changes.push(("activation_offloading: auto".to_owned(), Plan::with(job, load, away, available).total()));
+    }
     // With packs of one family each, what rows take grows with the longest.
     let by_rows = part("saved activations") + part("working activations") + part("head");
     let rest = total - by_rows;

@@ -1,9 +1,11 @@
 //! What blocks keep of a forward pass: the most that fits, block by block.
 
+use super::ranks::packs;
 use super::room::of_activation;
 use super::{Load, feed_forward_rows};
 use crate::Job;
 use crate::step::Execution;
+use kernels::cuda::GRAIN;
 use model::{Keep, Projection};
 
 /// Floats per row that a block keeps, by how it keeps them, and what computing the rest again costs.
@@ -30,14 +32,22 @@ pub(super) struct HeldRows {
     pack: usize,
     /// Those of `held` that predict a target: the others have no second half in the last block.
     wanted: usize,
+    /// Packs that `held` is in.
+    packs: usize,
+    /// Whether inputs of blocks that are computed again wait on the host.
+    offload: bool,
 }
+
+/// Inputs that a GPU holds of those that wait on the host: one that goes or is used, and one that comes.
+const UNDER_WAY: usize = 2;
 
 pub(super) fn held_rows(job: &Job, load: Load, execution: Execution) -> HeldRows {
     let pack = load.base.min(execution.budget_rows);
-    let held = if execution.z0_first || job.kto().is_none() { pack } else { load.base };
+    let one = execution.z0_first || job.kto().is_none();
+    let (held, packs) = if one { (pack, 1) } else { (load.base, packs(load, execution.budget_rows)) };
     let wanted =
         if job.blueprint.experts.is_some() { held } else { held * load.targets.min(load.base) / load.base.max(1) };
-    HeldRows { held, pack, wanted }
+    HeldRows { held, pack, wanted, packs, offload: execution.offload }
 }
 
 impl Blocks {
@@ -68,10 +78,13 @@ impl Blocks {
     }
 
     /// Bytes kept for backward, and those of a block that is computed again at the worst moment.
-    pub(super) fn bytes(&self, HeldRows { held, pack, wanted }: HeldRows, keep: Keep) -> (u64, u64) {
+    pub(super) fn bytes(&self, rows: HeldRows, keep: Keep) -> (u64, u64) {
         let Blocks { count, inputs, lean, whole, .. } = *self;
+        let HeldRows { held, pack, wanted, offload, .. } = rows;
         let (wholes, leans) = counts(keep, count);
-        let floats = wholes * whole + leans * lean + (count - wholes - leans) * inputs;
+        let others = count - wholes - leans;
+        let of_inputs = if offload { pack * others.min(UNDER_WAY) } else { held * others } * inputs;
+        let floats = held * (wholes * whole + leans * lean) + of_inputs;
         // What backward has passed of the pack is free by then.
         let mut freed = wholes * (whole - inputs);
         let mut again = if leans > 0 { (whole - lean).saturating_sub(freed) } else { 0 };
@@ -81,7 +94,15 @@ impl Blocks {
         }
         // The last block's second half reads and saves nothing of the other rows.
         let spared = if wholes > 0 { (held - wanted) * (inputs + whole - lean) } else { 0 };
-        ((self.size * (held * floats - spared)) as u64, (self.size * pack * again) as u64)
+        ((self.size * (floats - spared)) as u64, (self.size * pack * again) as u64)
+    }
+
+    /// Bytes of inputs that wait on the host.
+    pub(super) fn on_host(&self, HeldRows { held, packs, offload, .. }: HeldRows, keep: Keep) -> u64 {
+        let (wholes, leans) = counts(keep, self.count);
+        let others = if offload { self.count - wholes - leans } else { 0 };
+        // Each begins where a part of the pinned memory may.
+        (others * (self.size * held * self.inputs + GRAIN * packs)) as u64
     }
 
     /// The way of keeping that costs least time and takes at most `room` bytes more than keeping inputs only.
@@ -149,7 +170,7 @@ mod tests {
     use super::*;
 
     const BLOCKS: Blocks = Blocks { count: 4, inputs: 1, lean: 3, whole: 10, share: 0.5, size: 4 };
-    const ROWS: HeldRows = HeldRows { held: 100, pack: 100, wanted: 100 };
+    const ROWS: HeldRows = HeldRows { held: 100, pack: 100, wanted: 100, packs: 1, offload: false };
 
     fn fullest(room: usize) -> Keep {
         BLOCKS.fullest(ROWS, 4 * 100 * room as u64)
@@ -164,6 +185,19 @@ mod tests {
         assert_eq!(fullest(9), Keep::Mixed { whole: 1, lean: 3 });
         assert_eq!(fullest(12), Keep::Mixed { whole: 2, lean: 2 });
         assert_eq!(fullest(26), Keep::Mixed { whole: 4, lean: 0 });
+    }
+
+    #[test]
+    fn of_inputs_that_wait_on_the_host_two_are_on_the_device() {
+        let rows = HeldRows { held: 300, wanted: 300, packs: 3, offload: true, ..ROWS };
+        assert_eq!(BLOCKS.bytes(rows, Keep::Inputs), (4 * 2 * 100, 4000));
+        assert_eq!(BLOCKS.on_host(rows, Keep::Inputs), 4 * (4 * 300 + 3 * 512));
+        // Blocks that keep more keep their inputs, too.
+        let one = Keep::Mixed { whole: 1, lean: 2 };
+        assert_eq!(BLOCKS.bytes(rows, one).0, 4 * (300 * (10 + 2 * 3) + 100));
+        assert_eq!(BLOCKS.on_host(rows, one), 4 * 300 + 3 * 512);
+        assert_eq!(BLOCKS.on_host(rows, Keep::All), 0);
+        assert_eq!(BLOCKS.on_host(HeldRows { offload: false, ..rows }, Keep::Inputs), 0);
     }
 
     #[test]

@@ -70,6 +70,7 @@ pub(super) fn kept(
         z0_first: flag("z0_first"),
         share_prompts: true,
         kept_logits: number("kept_logits").unwrap_or(0) as usize,
+        offload: flag("offload"),
     });
     let kept = Kept {
         resume: said["resume"] == json!(true),
@@ -111,6 +112,7 @@ pub(super) fn plan(world: &World, job: &Job, kept: &Kept) -> Result<Plan, Error>
             z0_first: said["z0_first"] == json!(true),
             share_prompts: true,
             kept_logits: said["kept_logits"].as_u64().unwrap_or(0) as usize,
+            offload: said["offload"] == json!(true),
         };
         Plan::given(job, execution, team)
     }))
@@ -121,6 +123,9 @@ fn execution_json(e: Execution) -> Value {
         "kept_logits": e.kept_logits});
     if let Keep::Mixed { whole, lean } = e.keep {
         (said["whole"], said["lean"]) = (json!(whole), json!(lean));
+    }
+    if e.offload {
+        said["offload"] = json!(true);
     }
     said
 }

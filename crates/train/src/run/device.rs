@@ -58,12 +58,13 @@ impl Planned<'_> {
         // A little more than planned, for the gaps between matrices; never all that is free, as the driver itself needs some.
         let planned = self.plan.total() as usize;
         gpu.reserve((planned + planned / 16).min(gpu.free_memory()? / 20 * 19));
-        let ended = match self.job.config.engine.bf16 {
+        let pinned = gpu.reserve_host(self.plan.host as usize).map_err(Error::from);
+        let ended = pinned.and_then(|()| match self.job.config.engine.bf16 {
             true => self.on(&gpu.with_activations::<bf16>(), control, step, observe),
             false => self.on(gpu, control, step, observe),
-        };
+        });
         ended.map_err(|error| match error {
-            Error::Device(found @ GpuError::Memory { .. }) => {
+            Error::Device(found @ (GpuError::Memory { .. } | GpuError::Pinned { .. })) => {
                 Error::GpuMemory { found, table: self.plan.advised(self.job) }
             }
             other => other,

@@ -193,6 +193,7 @@ fn decides(key: &str) -> bool {
         "offload_optimizer_device",
         "offload_optimizer_nvme_path",
         "gradient_checkpointing",
+        "activation_offloading",
     ];
     let entry = config::keys().find(|entry| entry.key == key);
     let section =

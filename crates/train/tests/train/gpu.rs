@@ -213,6 +213,86 @@ fn what_a_step_takes_is_planned_and_nothing_is_asked_for_in_the_second() {
 }
 
 #[test]
+fn steps_whose_block_inputs_wait_on_the_host_have_the_same_bits() {
+    let again = Execution { keep: Keep::Inputs, ..PLAIN };
+    let some = Execution { keep: Keep::Mixed { whole: 1, lean: 0 }, z0_first: true, ..PLAIN };
+    let executions = [again, Execution { budget_rows: 100, ..again }, some];
+    for (what, config) in jobs(&["qwen2"]) {
+        let (Some(here), Some(away)) = (gpu::<bf16>(), gpu::<bf16>()) else { return };
+        away.reserve_host(1 << 22).unwrap();
+        let found = step(away.clone(), &config, &executions);
+        assert_eq!(away.trouble(), None);
+        assert!(away.take_host_peak_bytes() > 0, "{what}: nothing was offloaded");
+        for (found, want) in found.iter().zip(step(here, &config, &executions)) {
+            found.assert_same(&want, &what);
+        }
+    }
+}
+
+#[test]
+fn what_waits_on_the_host_is_what_was_planned() {
+    for (what, config) in jobs(&["qwen2"]) {
+        let keys =
+            json!({"device": "cuda", "bf16": true, "activation_offloading": true, "max_steps": 1, "shuffle": false});
+        let config = over(&config, keys);
+        let Some(cuda) = gpu::<bf16>() else { return };
+        let mut lab = Lab::new(Cpu::<f32>::new(1), &config, 0.0);
+        lab.job.gpu_memory = Some(MEMORY as u64);
+        let plan = Plan::new(&lab.job).unwrap();
+        cuda.reserve(plan.total() as usize);
+        cuda.reserve_host(plan.host as usize).unwrap();
+        let lab = Lab::new(cuda.clone(), &config, 0.02);
+        let texts = lab.texts(4);
+        let lengths: Vec<usize> = match lab.job.kto() {
+            Some(_) => (0..4).map(|i| lab.job.train.data.tokens(i).len()).collect(),
+            None => texts.iter().map(|text| text.prompt.len() + text.tokens.len()).collect(),
+        };
+        let step = || match lab.job.kto() {
+            Some(_) => drop(lab.preference_step(plan.execution, 0..4)),
+            None => drop(lab.text_step(plan.execution, &texts)),
+        };
+        cuda.take_peak_bytes();
+        step();
+        let (asked, taken, waited) = (cuda.times_asked(), cuda.take_peak_bytes() as u64, cuda.take_host_peak_bytes());
+        step();
+        assert_eq!((cuda.trouble(), cuda.times_asked()), (None, asked), "{what}: nothing is asked for in a step");
+        assert_eq!(cuda.take_host_peak_bytes(), waited, "{what}: the same room again");
+        // In one pack; a sequence's last token is counted in plans and is never a row. Parts begin at multiples of 512.
+        let (blocks, row) = (lab.job.blueprint.layers.len(), 2 * lab.job.blueprint.hidden);
+        let rows: usize = lengths.iter().sum();
+        assert_eq!(plan.host as usize, blocks * (row * rows + 512), "{what}");
+        assert_eq!(waited, blocks * (row * (rows - lengths.len())).next_multiple_of(512), "{what}");
+        let apart = |part: &str| ["process", "optimiser state"].contains(&part);
+        let planned: u64 = plan.memory.iter().filter(|(part, _)| !apart(part)).map(|(_, bytes)| bytes).sum();
+        println!(
+            "{what}: {taken} bytes of {planned} planned, {waited} of {} on the host, asked {asked} times",
+            plan.host
+        );
+        assert!(asked == 1 && taken <= planned && taken >= planned / 3, "{what}: {taken} bytes of {planned}");
+    }
+}
+
+#[test]
+fn a_run_whose_block_inputs_wait_on_the_host_resumes_to_the_bits_of_one_whose_do_not() {
+    let scratch = Scratch::new("gpu-offload");
+    let [here, away] = ["here", "away"].map(|name| scratch.join(name));
+    let of = |output: &PathBuf, keys: Value| over(&run_config("adapter", output.clone()), keys);
+    let mut said = Vec::new();
+    let kept = of(&here, json!({"gradient_checkpointing": true, "activation_offloading": false}));
+    let Some(ended) = trained(&kept, MEMORY, None, &mut said) else { return };
+    ended.unwrap_or_else(|e| panic!("{e}"));
+    assert!(!said.iter().any(|line| line.starts_with("offloading")), "{said:?}");
+
+    let asked = json!({"activation_offloading": true});
+    assert!(trained(&of(&away, asked.clone()), MEMORY, Some(1), &mut said).unwrap().unwrap().stopped);
+    let on = of(&away, over(&asked, json!({"resume_from_checkpoint": true})));
+    trained(&on, MEMORY, None, &mut said).unwrap().unwrap();
+    let lines = said.iter().filter(|line| line.starts_with("offloading     inputs of blocks"));
+    assert_eq!(lines.count(), 2, "{said:?}");
+    Bits::of(&away, 3).assert_same(&Bits::of(&here, 3), "offloaded");
+}
+
+#[test]
 fn scores_of_a_gpu_are_the_cpus() {
     let Some(_) = gpu::<f32>() else { return };
     let folder = infer::ModelFolder::open(Path::new(&model("qwen2")), None).unwrap();

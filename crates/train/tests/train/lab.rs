@@ -19,8 +19,14 @@ use train::step::{
 };
 
 /// Everything in one pack, nothing computed twice.
-pub(crate) const PLAIN: Execution =
-    Execution { budget_rows: 1 << 20, keep: Keep::All, z0_first: false, share_prompts: true, kept_logits: 0 };
+pub(crate) const PLAIN: Execution = Execution {
+    budget_rows: 1 << 20,
+    keep: Keep::All,
+    z0_first: false,
+    share_prompts: true,
+    kept_logits: 0,
+    offload: false,
+};
 
 pub(crate) struct Lab<B: Backend> {
     pub(crate) backend: B,

@@ -1,9 +1,12 @@
 //! Settings of a run's course: each does what it says.
 
+use crate::lab::Lab;
 use crate::{Scratch, finish, log_of, logged, lora, notes, over, small, train};
+use kernels::Cpu;
+use model::Keep;
 use serde_json::{Value, json};
 use std::path::Path;
-use train::Control;
+use train::{Control, Error, Job, Plan};
 
 /// Steps that have a checkpoint.
 fn checkpoints(run: &Path) -> Vec<u64> {
@@ -200,4 +203,41 @@ fn logging_folds_the_steps_between_its_lines() {
         assert!((got - want).abs() < 1e-12, "{got} {want}");
     }
     assert_eq!(logged(&fifth, "num_tokens").last(), logged(&each, "num_tokens").last());
+}
+
+/// A job, and what it may take on the GPU that its configuration names, bytes.
+fn gpu_job(keys: Value, memory: Option<u64>) -> Job {
+    let config = over(&small("sft", &std::env::temp_dir(), json!({"device": "cuda"})), keys);
+    let mut job = Lab::new(Cpu::<f32>::new(1), &config, 0.0).job;
+    job.config.engine.max_memory = memory;
+    job
+}
+
+#[test]
+fn block_inputs_wait_on_the_host_where_nothing_else_fits_or_that_is_asked_for() {
+    let Err(Error::Memory { needed, table, .. }) =
+        Plan::new(&gpu_job(json!({"activation_offloading": false}), Some(1)))
+    else {
+        panic!("a byte is not enough")
+    };
+    assert!(table.contains("activation_offloading: auto"), "{table}");
+    let plan = Plan::new(&gpu_job(json!({}), Some(needed))).unwrap();
+    assert!(plan.total() <= needed && !plan.execution.offload && plan.host == 0, "{plan:?}");
+    assert!(!plan.memory_table().contains("pinned"));
+
+    let tight = gpu_job(json!({}), Some(needed - 1));
+    let plan = Plan::new(&tight).unwrap();
+    assert!(plan.execution.offload && plan.host > 0 && plan.total() < needed, "{plan:?}");
+    assert!(plan.memory_table().contains("pinned, on the host"), "{}", plan.memory_table());
+    let said = train::opening(&tight, &plan).join("\n");
+    assert!(said.contains("offloading     inputs of blocks, 0.") && said.contains("as nothing else fits"), "{said}");
+
+    let asked = gpu_job(json!({"activation_offloading": true}), None);
+    let plan = Plan::new(&asked).unwrap();
+    assert!(plan.execution.offload && plan.execution.keep == Keep::Inputs && plan.host > 0, "{plan:?}");
+    assert!(train::opening(&asked, &plan).join("\n").contains("as activation_offloading says"));
+    for without in [json!({"gradient_checkpointing": false}), json!({"device": "cpu"})] {
+        let plan = Plan::new(&gpu_job(over(&json!({"activation_offloading": true}), without), None)).unwrap();
+        assert_eq!((plan.execution.offload, plan.host), (false, 0));
+    }
 }

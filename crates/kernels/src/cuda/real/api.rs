@@ -233,13 +233,21 @@ impl Api {
         self.check("cuStreamCreate", code).map(|()| stream as usize)
     }
 
-    /// Gives stream and context back; what fails then is of no interest.
-    pub(super) fn end(&self, stream: usize, device: c_int) {
-        // SAFETY: the signatures are those of cuda.h; both are given back once.
+    /// Gives a stream back; what fails then is of no interest.
+    pub(super) fn end_stream(&self, stream: usize) {
+        // SAFETY: the signature is that of cuda.h; the stream is given back once.
         unsafe {
             if let Ok(destroy) = self.found.function::<unsafe extern "C" fn(Handle) -> c_int>("cuStreamDestroy_v2") {
                 destroy(stream as Handle);
             }
+        }
+    }
+
+    /// Gives stream and context back; what fails then is of no interest.
+    pub(super) fn end(&self, stream: usize, device: c_int) {
+        self.end_stream(stream);
+        // SAFETY: the signature is that of cuda.h; the context is given back once.
+        unsafe {
             if let Ok(release) =
                 self.found.function::<unsafe extern "C" fn(c_int) -> c_int>("cuDevicePrimaryCtxRelease_v2")
             {

@@ -32,7 +32,7 @@ fn places(calls: &[Call]) -> (Vec<usize>, usize) {
 
 impl Api {
     /// Memory of the host that the GPU reads by itself.
-    fn pinned(&self, bytes: usize) -> Result<usize, Error> {
+    pub(super) fn pinned(&self, bytes: usize) -> Result<usize, Error> {
         let mut address = std::ptr::null_mut();
         // SAFETY: the signature is that of cuda.h.
         let code = unsafe {
@@ -76,16 +76,25 @@ impl Api {
         self.check("cuGraphLaunch", code)
     }
 
-    /// Gives a graph and its memory back; what fails then is of no interest.
+    /// Gives memory of the host back.
+    pub(super) fn unpin(&self, address: usize) {
+        self.end_handle("cuMemFreeHost", address);
+    }
+
+    /// Gives a graph and its memory back.
     fn end_graph(&self, Captured { runs, staging }: Captured) {
-        for (name, handle) in [("cuGraphExecDestroy", runs), ("cuMemFreeHost", staging)] {
-            // SAFETY: the signatures are those of cuda.h; each is given back once.
-            unsafe {
-                if let Ok(end) = self.found.function::<unsafe extern "C" fn(Handle) -> c_int>(name)
-                    && handle != 0
-                {
-                    end(handle as Handle);
-                }
+        self.end_handle("cuGraphExecDestroy", runs);
+        self.unpin(staging);
+    }
+
+    /// Gives something back, unless it is 0, by the function of that name; what fails then is of no interest.
+    fn end_handle(&self, name: &str, handle: usize) {
+        // SAFETY: the functions' signatures are those of cuda.h; each handle is given back once.
+        unsafe {
+            if let Ok(end) = self.found.function::<unsafe extern "C" fn(Handle) -> c_int>(name)
+                && handle != 0
+            {
+                end(handle as Handle);
             }
         }
     }
@@ -95,7 +104,7 @@ impl Api {
 ///
 /// # Safety
 /// They are within it, and nobody else uses them.
-unsafe fn pinned<'a>(place: usize, bytes: usize) -> &'a mut [u8] {
+pub(super) unsafe fn pinned<'a>(place: usize, bytes: usize) -> &'a mut [u8] {
     // SAFETY: as the caller says.
     unsafe { std::slice::from_raw_parts_mut(place as *mut u8, bytes) }
 }

@@ -9,11 +9,12 @@ mod library;
 mod nvml;
 mod nvrtc;
 mod places;
+mod transfers;
 
 pub use nvml::Nvml;
 pub use nvrtc::{Nvrtc, Usage};
 
-use super::driver::{About, Arg, Driver, Grid, Kernel, Plane, Product, Program};
+use super::driver::{About, Arg, Driver, Grid, Kernel, Plane, Product, Program, Stream, Transfer};
 use super::{Call, Error, Graph, locked};
 use api::{Api, Copy2d};
 use blaslt::BlasLt;
@@ -23,6 +24,7 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_uint, c_void};
 use std::path::PathBuf;
 use std::sync::Mutex;
+use transfers::Transfers;
 
 /// Compute capability of the oldest GPUs with bf16: Ampere.
 const LOWEST_CAPABILITY: u32 = 80;
@@ -59,6 +61,7 @@ pub struct Real {
     device: c_int,
     context: usize,
     stream: usize,
+    transfers: Transfers,
     nvrtc: Nvrtc,
     blas: BlasLt,
     workspace: u64,
@@ -115,7 +118,7 @@ impl Real {
         }
         let context = api.retain(device)?;
         api.enter(context)?;
-        let stream = api.stream()?;
+        let (stream, transfers) = (api.stream()?, Transfers::new(&api)?);
         let newest = (driver / 1000) as u32;
         let nvrtc = Nvrtc::open(newest, &options.folders)?;
         let architecture = architecture(capability, &nvrtc.capabilities()?).ok_or_else(|| Error::Old {
@@ -135,7 +138,21 @@ impl Real {
         let about = About { name, memory, capability, libraries };
         let cache = Cache::new(options.cache.clone());
         let (loaded, graphs) = (Mutex::default(), Mutex::default());
-        Ok(Real { api, device, context, stream, nvrtc, blas, workspace, about, architecture, cache, loaded, graphs })
+        Ok(Real {
+            api,
+            device,
+            context,
+            stream,
+            transfers,
+            nvrtc,
+            blas,
+            workspace,
+            about,
+            architecture,
+            cache,
+            loaded,
+            graphs,
+        })
     }
 
     /// Calls come from any thread: each makes the context its own.
@@ -163,6 +180,7 @@ impl Drop for Real {
         if self.enter().is_ok() {
             self.api.synchronize(self.stream).ok();
             self.api.free(self.workspace).ok();
+            self.transfers.end(&self.api);
             self.api.end(self.stream, self.device);
         }
     }
@@ -249,6 +267,28 @@ impl Driver for Real {
         self.enter()?;
         // SAFETY: as the caller says; the workspace is this stream's alone.
         unsafe { self.blas.product(product, self.workspace, self.stream) }
+    }
+
+    fn pin(&self, bytes: usize) -> Result<u64, Error> {
+        self.enter()?;
+        self.api.pinned(bytes).map(|address| address as u64)
+    }
+
+    fn unpin(&self, address: u64) {
+        if self.enter().is_ok() {
+            self.api.unpin(address as usize);
+        }
+    }
+
+    unsafe fn transfer(&self, transfer: &Transfer) -> Result<(), Error> {
+        self.enter()?;
+        // SAFETY: as the caller says.
+        unsafe { self.transfers.queue(&self.api, transfer) }
+    }
+
+    fn follow(&self, stream: Stream) -> Result<(), Error> {
+        self.enter()?;
+        self.transfers.order(&self.api, stream, self.stream)
     }
 
     fn wait(&self) -> Result<(), Error> {
