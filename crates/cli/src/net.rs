@@ -106,8 +106,13 @@ impl Report<'_> {
         let wanted: Vec<Collective> = args.collective.map_or(Collective::ALL.to_vec(), |c| vec![c]);
         let sizes = args.sizes();
         // Whole numbers of floats.
-        let between: Vec<usize> = sizes.windows(2).map(|pair| (pair[0] + pair[1]) / 8 * 4).collect();
-        let mut reduced = [sizes.clone(), self.jumps(&sizes, args)?, between.clone()].concat();
+        let middles = sizes.windows(2).map(|pair| (pair[0] + pair[1]) / 8 * 4);
+        let between: Vec<usize> = middles.filter(|middle| !sizes.contains(middle)).collect();
+        let mut bar = Bar::new(screen, "collectives");
+        let parts = wanted.len() as u64 + 1;
+        let mut set = |part: usize, share: f64| bar.set(((part as f64 + share) * 1e3) as u64, parts * 1000);
+        let jumps = self.jumps(&sizes, args, &mut |share| set(0, share))?;
+        let mut reduced = [sizes.clone(), jumps, between.clone()].concat();
         reduced.sort_unstable();
         reduced.dedup();
         // Room for messages is found first, as a run that goes on has it.
@@ -116,16 +121,13 @@ impl Report<'_> {
         }
         let mut rows = vec![["collective", "bytes", "median", "bandwidth"].map(str::to_owned).to_vec()];
         let mut model = None;
-        let mut bar = Bar::new(screen, "collectives");
-        for (done, what) in wanted.iter().enumerate() {
+        for (part, what) in (1..).zip(&wanted) {
             let of_it = match what {
                 Collective::Barrier => &[0][..],
                 Collective::AllReduce => &reduced[..],
                 _ => &sizes[..],
             };
-            let seconds = self.in_turn(*what, of_it, args, &mut |share| {
-                bar.set(((done as f64 + share) * 1e3) as u64, wanted.len() as u64 * 1000);
-            })?;
+            let seconds = self.in_turn(*what, of_it, args, &mut |share| set(part, share))?;
             let mut times: Vec<(usize, f64)> = of_it.iter().copied().zip(seconds).collect();
             if *what == Collective::AllReduce {
                 let floats = |held: bool| {
@@ -163,11 +165,12 @@ impl Report<'_> {
 
     /// More sizes for the all-reduce's model, where its time grows faster than the size: engines send messages beyond a limit in another
     /// way, and caches end.
-    fn jumps(&self, sizes: &[usize], args: &NetArgs) -> Result<Vec<usize>, Failure> {
-        if args.collective.is_some_and(|only| only != Collective::AllReduce) {
+    fn jumps(&self, sizes: &[usize], args: &NetArgs, set: &mut dyn FnMut(f64)) -> Result<Vec<usize>, Failure> {
+        // One size has nothing between it and another.
+        if sizes.len() < 2 || args.collective.is_some_and(|only| only != Collective::AllReduce) {
             return Ok(Vec::new());
         }
-        let scouted = self.in_turn(Collective::AllReduce, sizes, args, &mut |_| {})?;
+        let scouted = self.in_turn(Collective::AllReduce, sizes, args, set)?;
         let pairs = sizes.windows(2).zip(scouted.windows(2));
         let jumping = pairs.filter(|(s, t)| t[1] * s[0] as f64 > t[0] * s[1] as f64);
         Ok(jumping.flat_map(|(s, _)| [4, 12, 15].map(|part| (s[0] + (s[1] - s[0]) * part / 16) / 4 * 4)).collect())
