@@ -106,6 +106,7 @@ pub(crate) fn train(args: &TrainArgs, screen: &Screen) -> Result<u8, Failure> {
 
 /// `prospect resume`
 pub(crate) fn resume(args: &ResumeArgs, screen: &Screen) -> Result<u8, Failure> {
+    rundir::settle(&args.run)?;
     if !args.run.join("status.json").exists() {
         let found = if args.run.exists() { rundir::Error::NotARun } else { rundir::Error::NoRun };
         return Err(found(args.run.clone()).into());
@@ -157,6 +158,9 @@ fn run(world: &World, loaded: &Loaded, inputs: &[&Path], json: bool, screen: &Sc
 fn summary(ended: &Ended, world: &World) -> serde_json::Value {
     let values: Map<_, _> = ended.values.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     let mut said = json!({"run": ended.folder, "step": ended.step, "stopped": ended.stopped, "values": values});
+    if !ended.begun {
+        said["begun"] = json!(false);
+    }
     if world.size() > 1 {
         let meter = world.meter();
         let moved = dist::Collective::ALL.map(|what| {
@@ -174,6 +178,11 @@ fn closing(loaded: &Loaded, ended: &Ended, screen: &Screen) {
     let (run, model) = (&ended.folder, &loaded.config.model.path);
     let last = run.join("final");
     let resume = format!("resume         prospect resume {}", word(run));
+    if !ended.begun {
+        let text =
+            "stopped before its first step; {} is as it was, with the earlier run: the same command begins again";
+        return screen.line(text.replace("{}", &run.display().to_string()));
+    }
     if ended.stopped {
         screen.line(format_args!("stopped after step {}; run folder {}", ended.step, run.display()));
         return screen.line(resume);

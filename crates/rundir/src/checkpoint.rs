@@ -87,6 +87,7 @@ impl RunFolder {
     }
 
     fn begin(&self, target: String, step: u64) -> Result<Staging<'_>, Error> {
+        assert!(!self.waits(), "{target} of a run that still waits for its folder");
         let dir = disk::fresh(self.path(), &target);
         self.disk.create_dir(&dir).at("create", &dir)?;
         Ok(Staging { folder: self, dir, target, step, files: Vec::new() })

@@ -2,6 +2,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -18,12 +19,13 @@ pub const LARGEST_INPUT_COPIED: u64 = 16 << 20;
 
 const LOCK: &str = ".lock";
 /// What a run puts into its folder besides `checkpoint-N` and dot files, `status.json` apart: replaced by `Overwrite`.
-const OWNED: [&str; 10] = [
+const OWNED: [&str; 11] = [
     "config.yaml",
     "inputs",
     "lock.json",
     "log.jsonl",
     "train.log",
+    "reference.bin",
     "plots",
     "final",
     "README.md",
@@ -37,9 +39,10 @@ const STAGE: &str = "stage-";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
     /// A new run: the folder must be absent or empty, or that of a run that ended before it had begun, so has neither
-    /// `lock.json` nor a checkpoint.
+    /// `lock.json` nor a checkpoint nor a result, in none of its stages.
     Create,
-    /// A new run in place of an earlier one, whose files are removed; files that no run wrote stay.
+    /// A new run in place of an earlier one, whose files stay as they are until [`RunFolder::begun`] removes them; files that
+    /// no run wrote stay for good.
     Overwrite,
     /// An earlier run goes on.
     Resume,
@@ -47,11 +50,15 @@ pub enum Opening {
 
 /// A run folder that this process holds; the hold ends with the value, or with the process however it dies.
 pub struct RunFolder {
-    root: PathBuf,
+    pub(crate) root: PathBuf,
     pub(crate) disk: Disk,
-    lock: Option<File>,
+    pub(crate) lock: Option<File>,
     /// Whether another process holds it and writes what is to be written; all writing here is left out.
     pub(crate) follows: bool,
+    /// Where the files of a run wait that is to replace an earlier one; see [`crate::begin`].
+    pub(crate) aside: Option<PathBuf>,
+    /// Whether they wait no longer.
+    pub(crate) begun: AtomicBool,
 }
 
 /// One input of a run: where it came from, and where its copy is when there is one.
@@ -64,9 +71,35 @@ pub struct Input {
     pub copy: Option<String>,
 }
 
-/// Whether a run got as far as its first step.
+/// Whether a run got as far as its first step: what it made is not to be removed unasked. A run in stages has its locks and
+/// checkpoints in theirs.
 fn has_begun(root: &Path) -> Result<bool, Error> {
-    Ok(root.join(crate::lock::FILE).exists() || names(root)?.iter().any(|name| name.starts_with("checkpoint-")))
+    for name in names(root)? {
+        let begun = match is_stage(&name) {
+            true => root.join(&name).is_dir() && has_begun(&root.join(&name))?,
+            false => name == crate::lock::FILE || name == "final" || name.starts_with("checkpoint-"),
+        };
+        if begun {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_stage(name: &str) -> bool {
+    name.strip_prefix(STAGE).is_some_and(|n| n.parse::<u32>().is_ok())
+}
+
+/// Whether a file or folder in a run folder is the run's own, `status.json` apart, so that `Overwrite` removes it.
+pub(crate) fn is_owned(name: &str) -> bool {
+    OWNED.contains(&name) || is_stage(name) || crate::checkpoint::step_of(name).is_some()
+}
+
+/// Whether `path` is, or lies in, something that `Overwrite` removes from the run folder at `root`.
+pub fn is_replaced(root: &Path, path: &Path) -> bool {
+    let (Ok(root), Ok(path)) = (root.canonicalize(), path.canonicalize()) else { return false };
+    let first = path.strip_prefix(&root).ok().and_then(|inside| inside.components().next());
+    root.join(status::FILE).exists() && first.is_some_and(|name| is_owned(&name.as_os_str().to_string_lossy()))
 }
 
 impl RunFolder {
@@ -80,7 +113,8 @@ impl RunFolder {
 
     /// The folder of a run that another rank holds: what is there can be read, and whatever would be written is left to that rank.
     pub fn follow(root: &Path) -> RunFolder {
-        RunFolder { root: root.to_path_buf(), disk: Disk::default(), lock: None, follows: true }
+        let (root, disk) = (root.to_path_buf(), Disk::default());
+        RunFolder { root, disk, lock: None, follows: true, aside: None, begun: AtomicBool::new(false) }
     }
 
     pub(crate) fn open_on(disk: Disk, root: &Path, opening: Opening) -> Result<RunFolder, Error> {
@@ -93,15 +127,20 @@ impl RunFolder {
         }
         disk.create_dir_all(root).at("create run folder", root)?;
         let lock = acquire(root)?;
-        let folder = RunFolder { root: root.to_path_buf(), disk, lock, follows: false };
+        let (root, begun) = (root.to_path_buf(), AtomicBool::new(false));
+        let mut folder = RunFolder { root, disk, lock, follows: false, aside: None, begun };
+        folder.settle()?;
         // Looked at again under the lock: another process may have been quicker.
-        let held = root.join(status::FILE).exists();
-        if opening == Opening::Create && held && has_begun(root)? {
-            return Err(Error::NotEmpty(root.to_path_buf()));
+        let held = folder.root.join(status::FILE).exists();
+        let there = held && has_begun(&folder.root)?;
+        if opening == Opening::Create && there {
+            return Err(Error::NotEmpty(folder.root.clone()));
         }
         folder.sweep()?;
-        if opening == Opening::Overwrite || opening == Opening::Create && held {
-            folder.clear()?;
+        match opening {
+            Opening::Overwrite if there => folder.wait()?,
+            Opening::Create | Opening::Overwrite if held => folder.clear()?,
+            Opening::Create | Opening::Overwrite | Opening::Resume => {}
         }
         folder.begin_status(opening)?;
         Ok(folder)
@@ -125,7 +164,7 @@ impl RunFolder {
         if self.follows {
             return Ok(());
         }
-        let path = self.root.join(name);
+        let path = self.home().join(name);
         let parent = path.parent().expect("a name inside the run folder");
         self.disk.create_dir_all(parent).at("create folder", parent)?;
         self.disk.replace(&path, bytes).at("write", &path)
@@ -138,7 +177,7 @@ impl RunFolder {
         if self.follows {
             return Ok(Vec::new());
         }
-        let folder = self.root.join("inputs");
+        let folder = self.home().join("inputs");
         self.disk.create_dir_all(&folder).at("create folder", &folder)?;
         let mut inputs: Vec<Input> = Vec::with_capacity(files.len());
         for path in files {
@@ -155,13 +194,15 @@ impl RunFolder {
         Ok(inputs)
     }
 
-    /// Opens `log.jsonl` or `train.log`: anew, or cut back to the position that a checkpoint recorded.
+    /// Opens `log.jsonl` or `train.log`: anew, or cut back to the position that a checkpoint recorded. A run that
+    /// [waits](RunFolder::waits) cannot: its files are still to be moved, and some systems move none that are open.
     ///
     /// Errors: the file cannot be written, or is shorter than `resume_at`.
     pub fn open_log(&self, name: &str, resume_at: Option<u64>) -> Result<LineLog, Error> {
         if self.follows {
             return Ok(LineLog::nowhere());
         }
+        assert!(!self.waits(), "{name} of a run that still waits for its folder");
         LineLog::open(&self.root.join(name), resume_at)
     }
 
@@ -172,16 +213,17 @@ impl RunFolder {
         if self.follows {
             return Ok(());
         }
-        let mut status = Status::read(&self.root)?;
+        let mut status = Status::read(self.home())?;
         status.total_steps = total_steps;
-        status.write(&self.disk, &self.root)
+        status.write(&self.disk, self.home())
     }
 
-    /// Records how the run ended: the exit code, the step reached, and the error's text where there was one.
+    /// Records how the run ended: the exit code, the step reached, and the error's text where there was one. Nothing of a run
+    /// that still [waits](RunFolder::waits): the folder says how the earlier run ended.
     ///
     /// Errors: `status.json` cannot be read or written.
     pub fn end(&self, exit_code: u8, step: u64, error: Option<&str>) -> Result<(), Error> {
-        if self.follows {
+        if self.follows || self.waits() {
             return Ok(());
         }
         let mut status = Status::read(&self.root)?;
@@ -195,7 +237,7 @@ impl RunFolder {
     fn begin_status(&self, opening: Opening) -> Result<(), Error> {
         let now = time::now();
         // A status torn by power loss must not keep a good checkpoint from being resumed.
-        let mut status = Status::read(&self.root).unwrap_or_default();
+        let mut status = Status::read(self.home()).unwrap_or_default();
         if opening == Opening::Resume {
             status.resumed.push(now);
         } else {
@@ -204,7 +246,7 @@ impl RunFolder {
         (status.ended, status.exit_code, status.error) = (None, None, None);
         status.pid = std::process::id();
         status.version = env!("CARGO_PKG_VERSION").to_owned();
-        status.write(&self.disk, &self.root)
+        status.write(&self.disk, self.home())
     }
 
     /// Puts back what a killed process had set aside, and removes what it had not finished.
@@ -223,24 +265,18 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Removes the files of the earlier run. Its status stays until the new one replaces it, so that a kill on the way
-    /// leaves a run folder.
-    fn clear(&self) -> Result<(), Error> {
-        for name in names(&self.root)? {
-            let stage = name.strip_prefix(STAGE).is_some_and(|n| n.parse::<u32>().is_ok());
-            if OWNED.contains(&name.as_str()) || stage || crate::checkpoint::step_of(&name).is_some() {
-                self.discard(&self.root.join(name))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Removes a file or folder by way of a `.tmp-` name, so that it is never seen half removed.
     pub(crate) fn discard(&self, path: &Path) -> Result<(), Error> {
+        let doomed = self.doom(path)?;
+        self.disk.remove(&doomed).at("remove", &doomed)
+    }
+
+    /// Gives a file or folder a `.tmp-` name, under which it is still to be removed.
+    pub(crate) fn doom(&self, path: &Path) -> Result<PathBuf, Error> {
         let name = path.file_name().expect("a name").to_string_lossy();
         let doomed = disk::fresh(&self.root, name.trim_start_matches('.'));
         self.disk.rename(path, &doomed).at("remove", path)?;
-        self.disk.remove(&doomed).at("remove", &doomed)
+        Ok(doomed)
     }
 }
 
@@ -285,7 +321,7 @@ fn free_name(path: &Path, inputs: &[Input]) -> String {
 }
 
 /// Takes the lock and leaves our process id in it; `None` on a file system without locks.
-fn acquire(root: &Path) -> Result<Option<File>, Error> {
+pub(crate) fn acquire(root: &Path) -> Result<Option<File>, Error> {
     let path = root.join(LOCK);
     let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.at("create lock", &path)?;
@@ -376,7 +412,7 @@ mod tests {
         assert_eq!((status.resumed.len(), status.exit_code, status.ended), (1, None, None));
         assert!(run.join("checkpoint-1").exists());
 
-        drop(RunFolder::open(&run, Opening::Overwrite).unwrap());
+        RunFolder::open(&run, Opening::Overwrite).unwrap().begun().unwrap();
         assert_eq!(names(&run).unwrap(), [".lock", "notes.txt", "status.json"]);
         assert!(Status::read(&run).unwrap().resumed.is_empty());
     }

@@ -16,9 +16,11 @@
 //!   README.md          the model card
 //!   .lock              held by the process that trains; free again when it dies
 //!   .tmp-*, .old-*     unfinished work of a killed process, cleared when the folder is next opened
+//!   .begins, .begun    a run that was killed while it took an earlier one's place; finished when the folder is next opened
 //! ```
 #![forbid(unsafe_code)]
 
+mod begin;
 pub mod card;
 pub mod checkpoint;
 mod crc;
@@ -35,6 +37,7 @@ pub mod status;
 pub mod tensorboard;
 pub mod time;
 
+pub use begin::settle;
 pub use checkpoint::{Checkpoint, PassedOver, Staging, newest_verified, verify};
 pub use error::Error;
 pub use folder::{Opening, RunFolder};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::begin::is_unsettled;
 use crate::checkpoint;
 use crate::error::{At, Error};
 use crate::folder::{is_held, names};
@@ -190,6 +191,8 @@ fn summary(root: &Path) -> Summary {
     let mut status = Status::read(root).unwrap_or_default();
     let state = match status.exit_code {
         _ if is_held(root) => State::Running,
+        // Its status may still be the earlier run's.
+        _ if is_unsettled(root) => State::Killed,
         Some(0) => State::Finished,
         Some(75) => State::Stopped,
         Some(_) => State::Failed,

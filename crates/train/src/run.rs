@@ -1,6 +1,7 @@
 //! A run: steps, logging, evaluation, checkpoints, and every way it can end.
 
 pub(crate) mod agree;
+pub(crate) mod begin;
 pub(crate) mod device;
 pub(crate) mod end;
 pub(crate) mod load;
@@ -24,7 +25,6 @@ use crate::step::{
 use crate::text::{TextLoss, shaped_text_step};
 use crate::{Error, Job, Plan, Rows, report};
 use config::{Config, HomogeneousBatch, Loaded, Normalisation, Resume, Z0Scope};
-use data::Clock;
 use dist::World;
 use kernels::Backend;
 use nn::Dropout;
@@ -101,12 +101,19 @@ pub struct Ended {
     pub values: Vec<(String, f64)>,
     /// The run folder.
     pub folder: PathBuf,
+    /// Whether that is what the folder holds; not where it was stopped before its first step and was to take the place of an
+    /// earlier run, which is as it was.
+    pub begun: bool,
 }
 
 impl Ended {
-    /// 0 done, 75 saved and to be resumed.
+    /// 0 done, 75 saved and to be resumed, 130 stopped with nothing to resume.
     pub fn exit_code(&self) -> u8 {
-        if self.stopped { 75 } else { 0 }
+        match (self.stopped, self.begun) {
+            (false, _) => 0,
+            (true, true) => 75,
+            (true, false) => 130,
+        }
     }
 }
 
@@ -131,6 +138,7 @@ pub fn run_on(
 ) -> Result<Ended, Error> {
     world.set_timeout(loaded.config.engine.dist_timeout);
     update::fits(world, &loaded.config)?;
+    begin::check_overwritten(loaded)?;
     let result = match loaded.stages.is_empty() {
         true => run_one(world, loaded, inputs, control, observe),
         false => crate::stages::run(world, loaded, inputs, control, observe),
@@ -152,7 +160,13 @@ pub(crate) fn run_one(
     save::check_origin(&config.saving.resume, &config.saving.output_dir)?;
     let resume = opening == Opening::Resume;
     let folder = agree::open(world, &config.saving.output_dir, opening)?;
-    end::recorded(world, &folder, |step| in_folder(world, loaded, inputs, (&folder, resume), control, step, observe))
+    end::recorded(world, &folder, |step| {
+        let mut ended = in_folder(world, loaded, inputs, (&folder, resume), control, step, observe)?;
+        if ended.stopped && config.saving.overwrite {
+            ended.begun = !agree::waits(world, &folder)?;
+        }
+        Ok(ended)
+    })
 }
 
 /// How the run folder is opened.
@@ -178,20 +192,11 @@ fn in_folder(
     if world.leads() && lock.is_none() {
         end::keep_request(folder, loaded, inputs)?;
     }
-    let mut config = loaded.config.clone();
-    config.batch.accumulation *= kept.replicas;
-    let job = Job::until(config, Clock::at(kept.clock), control, observe);
-    let job = match job {
-        Err(Error::Data(data::Error::Stopped { .. })) => None,
-        other => Some(other?),
+    let Some(prepared) = begin::prepare(world, &loaded.config, &kept, control, observe)? else {
+        let (values, folder) = (Vec::new(), folder.path().to_owned());
+        return Ok(Ended { step: 0, stopped: true, values, folder, begun: true });
     };
-    let stopped = agree::any(world, job.is_none())?;
-    let Some(mut job) = job.filter(|_| !stopped) else {
-        return Ok(Ended { step: 0, stopped: true, values: Vec::new(), folder: folder.path().to_owned() });
-    };
-    let gpu = device::gpu_of(&job.config, control)?;
-    job.gpu_memory = gpu.as_ref().map(|gpu| gpu.free_memory().map(|free| free as u64)).transpose()?;
-    let plan = agree::plan(world, &job, &kept)?;
+    let begin::Prepared { job, plan, gpu } = prepared;
     if world.leads() {
         let now = agree::lock_of(&job, &plan, &kept)?;
         match &lock {
@@ -266,6 +271,8 @@ struct Run<'a, B: Backend> {
     /// What a checkpoint of this step, still to be written, says beside the weights.
     unsaved: Option<Value>,
     last_values: Vec<(String, f64)>,
+    /// Lines of the opening that the log does not have yet.
+    unwritten: Vec<String>,
 }
 
 impl<'a, B: Backend> Run<'a, B> {
@@ -281,7 +288,8 @@ impl<'a, B: Backend> Run<'a, B> {
         let (policy, spread) = ranks.load(backend, job, observe)?;
         let (settings, layout) = optimizer_of(job, &policy.table, &ranks.updated(&spread, policy.table.len()));
         let layout = if ranks.zero == 3 { layout.with_values_beside() } else { layout };
-        let at = |key: &str| found.and_then(|c| c.manifest.meta.get(key)).and_then(Value::as_u64);
+        let opening = report::opening(job, plan);
+        opening.iter().for_each(|line| observe(Event::Opening(line.clone())));
         if let Some(found) = found {
             folder.discard_after(found.step())?;
         }
@@ -298,8 +306,8 @@ impl<'a, B: Backend> Run<'a, B> {
             policy,
             cached: [Pairs::none(), Pairs::none()],
             dropout: job.config.adapter_dropout(recorded),
-            log: folder.open_log("log.jsonl", at("log_bytes"))?,
-            text: folder.open_log("train.log", at("text_bytes"))?,
+            log: LineLog::nowhere(),
+            text: LineLog::nowhere(),
             events: None,
             step: 0,
             tokens: 0,
@@ -311,15 +319,10 @@ impl<'a, B: Backend> Run<'a, B> {
             last_saved: None,
             unsaved: None,
             last_values: Vec::new(),
+            unwritten: if found.is_none() { opening } else { Vec::new() },
         };
-        if job.config.logging.tensorboard && ranks.world.leads() {
-            run.events = Some(EventFile::create(&folder.path().join("tensorboard"), found.map(Checkpoint::step))?);
-        }
-        for line in report::opening(job, plan) {
-            if found.is_none() {
-                run.text.line(&line)?;
-            }
-            observe(Event::Opening(line));
+        if !folder.waits() {
+            run.open_logs(found)?;
         }
         Ok(run)
     }
@@ -451,6 +454,7 @@ impl<'a, B: Backend> Run<'a, B> {
         let rate = self.job.config.optimizer.learning_rate * self.schedule.factor(self.step);
         let norm = self.update(step, grads, rate, skip)?;
         self.working()?;
+        self.take_folder()?;
         self.step += 1;
         self.tokens += report.tokens;
         let seconds = begin.elapsed().as_secs_f64();

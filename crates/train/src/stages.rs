@@ -1,6 +1,7 @@
 //! A run in stages: each a run of its own in `stage-N`, begun with what the one before it ended with; the last one's result is
 //! the whole run's.
 
+use crate::run::begin::take_folder;
 use crate::run::end::{keep_request, recorded};
 use crate::run::{agree, opening_of, run_one};
 use crate::{Control, Ended, Error, Event};
@@ -25,7 +26,12 @@ pub(crate) fn run(
     if opening != Opening::Resume {
         keep_request(&folder, loaded, inputs)?;
     }
-    recorded(world, &folder, |step| in_folder(world, loaded, &folder, control, step, observe))
+    recorded(world, &folder, |step| {
+        if take_folder(world, loaded, &folder, control, observe)? {
+            return in_folder(world, loaded, &folder, control, step, observe);
+        }
+        Ok(Ended { step: 0, stopped: true, values: Vec::new(), folder: folder.path().to_owned(), begun: false })
+    })
 }
 
 /// `step` counts the steps of all stages.
@@ -64,7 +70,7 @@ fn in_folder(
         link_last(loaded, folder, *step)?;
     }
     let values = last.map_or_else(Vec::new, |ended| ended.values);
-    Ok(Ended { step: *step, stopped: false, values, folder: folder.path().to_owned() })
+    Ok(Ended { step: *step, stopped: false, values, folder: folder.path().to_owned(), begun: true })
 }
 
 /// The last stage's result as the whole run's.

@@ -43,6 +43,11 @@ pub(crate) fn open(world: &World, root: &Path, opening: Opening) -> Result<RunFo
     Ok(folder)
 }
 
+/// Whether the folder still holds the earlier run that this one was to replace; rank 0 knows.
+pub(crate) fn waits(world: &World, folder: &RunFolder) -> Result<bool, Error> {
+    any(world, folder.waits())
+}
+
 /// What rank 0 finds in the run's lock, and what it decides where there is none.
 pub(super) fn kept(
     world: &World,

@@ -39,16 +39,22 @@ pub(crate) fn keep_request(folder: &RunFolder, loaded: &Loaded, inputs: &[&Path]
 impl<B: Backend> Run<'_, B> {
     /// Ends before the end: saves what the last whole step left.
     pub(super) fn stop(&mut self, observe: &mut dyn FnMut(Event)) -> Result<Ended, Error> {
+        // Without a step there is nothing that an earlier run in the folder had to go for.
+        if self.step == 0 && self.job.config.saving.overwrite {
+            return Ok(self.ended(true));
+        }
         self.save(observe)?;
         observe(Event::Note(format!("stopped after step {}; saved, to be resumed", self.step)));
         Ok(self.ended(true))
     }
 
     pub(super) fn ended(&self, stopped: bool) -> Ended {
-        Ended { step: self.step, stopped, values: self.last_values.clone(), folder: self.folder.path().to_owned() }
+        let (values, folder) = (self.last_values.clone(), self.folder.path().to_owned());
+        Ended { step: self.step, stopped, values, folder, begun: true }
     }
 
     pub(super) fn finish(&mut self, observe: &mut dyn FnMut(Event)) -> Result<Ended, Error> {
+        self.take_folder()?;
         if self.window.state().next().is_some() {
             self.log_window(observe)?;
         }

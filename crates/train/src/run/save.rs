@@ -35,6 +35,7 @@ impl<B: Backend> Run<'_, B> {
         if self.last_saved == Some(self.step) {
             return Ok(());
         }
+        self.take_folder()?;
         self.log.sync()?;
         self.text.sync()?;
         let window: Vec<Value> =

@@ -4,7 +4,9 @@ use crate::{Bits, Damage, Scratch, finish, log_of, lora, model, notes, over, res
 use data::{Clock, Tokenizer};
 use rundir::Status;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use train::{Control, Error, Event};
 use weights::{Checkpoint, DType, TensorInfo};
 
@@ -372,7 +374,135 @@ fn an_overwritten_run_leaves_nothing_of_the_one_before() {
     finish(&small("kto", &over_old, json!({"model_name_or_path": model("qwen3"), "max_steps": 12, "save_steps": 5})));
     finish(&small("kto", &over_old, json!({"overwrite_output_dir": true})));
     Bits::of(&over_old, 12).assert_same(&Bits::of(&fresh, 12), "in place of another run");
-    assert!(!over_old.join("checkpoint-5").exists());
+    let names = |run: &Path| -> Vec<PathBuf> {
+        files(run).into_keys().map(|path| path.strip_prefix(run).unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&over_old), names(&fresh));
+    let text = |run: &Path| std::fs::read_to_string(run.join("train.log")).unwrap();
+    assert_eq!(text(&over_old).lines().next(), text(&fresh).lines().next(), "the opening is in the log");
+}
+
+#[test]
+fn a_start_that_fails_leaves_the_earlier_run_as_it_was() {
+    let scratch = Scratch::new("in-place");
+    let run = scratch.join("run");
+    finish(&small("kto", &run, json!({"max_steps": 3, "save_steps": 1, "report_to": "tensorboard"})));
+    assert!(
+        run.join("reference.bin").exists() && run.join("tensorboard").is_dir() && run.join("checkpoint-2").is_dir()
+    );
+    let config = |with: Value| small("kto", &run, with);
+    let missing = scratch.join("nowhere");
+    refused_in_place(&run, &config(json!({"model_name_or_path": missing})), 6, &["nowhere"]);
+    refused_in_place(&run, &config(json!({"dataset_name": missing.with_extension("jsonl")})), 3, &["nowhere.jsonl"]);
+    refused_in_place(&run, &config(json!({"max_memory": "1 MB"})), 4, &["max_memory"]);
+    // This one has read all there is and is at its first step.
+    let data = marked_rows(&scratch, 1, "completion");
+    let model = model_with_a_poisoned_letter(&scratch);
+    let keys = over(&lora(), json!({"model_name_or_path": model, "dataset_name": data, "shuffle": false}));
+    refused_in_place(&run, &config(keys), 5, &["step 1", "not finite"]);
+    // What is read must not be what goes.
+    let before = files(&run);
+    let own = json!({"model_name_or_path": run.join("final"), "overwrite_output_dir": true});
+    refused(&config(own), 2, &["model_name_or_path", "belongs to the run in output_dir", "another output_dir"]);
+    let own = json!({"dataset_name": run.join("log.jsonl"), "overwrite_output_dir": true});
+    refused(&config(own), 2, &["dataset_name", "log.jsonl"]);
+    assert!(files(&run) == before);
+    // It resumes, too.
+    resume(&small("kto", &run, json!({"max_steps": 4, "save_steps": 1, "report_to": "tensorboard"})));
+    assert!(run.join("checkpoint-4").is_dir());
+}
+
+#[test]
+fn a_run_stopped_before_its_first_step_leaves_the_earlier_one() {
+    let scratch = Scratch::new("in-place-stop");
+    let run = scratch.join("run");
+    finish(&small("kto", &run, json!({"max_steps": 2})));
+    let before = files(&run);
+    // While rows are read, while the reference is taken, and in the first step.
+    let moments: [(Value, fn(&Event) -> bool); 3] = [
+        (json!({}), |event| matches!(event, Event::Tokenising { .. })),
+        (json!({}), |event| matches!(event, Event::Progress { what, .. } if what.contains("reference"))),
+        (lora(), |event| matches!(event, Event::Opening(_))),
+    ];
+    for (n, (keys, moment)) in moments.iter().enumerate() {
+        let config = small("kto", &run, over(keys, json!({"overwrite_output_dir": true})));
+        let loaded = config::load("test.yaml", &config.to_string(), &[]).unwrap_or_else(|e| panic!("{e:?}"));
+        let control = Control::default();
+        let mut observe = |event| {
+            if moment(&event) {
+                control.stop.store(true, Ordering::SeqCst);
+            }
+        };
+        let ended = train::run(&loaded, &[], &control, &mut observe).unwrap();
+        assert!(ended.stopped && !ended.begun && ended.exit_code() == 130, "{n}: {ended:?}");
+        assert!(files(&run) == before, "{n}");
+    }
+    // After its first step it is there, and goes on.
+    let config = small("kto", &run, json!({"max_steps": 4, "overwrite_output_dir": true}));
+    stop_after(&config, 1);
+    resume(&small("kto", &run, json!({"max_steps": 4})));
+    assert_eq!(log_of(&run).len(), 4);
+}
+
+#[test]
+fn stages_take_the_place_of_an_earlier_run_once_the_first_is_possible() {
+    let scratch = Scratch::new("in-place-stages");
+    let run = scratch.join("run");
+    let sft = json!({"trainer": "sft", "dataset_name": rows("sft_prompt_completion.jsonl"), "max_steps": 2});
+    let kto = json!({"trainer": "kto", "dataset_name": rows("kto_chat.jsonl"), "max_steps": 2});
+    let staged = |stages: &[Value], with: Value| {
+        let base =
+            over(&small("kto", &run, json!({})), json!({"trainer": null, "dataset_name": null, "max_steps": null}));
+        over(&over(&base, json!({"stages": stages})), with)
+    };
+    finish(&staged(&[sft.clone(), kto.clone()], json!({})));
+    let before = files(&run);
+    assert!(run.join("stage-2/final").is_dir());
+    let whole = [sft.clone(), kto.clone()];
+    refused(&staged(&whole, json!({})), 2, &["already holds a run"]);
+    let missing = scratch.join("nowhere");
+    let broken = over(&kto, json!({"dataset_name": missing.with_extension("jsonl")}));
+    let with = |keys: Value| over(&keys, json!({"overwrite_output_dir": true}));
+    refused(&staged(&[sft.clone(), broken.clone()], with(json!({}))), 3, &["nowhere.jsonl"]);
+    refused(&staged(&[broken, kto.clone()], with(json!({}))), 3, &["nowhere.jsonl"]);
+    refused(&staged(&whole, with(json!({"model_name_or_path": missing}))), 6, &["nowhere"]);
+    refused(&staged(&whole, with(json!({"max_memory": "1 MB"}))), 4, &["max_memory"]);
+    assert!(files(&run) == before);
+    finish(&staged(&[sft], with(json!({}))));
+    assert!(run.join("stage-1/final").is_dir() && !run.join("stage-2").exists());
+}
+
+/// Every file below a folder with its bytes, the lock apart.
+fn files(root: &Path) -> Files {
+    let mut found = Files::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.file_name().unwrap() != ".lock" {
+                found.insert(path.clone(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+/// A start in place of an earlier run ends as it would in a folder of its own, and the earlier run is as it was.
+fn refused_in_place(run: &Path, config: &Value, code: u8, parts: &[&str]) {
+    let before = files(run);
+    let fresh = run.with_extension("fresh");
+    let alone = refused(&over(config, json!({"output_dir": fresh})), code, parts);
+    let config = over(config, json!({"output_dir": run, "overwrite_output_dir": true}));
+    let error = refused(&config, code, parts);
+    assert_eq!(error.to_string(), alone.to_string());
+    let after = files(run);
+    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "{error}");
+    assert!(after == before, "files have changed: {error}");
+    std::fs::remove_dir_all(fresh).unwrap();
 }
 
 /// Stops after steps 2 and 4, so that there are two checkpoints.

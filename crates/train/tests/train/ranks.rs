@@ -273,6 +273,36 @@ fn a_rank_that_ends_ends_the_others_with_its_reason_and_nothing_is_lost() {
 }
 
 #[test]
+fn ranks_take_the_place_of_an_earlier_run_with_their_first_step() {
+    let scratch = Scratch::new("ranks-in-place");
+    let (run, fresh) = (scratch.join("run"), scratch.join("fresh"));
+    let config = |out: &Path, with: Value| job("kto", out, over(&lora(), with));
+    finish_on(2, &config(&run, json!({"max_steps": 3, "save_steps": 1})));
+    let result = |run: &Path| std::fs::read(run.join("final").join(weights::ADAPTER_WEIGHTS_FILE)).unwrap();
+    let (before, over_old) = (result(&run), json!({"overwrite_output_dir": true}));
+    // One rank cannot read its model, and one is asked to stop in the first step.
+    let broken = config(&run, over(&over_old, json!({"model_name_or_path": scratch.join("nowhere")})));
+    let codes: Vec<u8> =
+        run_ranks(3, &broken, &controls(3), &|_| {}).iter().map(|e| e.as_ref().unwrap_err().exit_code()).collect();
+    assert!(codes.contains(&6), "{codes:?}");
+    let controls = controls(3);
+    let watch = |e: &Event| {
+        if matches!(e, Event::Opening(_)) {
+            controls[2].stop.store(true, Ordering::SeqCst);
+        }
+    };
+    for ended in run_ranks(3, &config(&run, over_old.clone()), &controls, &watch) {
+        let ended = ended.unwrap_or_else(|e| panic!("{e}"));
+        assert!(ended.stopped && ended.exit_code() == 130, "{ended:?}");
+    }
+    assert!(result(&run) == before && run.join("checkpoint-1").is_dir());
+    finish_on(3, &config(&run, over_old));
+    finish_on(3, &config(&fresh, json!({})));
+    State::of(&run, 4).assert_same(&State::of(&fresh, 4), "in place of another run");
+    assert!(!run.join("checkpoint-1").exists());
+}
+
+#[test]
 fn a_run_on_all_ranks_packs_rows() {
     let keys = json!({"dataset_name": rows("sft_text46.jsonl"), "max_length": 64, "packing": true, "per_device_train_batch_size": 1,
         "train_batch_size": 5});
