@@ -33,7 +33,7 @@ Examples:
 
 Results go to stdout, everything else to stderr.
 Exit codes: 0 done, 2 usage or configuration, 3 data, 4 memory, 5 numerics, 6 files and disk,
-7 another rank, 75 stopped and saved (resume it), 130 second interrupt.";
+7 another rank, 75 stopped and saved (resume it), 130 second interrupt, or nothing saved.";
 
 /// When output is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

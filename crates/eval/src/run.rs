@@ -42,14 +42,15 @@ struct Work<'a> {
     files: RunFiles,
     identity: Value,
     samples: Samples,
-    journal: Journal,
+    /// None before the first answer of an evaluation that overwrites another: until then that one's files are as they were.
+    journal: Option<Journal>,
     /// Row and number of each answer that is missing.
     missing: Vec<(i64, usize)>,
     asked: Vec<Asked>,
 }
 
 /// Evaluates a model on tasks and writes the results below `output`. Answers that are there are not asked for again; with
-/// `overwrite` they are removed first.
+/// `overwrite` they go when the first new one is there.
 ///
 /// # Errors
 /// Settings out of range, results of another evaluation in the way, the model, the disk. Answers finished before an error
@@ -99,15 +100,17 @@ impl<'a> Work<'a> {
     ) -> Result<Self, Error> {
         let files = RunFiles::new(output, &task.name, &settings.run_name());
         files.create_folder()?;
-        if overwrite {
-            files.remove()?;
-        }
         let mut identity = settings.identity();
         identity["model"] = model.into();
         identity["data"] = task.hash.as_str().into();
         let mut samples = Samples::new();
-        files.finished(&identity, &mut samples)?;
-        let journal = Journal::open(&files.journal(), &identity, &mut samples)?;
+        let journal = match overwrite {
+            true => None,
+            false => {
+                files.finished(&identity, &mut samples)?;
+                Some(Journal::open(&files.journal(), &identity, &mut samples)?)
+            }
+        };
         if let Some((_, number)) = samples.keys().find(|(_, number)| *number >= settings.n_sampling) {
             let reason = format!("n_sampling is at least {} there and {} here", number + 1, settings.n_sampling);
             return Err(Error::OtherRun { path: files.result(), reason });
@@ -140,7 +143,13 @@ impl<'a> Work<'a> {
         let mut progress = |done| observe(Event::Progress { task: self.task.name.clone(), done, total });
         progress(done);
         let (journal, samples, missing) = (&mut self.journal, &mut self.samples, &self.missing);
+        let (files, identity) = (&self.files, &self.identity);
         candidate.answer(model, &self.asked, settings, &mut |i, sample| {
+            if journal.is_none() {
+                files.remove()?;
+                *journal = Some(Journal::open(&files.journal(), identity, &mut Samples::new())?);
+            }
+            let journal = journal.as_mut().expect("opened above");
             journal.add(missing[i], &sample)?;
             samples.insert(missing[i], sample);
             done += 1;

@@ -60,7 +60,8 @@ pub(crate) struct Source {
 /// the folder's where none is given.
 ///
 /// # Errors
-/// A model or tokenizer that GGUF cannot hold, files, and a file that does not agree with its model (it is removed).
+/// A model or tokenizer that GGUF cannot hold, files, and a file that does not agree with its model (it is removed, and one of an earlier
+/// export stays).
 pub fn export(
     model: &Path,
     name: Option<&str>,
@@ -93,10 +94,17 @@ pub fn export(
     for &mix in mixes {
         let name = format!("{}-{}.gguf", source.name, mix.name().to_uppercase());
         let path = output.join(&name);
-        let kinds = source.write(&path, mix, &vocab.metadata, observe)?;
-        let agreement = check(&path, &source, mix, threads).inspect_err(|_| {
-            let _ = std::fs::remove_file(&path);
+        // A file that an earlier export left stays until this one is known to be the model.
+        let unread = output.join(format!(".{name}.unread"));
+        let kinds = source.write(&unread, mix, &vocab.metadata, observe)?;
+        let agreement = check(&unread, &source, mix, threads).map_err(|error| {
+            let _ = std::fs::remove_file(&unread);
+            match error {
+                Error::SelfTest { reason, .. } => Error::SelfTest { path: path.clone(), reason },
+                other => other,
+            }
         })?;
+        std::fs::rename(&unread, &path).map_err(Error::io("write", &path))?;
         let bytes = std::fs::metadata(&path).map_err(Error::io("read", &path))?.len();
         let text = modelfile::text(&name, &source.folder.tokenizer, &source.stop, &source.defaults);
         weights::write_atomic(&output.join("Modelfile"), text.as_bytes())?;
@@ -244,6 +252,26 @@ mod tests {
         std::fs::write(to.join("tokenizer.json"), LETTERS).unwrap();
         std::fs::write(to.join("tokenizer_config.json"), "{}").unwrap();
         to.to_owned()
+    }
+
+    #[test]
+    fn an_earlier_file_stays_until_the_new_one_is_read_back() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/models/qwen2");
+        let out = std::env::temp_dir().join(format!("prospect-gguf-earlier-{}", std::process::id()));
+        std::fs::create_dir_all(&out).unwrap();
+        let (file, unread) = (out.join("tiny-F32.gguf"), out.join(".tiny-F32.gguf.unread"));
+        std::fs::write(&file, "of an earlier export").unwrap();
+        // Where it is to be read back to is a file: it is written, and cannot be looked at.
+        let taken = out.join("..tiny-F32.gguf.unread.check");
+        std::fs::write(&taken, "").unwrap();
+        let again = || export(&model, Some("tiny"), &[Mix::F32], &out, 1, &mut |_| {});
+        again().err().expect("a folder that cannot be made");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "of an earlier export");
+        assert!(!unread.exists());
+        std::fs::remove_file(&taken).unwrap();
+        again().unwrap();
+        assert!(std::fs::read(&file).unwrap().starts_with(b"GGUF") && !unread.exists());
+        std::fs::remove_dir_all(&out).unwrap();
     }
 
     /// With `PROSPECT_GOLDEN` the reference models of that folder, and the files are kept for other readers.

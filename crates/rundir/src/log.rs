@@ -27,15 +27,7 @@ impl LineLog {
         let position = resume_at.unwrap_or(0);
         let open = File::options().write(true).create(position == 0).truncate(false).open(path);
         let mut file = open.at("open", path)?;
-        let found = file.metadata().at("open", path)?.len();
-        if found < position {
-            return Err(Error::damaged(
-                path,
-                format!(
-                    "the checkpoint was taken at {position} bytes, found {found}; restore the file, or resume from an earlier checkpoint"
-                ),
-            ));
-        }
+        whole_to(&file, path, position)?;
         file.set_len(position).at("truncate", path)?;
         file.seek(SeekFrom::Start(position)).at("open", path)?;
         Ok(LineLog { path: path.to_path_buf(), file: Some(file), position })
@@ -77,6 +69,18 @@ impl LineLog {
     }
 }
 
+/// Whether a log is as long as it was when a checkpoint was taken.
+fn whole_to(file: &File, path: &Path, position: u64) -> Result<(), Error> {
+    let found = file.metadata().at("open", path)?.len();
+    if found >= position {
+        return Ok(());
+    }
+    let why = format!(
+        "the checkpoint was taken at {position} bytes, found {found}; restore the file, or resume from an earlier checkpoint"
+    );
+    Err(Error::damaged(path, why))
+}
+
 /// Reads all records of a `log.jsonl`. A last line without its end, left by a killed process, is not a record.
 ///
 /// Errors: the file cannot be read; a line is not a JSON object (named by its number).
@@ -93,12 +97,19 @@ pub fn read(path: &Path) -> Result<Vec<Record>, Error> {
 ///
 /// Errors: the file cannot be read.
 pub fn read_tail(path: &Path) -> Result<Vec<Record>, Error> {
+    read_tail_at(path, fs::metadata(path).at("read", path)?.len())
+}
+
+/// As [`read_tail`], of the log as it was at `length` bytes.
+///
+/// Errors: the file cannot be read, or is shorter.
+pub fn read_tail_at(path: &Path, length: u64) -> Result<Vec<Record>, Error> {
     const TAIL: u64 = 64 << 10;
     let mut file = File::open(path).at("read", path)?;
-    let length = file.metadata().at("read", path)?.len();
+    whole_to(&file, path, length)?;
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).at("read", path)?;
     let mut bytes = Vec::new();
-    file.take(TAIL).read_to_end(&mut bytes).at("read", path)?;
+    file.take(length.min(TAIL)).read_to_end(&mut bytes).at("read", path)?;
     Ok(bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
 }
 
@@ -160,5 +171,11 @@ mod tests {
         let tail = read_tail(&path).unwrap();
         assert!(tail.len() > 100 && tail.len() < 5000);
         assert_eq!(tail.last().unwrap()["step"], 4999);
+        // As it was when a checkpoint was taken.
+        let line = log.position();
+        log.record(&json!({"step": 5000, "loss": 0.5})).unwrap();
+        assert_eq!(read_tail_at(&path, line).unwrap(), tail);
+        assert_eq!(read_tail_at(&path, 0).unwrap(), Vec::<Record>::new());
+        assert_eq!(read_tail_at(&path, log.position() + 1).unwrap_err().exit_code(), 6);
     }
 }

@@ -273,6 +273,10 @@ struct Run<'a, B: Backend> {
     last_values: Vec<(String, f64)>,
     /// Lines of the opening that the log does not have yet.
     unwritten: Vec<String>,
+    /// The checkpoint that the run goes on from.
+    found: Option<&'a Checkpoint>,
+    /// Whether the folder is this run's, with no earlier future and no earlier run in it.
+    taken: bool,
 }
 
 impl<'a, B: Backend> Run<'a, B> {
@@ -282,7 +286,7 @@ impl<'a, B: Backend> Run<'a, B> {
         job: &'a Job,
         plan: &Plan,
         folder: &'a RunFolder,
-        found: Option<&Checkpoint>,
+        found: Option<&'a Checkpoint>,
         observe: &mut dyn FnMut(Event),
     ) -> Result<Run<'a, B>, Error> {
         let (policy, spread) = ranks.load(backend, job, observe)?;
@@ -290,9 +294,6 @@ impl<'a, B: Backend> Run<'a, B> {
         let layout = if ranks.zero == 3 { layout.with_values_beside() } else { layout };
         let opening = report::opening(job, plan);
         opening.iter().for_each(|line| observe(Event::Opening(line.clone())));
-        if let Some(found) = found {
-            folder.discard_after(found.step())?;
-        }
         let recorded = job.adapter.as_ref().map_or(0.0, |a| a.config.lora_dropout);
         let mut run = Run {
             backend,
@@ -320,9 +321,11 @@ impl<'a, B: Backend> Run<'a, B> {
             unsaved: None,
             last_values: Vec::new(),
             unwritten: if found.is_none() { opening } else { Vec::new() },
+            found,
+            taken: false,
         };
-        if !folder.waits() {
-            run.open_logs(found)?;
+        if found.is_none() && !folder.waits() {
+            run.take_folder()?;
         }
         Ok(run)
     }

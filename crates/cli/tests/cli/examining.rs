@@ -111,6 +111,34 @@ fn six_benchmarks_run_and_a_torn_evaluation_goes_on() {
 }
 
 #[test]
+fn an_evaluation_that_overwrites_another_leaves_it_until_its_first_answer() {
+    let scratch = Scratch::new();
+    benchmarks(&scratch);
+    let model = scratch.join("model");
+    std::fs::create_dir(&model).unwrap();
+    for entry in std::fs::read_dir(golden("models/qwen2")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let args = ["eval", text(&model), "--benchmarks", "gsm8k", "--max-tokens-per-call", "4", "--output", "out"];
+    scratch.succeeds(&args);
+    let kept = |what: &str| std::fs::read(scratch.join(&format!("out/gsm8k/{RUN}_{what}"))).unwrap();
+    let files = ["result.jsonl", "metrics.json", "answers.html"];
+    let before = files.map(kept);
+    let weights = std::fs::read(model.join("model.safetensors")).unwrap();
+    std::fs::write(model.join("model.safetensors"), &weights[..weights.len() - 5000]).unwrap();
+    let again = [&args[..], &["--overwrite", "--n-sampling", "2"]].concat();
+    let output = scratch.prospect(&again);
+    assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
+    assert!(files.map(kept) == before, "{}", stderr(&output));
+    std::fs::write(model.join("model.safetensors"), &weights).unwrap();
+    scratch.succeeds(&again);
+    let metrics = read(&scratch.join(&format!("out/gsm8k/{RUN}_metrics.json")));
+    assert_eq!(metrics["evaluation"]["n_sampling"].as_u64().or(metrics["num_scores"].as_u64()), Some(4), "{metrics}");
+    assert!(!scratch.join(&format!("out/gsm8k/{RUN}_unfinished.jsonl")).exists());
+}
+
+#[test]
 fn generations_with_known_verdicts_get_their_accuracy() {
     let scratch = Scratch::new();
     let model = golden("models/qwen2");

@@ -52,6 +52,32 @@ fn a_run_stopped_by_sigterm_is_resumed_to_the_same_bits() {
 }
 
 #[test]
+fn a_run_stopped_before_its_first_step_says_that_the_earlier_one_is_still_there() {
+    let scratch = Scratch::new();
+    let run = scratch.kto_run("max_steps: 2");
+    scratch.succeeds(&["train", text(&run)]);
+    let before = adapter_of(&scratch.join("run"));
+    let mut command = scratch.command(&["train", text(&run), "overwrite_output_dir=true", "max_steps=400000"]);
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+    // It listens by then, and has yet to read anything.
+    assert!(lines.any(|line| line.starts_with("run folder")));
+    ["STOP", "TERM", "CONT"].iter().for_each(|name| signal(&child, name));
+    let said: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{said:?}");
+    assert!(said.iter().any(|line| line.contains("run is as it was")), "{said:?}");
+    assert_eq!(adapter_of(&scratch.join("run")), before);
+    // Killed there, it leaves as much.
+    let mut child = command.spawn().unwrap();
+    assert!(BufReader::new(child.stderr.take().unwrap()).lines().any(|line| line.unwrap().starts_with("run folder")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(scratch.succeeds(&["runs", "ls"]).contains("finished"));
+    scratch.succeeds(&["resume", "run"]);
+    assert_eq!(adapter_of(&scratch.join("run")), before);
+}
+
+#[test]
 fn sigusr1_saves_and_the_run_goes_on() {
     let scratch = Scratch::new();
     let run = scratch.kto_run(LONG);

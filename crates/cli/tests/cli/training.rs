@@ -62,6 +62,34 @@ fn runs_are_trained_listed_shown_and_compared() {
     assert!(diff.lines().any(|line| line.split_whitespace().collect::<Vec<_>>() == ["beta", "0.1", "0.5"]), "{diff}");
 }
 
+#[test]
+fn a_run_is_replaced_only_by_one_that_has_begun() {
+    let scratch = Scratch::new();
+    let run = scratch.kto_run("max_steps: 3\nsave_steps: 1");
+    scratch.succeeds(&["train", text(&run)]);
+    let before = adapter_of(&scratch.join("run"));
+    let again = ["train", text(&run), "overwrite_output_dir=true"];
+    let misspelt = scratch.prospect(&[&again[..], &["model_name_or_path=./qwem"]].concat());
+    let alone = scratch.prospect(&["train", text(&run), "output_dir=alone", "model_name_or_path=./qwem"]);
+    assert!(stderr(&misspelt).contains("qwem"), "{}", stderr(&misspelt));
+    assert_eq!(misspelt.status.code(), alone.status.code());
+    let shown = objects(&scratch.succeeds(&["runs", "show", "run", "--json"])).remove(0);
+    assert_eq!((&shown["state"], &shown["checkpoints"]), (&json!("finished"), &json!([1, 2, 3])));
+    assert_eq!(adapter_of(&scratch.join("run")), before);
+    scratch.succeeds(&[&again[..], &["max_steps=2", "save_steps=2", "seed=7"]].concat());
+    assert_ne!(adapter_of(&scratch.join("run")), before);
+
+    // As if it had been killed while its first files moved in.
+    std::fs::create_dir(scratch.join("run/.begun")).unwrap();
+    for name in ["config.yaml", "lock.json", "status.json"] {
+        std::fs::copy(scratch.join("run").join(name), scratch.join("run/.begun").join(name)).unwrap();
+    }
+    std::fs::remove_file(scratch.join("run/config.yaml")).unwrap();
+    assert!(scratch.succeeds(&["runs", "ls"]).contains("killed"));
+    scratch.succeeds(&["resume", "run"]);
+    assert!(scratch.join("run/config.yaml").exists() && !scratch.join("run/.begun").exists());
+}
+
 /// The result of a run.
 pub(crate) fn adapter_of(run: &Path) -> Vec<u8> {
     std::fs::read(run.join("final/adapter_model.safetensors")).unwrap()

@@ -162,11 +162,7 @@ fn at_every_call(dead: bool, look: impl Fn(&str, &Path, &Files, bool)) -> usize 
     for at in 0.. {
         let scratch = Scratch::new();
         let run = scratch.join("run");
-        for (name, bytes) in &before {
-            let path = run.join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, bytes).unwrap();
-        }
+        copied(&made.join("run"), &run);
         let (disk, count) = failing_at(at, dead);
         let begun = start(disk, &run).and_then(|folder| {
             let begun = folder.begun();
@@ -185,6 +181,19 @@ fn at_every_call(dead: bool, look: impl Fn(&str, &Path, &Files, bool)) -> usize 
         look(&format!("call {at}"), &run, &before, begun.is_ok());
     }
     unreachable!("the calls end")
+}
+
+/// A folder with all that it holds, once more.
+fn copied(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for name in names(from).unwrap() {
+        let (from, to) = (from.join(&name), to.join(&name));
+        if from.is_dir() {
+            copied(&from, &to);
+        } else {
+            fs::copy(from, to).unwrap();
+        }
+    }
 }
 
 /// Whether the run is the new one, whole; else it is the earlier one, to the last byte.
@@ -214,6 +223,20 @@ fn a_death_at_any_call_leaves_one_of_the_two_runs_whole() {
         // Whoever only reads finds a run, and is not told that it is done.
         let details = runs::show(run).unwrap();
         assert!(!unsettled || details.summary.state == State::Killed, "{call}: {:?}", details.summary.state);
+        // The next opening does the rest, whatever it is for.
+        for opening in [Opening::Create, Opening::Overwrite, Opening::Resume] {
+            let copy = Scratch::new();
+            let copy = copy.join("run");
+            copied(run, &copy);
+            let opened = RunFolder::open(&copy, opening);
+            assert_eq!(opened.is_err(), opening == Opening::Create, "{call}: {opening:?}");
+            drop(opened);
+            assert!(!is_unsettled(&copy), "{call}: {opening:?}");
+            match opening {
+                Opening::Resume => assert_eq!(Status::read(&copy).unwrap().resumed.len(), 1, "{call}"),
+                _ => assert!(is_new(call, &copy, before) || !unsettled, "{call}: {opening:?}"),
+            }
+        }
         settle(run).unwrap();
         let new = is_new(call, run, before);
         assert!(new || !(told || unsettled), "{call}: begun, and gone again");
@@ -228,22 +251,6 @@ fn a_death_at_any_call_leaves_one_of_the_two_runs_whole() {
     });
     let [old, new] = *seen.lock().unwrap();
     assert!(old > 10 && new > 10 && old + new == calls, "{old} deaths before, {new} after, of {calls}");
-}
-
-#[test]
-fn the_next_opening_finishes_what_a_death_left_whatever_it_is_for() {
-    for opening in [Opening::Create, Opening::Overwrite, Opening::Resume] {
-        at_every_call(true, |call, run, before, _| {
-            let settled = is_unsettled(run);
-            let opened = RunFolder::open(run, opening);
-            assert_eq!(opened.is_err(), opening == Opening::Create, "{call}: {opening:?}");
-            drop(opened);
-            match opening {
-                Opening::Resume => assert_eq!(Status::read(run).unwrap().resumed.len(), 1, "{call}"),
-                _ => assert!(is_new(call, run, before) || !settled, "{call}: {opening:?}"),
-            }
-        });
-    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How a run begins: what it needs is looked at first, and only then does it take the place of an earlier one.
+//! How a run begins: what it needs is looked at first, and only then does anything earlier in its folder go.
 
 use super::agree::{self, Kept};
 use super::{Control, Event, Run, device};
@@ -110,25 +110,25 @@ pub(crate) fn check_overwritten(loaded: &Loaded) -> Result<(), Error> {
 }
 
 impl<B: Backend> Run<'_, B> {
-    /// A run that takes an earlier one's place does so when it has made a step, or has anything to leave: by then model, data and
-    /// memory are known to do.
+    /// A run takes its folder when it has made a step, or has anything to leave: by then model, data and memory are known to do.
+    /// Until then an earlier run whose place it takes is as it was, and so are checkpoints and log lines beyond the checkpoint
+    /// that it goes on from.
     pub(super) fn take_folder(&mut self) -> Result<(), Error> {
-        if self.folder.waits() {
-            self.folder.begun()?;
-            self.open_logs(None)?;
+        if self.taken {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Opens the logs: anew, or as long as they were when the checkpoint was taken.
-    pub(super) fn open_logs(&mut self, found: Option<&Checkpoint>) -> Result<(), Error> {
-        let at = |key: &str| found.and_then(|c| c.manifest.meta.get(key)).and_then(Value::as_u64);
+        self.folder.begun()?;
+        if let Some(found) = self.found {
+            self.folder.discard_after(found.step())?;
+        }
+        let at = |key: &str| self.found.and_then(|c| c.manifest.meta.get(key)).and_then(Value::as_u64);
         self.log = self.folder.open_log("log.jsonl", at("log_bytes"))?;
         self.text = self.folder.open_log("train.log", at("text_bytes"))?;
         if self.job.config.logging.tensorboard && self.ranks.world.leads() {
             let dir = self.folder.path().join("tensorboard");
-            self.events = Some(EventFile::create(&dir, found.map(Checkpoint::step))?);
+            self.events = Some(EventFile::create(&dir, self.found.map(Checkpoint::step))?);
         }
+        self.taken = true;
         Ok(std::mem::take(&mut self.unwritten).iter().try_for_each(|line| self.text.line(line))?)
     }
 }

@@ -49,6 +49,7 @@ impl<B: Backend> Run<'_, B> {
     }
 
     pub(super) fn record(&mut self, values: Vec<(String, f64)>, observe: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        self.take_folder()?;
         let record: Map<String, Value> = values.iter().map(|(k, v)| (k.clone(), number(k, *v))).collect();
         self.log.record(&record)?;
         self.text.line(&report::line(&values))?;

@@ -151,7 +151,8 @@ impl<B: Backend> Run<'_, B> {
         self.window = Window::restore(cells.iter().map(|(n, f, c)| (n.as_str(), *f, *c)))?;
         self.best = meta.get("best").and_then(|b| Some((f64::from_bits(b.get(0)?.as_u64()?), b.get(1)?.as_u64()?)));
         self.last_saved = Some(self.step);
-        for record in rundir::log::read_tail(&self.folder.path().join("log.jsonl"))? {
+        let log = self.folder.path().join("log.jsonl");
+        for record in rundir::log::read_tail_at(&log, number("log_bytes")?)? {
             self.remember(record.into_iter().filter_map(|(k, v)| Some((k, v.as_f64()?))).collect());
         }
         Ok(())

@@ -215,6 +215,39 @@ fn a_request_to_save_saves_and_goes_on() {
 }
 
 #[test]
+fn what_lies_beyond_a_checkpoint_goes_only_once_the_run_goes_on_from_it() {
+    let scratch = Scratch::new("beyond");
+    let (whole, run) = (scratch.join("whole"), scratch.join("run"));
+    let config = |out: &Path| over(&full(out), json!({"save_steps": 4, "report_to": "tensorboard"}));
+    finish(&config(&whole));
+    finish(&config(&run));
+    let kept = |name: &str| std::fs::read(run.join(name)).unwrap();
+    let names = ["log.jsonl", "train.log", "checkpoint-8/MANIFEST.json", "checkpoint-12/MANIFEST.json"];
+    let before = names.map(kept);
+    // It is stopped while it loads; a model that does not load, or fit, is no other case.
+    let again = over(&config(&run), json!({"resume_from_checkpoint": run.join("checkpoint-4")}));
+    stop_at(&again, 4, |event| matches!(event, Event::Opening(_)));
+    assert!(names.map(kept) == before);
+    stop_at(&again, 6, |event| matches!(event, Event::Step { step: 6, .. }));
+    assert!(!run.join("checkpoint-8").exists() && !run.join("checkpoint-12").exists());
+    resume(&config(&run));
+    Bits::of(&run, 12).assert_same(&Bits::of(&whole, 12), "gone on from its first checkpoint");
+}
+
+/// Trains until something happens, and asks to stop then.
+fn stop_at(config: &Value, step: u64, moment: impl Fn(&Event) -> bool) {
+    let loaded = config::load("test.yaml", &config.to_string(), &[]).unwrap_or_else(|e| panic!("{e:?}"));
+    let control = Control::default();
+    let ended = train::run(&loaded, &[], &control, &mut |event| {
+        if moment(&event) {
+            control.stop.store(true, Ordering::SeqCst);
+        }
+    });
+    let ended = ended.unwrap_or_else(|e| panic!("{e}"));
+    assert!(ended.exit_code() == 75 && ended.step == step, "{ended:?}");
+}
+
+#[test]
 fn a_lost_or_damaged_reference_is_taken_again() {
     let scratch = Scratch::new("reference");
     let whole = scratch.join("whole");
