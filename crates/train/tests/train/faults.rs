@@ -412,6 +412,8 @@ fn a_start_that_fails_leaves_the_earlier_run_as_it_was() {
     assert!(run.join("checkpoint-4").is_dir());
 }
 
+type Moment = fn(&Event) -> bool;
+
 #[test]
 fn a_run_stopped_before_its_first_step_leaves_the_earlier_one() {
     let scratch = Scratch::new("in-place-stop");
@@ -419,7 +421,7 @@ fn a_run_stopped_before_its_first_step_leaves_the_earlier_one() {
     finish(&small("kto", &run, json!({"max_steps": 2})));
     let before = files(&run);
     // While rows are read, while the reference is taken, and in the first step.
-    let moments: [(Value, fn(&Event) -> bool); 3] = [
+    let moments: [(Value, Moment); 3] = [
         (json!({}), |event| matches!(event, Event::Tokenising { .. })),
         (json!({}), |event| matches!(event, Event::Progress { what, .. } if what.contains("reference"))),
         (lora(), |event| matches!(event, Event::Opening(_))),
