@@ -262,13 +262,13 @@ mod tests {
         let (file, unread) = (out.join("tiny-F32.gguf"), out.join(".tiny-F32.gguf.unread"));
         std::fs::write(&file, "of an earlier export").unwrap();
         // Where it is to be read back to is a file: it is written, and cannot be looked at.
-        let taken = out.join("..tiny-F32.gguf.unread.check");
-        std::fs::write(&taken, "").unwrap();
+        let taken = ["..tiny-F32.gguf.unread.check", ".tiny-F32.gguf.check"].map(|name| out.join(name));
+        taken.iter().for_each(|path| std::fs::write(path, "").unwrap());
         let again = || export(&model, Some("tiny"), &[Mix::F32], &out, 1, &mut |_| {});
         assert!(again().is_err(), "a folder that cannot be made");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "of an earlier export");
         assert!(!unread.exists());
-        std::fs::remove_file(&taken).unwrap();
+        taken.iter().for_each(|path| std::fs::remove_file(path).unwrap());
         again().unwrap();
         assert!(std::fs::read(&file).unwrap().starts_with(b"GGUF") && !unread.exists());
         std::fs::remove_dir_all(&out).unwrap();
