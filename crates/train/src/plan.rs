@@ -138,8 +138,7 @@ impl Plan {
 
     /// A plan with a given execution (a resumed run keeps its own).
     pub fn given(job: &Job, execution: Execution, team: Team) -> Plan {
-        let available = if is_on_gpu(job) { room(job) } else { available_memory() };
-        Plan::with(job, Load { team, ..heaviest(job) }, execution, available)
+        Plan::with(job, Load { team, ..heaviest(job) }, execution, room(job))
     }
 
     fn with(job: &Job, load: Load, execution: Execution, available: u64) -> Plan {

@@ -1,4 +1,4 @@
-//! The loops of products whose rows stand apart, in plain Rust; [`super::x86`] has the same sums in AVX-512 registers.
+//! The loops of products whose rows stand apart, in plain Rust; [`super::x86`] and [`super::avx2`] have the same sums in registers.
 
 use super::{Apart, Held, Rows, row_of};
 use crate::cpu::simd::{Isa, isa};
@@ -122,6 +122,11 @@ impl Apart for f32 {
             // SAFETY: detected; shapes were checked above.
             return unsafe { super::x86::dots(x, &w, out) };
         }
+        #[cfg(target_arch = "x86_64")]
+        if isa() != Isa::Plain && is_x86_feature_detected!("fma") {
+            // SAFETY: detected, AVX2 as well; shapes were checked above.
+            return unsafe { super::avx2::dots(x, &w, out) };
+        }
         single::dots_plain(x, &w, out);
     }
     fn mix(p: &[&[f32]], Rows(w): Rows<'_, f32>, out: Dst<'_, Cpu<f32>, f32>) {
@@ -176,7 +181,7 @@ mod tests {
     #[test]
     fn a_row_has_the_same_bits_in_any_company_and_storage() {
         let cpu = Cpu::<f32>::new(2);
-        for (k, o) in [(1, 1), (16, 4), (17, 5), (33, 70), (100, 130), (515, 37)] {
+        for (k, o) in [(1, 1), (16, 4), (17, 5), (24, 6), (33, 70), (100, 130), (515, 37), (1039, 13)] {
             let (x, values) = (noise(9 * k, 1), noise(k * o, 2));
             let all = cpu.from_host(9, k, &x);
             let exact = |t: usize, j: usize| -> f64 {

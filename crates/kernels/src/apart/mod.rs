@@ -5,6 +5,8 @@
 //! A dot product has sixteen running sums, fused, joined in one fixed order; a mix of rows is added up row by row. Every
 //! instruction set with fused multiply-add gives the same bits.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 pub(crate) mod loops;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -17,6 +19,8 @@ use std::ops::Range;
 
 /// Multiplications below which a product stays on its thread.
 const SMALL: usize = 1 << 15;
+/// Outputs that a thread takes at a time, where there are as many: inputs are laid out anew for each time.
+const FEWEST: usize = 384;
 /// Bytes of input rows that are multiplied with a weight before its rows are read again: they stay in the second-level cache.
 const INPUT_BYTES: usize = 384 << 10;
 /// Rows of a weight that is unpacked first.
@@ -210,7 +214,8 @@ fn each_chunk<'a, E: Real>(
     let multiplications = out.rows * out.cols * inner;
     let pieces =
         if multiplications < SMALL { 1 } else { cpu.num_threads() * (1 + multiplications / (SMALL << 8)).min(4) };
-    let chunk = out.cols.div_ceil(pieces).next_multiple_of(48);
+    let fewest = FEWEST.min(out.cols.div_ceil(cpu.num_threads()));
+    let chunk = out.cols.div_ceil(pieces).max(fewest).next_multiple_of(48);
     cpu.each(out.col_chunks(chunk), |(first, out)| work(first, Dst { out, add }));
 }
 

@@ -205,6 +205,15 @@ fn logging_folds_the_steps_between_its_lines() {
     assert_eq!(logged(&fifth, "num_tokens").last(), logged(&each, "num_tokens").last());
 }
 
+#[test]
+fn a_run_says_what_it_may_use() {
+    let scratch = Scratch::new("max-memory");
+    let run = scratch.join("run");
+    finish(&small("sft", &run, over(&lora(), json!({"max_memory": "123MiB", "max_steps": 1}))));
+    let said = std::fs::read_to_string(run.join("train.log")).unwrap();
+    assert!(said.lines().any(|line| line.ends_with("123 MB may be used")), "{said}");
+}
+
 /// A job, and what it may take on the GPU that its configuration names, bytes.
 fn gpu_job(keys: Value, memory: Option<u64>) -> Job {
     let config = over(&small("sft", &std::env::temp_dir(), json!({"device": "cuda"})), keys);
