@@ -2,6 +2,8 @@
 
 mod exchange;
 
+pub(super) use exchange::Dealing;
+
 use super::{Load, Plan, is_on_gpu};
 use crate::Job;
 
@@ -73,7 +75,7 @@ impl Team {
     }
 
     /// Bytes of parts of the state.
-    pub(super) fn held(self, whole: &Whole, packs: usize) -> Held {
+    pub(super) fn held(self, whole: &Whole, dealing: &Dealing) -> Held {
         let Whole { units, values, moments } = whole;
         let elements: usize = units.iter().sum();
         let (arena, shard) = (4 * elements as u64, |bytes: u64| bytes.div_ceil(self.group as u64));
@@ -81,7 +83,7 @@ impl Team {
         let largest = bytes.iter().copied().max().unwrap_or(0);
         // A unit's values, where it is computed with.
         let window = if self.zero == 3 { largest } else { 0 };
-        let exchange = self.exchange(&bytes, packs);
+        let exchange = self.exchange(&bytes, dealing);
         let gaps = if largest < KEPT { exchange / 5 } else { 0 };
         Held {
             values: if self.zero == 3 { shard(*values) + window } else { *values },

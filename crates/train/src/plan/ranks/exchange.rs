@@ -2,9 +2,66 @@
 //!
 //! The moments are those of `gradient`, `spread` and `run::update`: a change of what is copied there changes this file too.
 
-use super::Team;
+use super::{Load, Team, packs};
+use crate::Job;
+use crate::simulate::groups;
 use crate::spread::ON_THE_WAY;
+use crate::step::{Execution, dealt};
+use dist::deal::deal;
+use dist::tree::{Node, Tree};
 use std::collections::VecDeque;
+
+/// Which packs of the heaviest step are whose: leaves of the tree, by rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Dealing(Vec<Vec<u64>>);
+
+impl Dealing {
+    /// Of packs that are cut as a run cuts them; where that is not known here, of as many as its rows fill.
+    pub(in crate::plan) fn of(job: &Job, load: Load, execution: Execution) -> Dealing {
+        let Team { ranks, zero, tree, .. } = load.team;
+        if ranks == 1 && !tree {
+            return Dealing(vec![vec![0]]);
+        }
+        let Ok(groups) = groups(job, execution, load.step) else {
+            return Dealing::even(packs(load, execution.budget_rows), ranks, zero >= 2);
+        };
+        let (mut all, mut before) = (vec![Vec::new(); ranks], 0);
+        for packs in groups {
+            let dealt = dealt(&job.blueprint, &packs, ranks, zero >= 2);
+            let own = all.iter_mut().zip(dealt);
+            own.for_each(|(all, own)| all.extend(own.into_iter().map(|pack| before + pack as u64)));
+            before += packs.len() as u64;
+        }
+        Dealing(all)
+    }
+
+    /// Packs that cost the same.
+    fn even(packs: usize, ranks: usize, by_turn: bool) -> Dealing {
+        let last = packs as u64;
+        if by_turn {
+            return Dealing((0..ranks).map(|rank| (rank as u64..last).step_by(ranks).collect()).collect());
+        }
+        Dealing(deal(&vec![1; packs], ranks).into_iter().map(|own| own.map(|pack| pack as u64).collect()).collect())
+    }
+
+    fn turns(&self) -> usize {
+        self.0.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
+    /// Sums of all ranks that cannot be added up further after so many turns.
+    fn summed(&self, turns: usize) -> u64 {
+        let mut leaves: Vec<u64> = self.0.iter().flat_map(|own| own.iter().take(turns).copied()).collect();
+        leaves.sort_unstable();
+        nodes(&leaves)
+    }
+}
+
+/// How many sums there are of some leaves.
+fn nodes(leaves: &[u64]) -> u64 {
+    let mut tree = Tree::default();
+    leaves.iter().for_each(|leaf| tree.push(Node { level: 0, index: *leaf }, Vec::new()));
+    tree.nodes().len() as u64
+}
 
 /// A turn in which units leave. Nodes are sums that cannot be added up further.
 #[derive(Clone, Copy)]
@@ -27,25 +84,26 @@ struct Way {
 }
 
 impl Team {
-    /// Bytes at the worst moment of a step of so many packs; `units` in bytes.
-    pub(super) fn exchange(self, units: &[u64], packs: usize) -> u64 {
-        let (all, largest) = (units.iter().sum::<u64>(), units.iter().copied().max().unwrap_or(0));
-        let own = packs.div_ceil(self.ranks);
-        let added = if self.tree && self.zero < 2 { self.added(all, largest, own) } else { 0 };
+    /// Bytes at the worst moment of a step, on the rank that takes most; `units` in bytes.
+    pub(super) fn exchange(self, units: &[u64], dealing: &Dealing) -> u64 {
         if self.ranks == 1 && !self.tree {
             return 0;
         }
+        let (all, largest) = (units.iter().sum::<u64>(), units.iter().copied().max().unwrap_or(0));
         // Sums of units become one row, one after the other and the embedding's first.
-        let turns = self.turns(packs);
-        let sums = turns.last().map_or(own.count_ones().into(), |turn| turn.sums[1]);
-        let reduced = sums * self.part(all) + self.part(units[0]);
+        let reduced = self.summed(dealing, dealing.turns()) * self.part(all) + self.part(units[0]);
         let updated = match self.zero {
             _ if self.ranks == 1 => 0,
             0 => self.part(all) + largest - self.part(largest),
             1 | 2 => largest,
             _ => 0,
         };
-        added.max(reduced).max(updated).max(self.leaving(units, &turns))
+        let turns = dealing.turns();
+        let of = |rank: usize| {
+            let added = if self.tree && self.zero < 2 { self.added(all, largest, &dealing.0[rank], turns) } else { 0 };
+            added.max(self.leaving(units, &self.turns(dealing, rank)))
+        };
+        (0..self.ranks).map(of).max().unwrap_or(0).max(reduced).max(updated)
     }
 
     /// A member's part.
@@ -53,41 +111,48 @@ impl Team {
         bytes.div_ceil(self.group as u64)
     }
 
+    /// Sums of all ranks after so many turns.
+    fn summed(self, dealing: &Dealing, turns: usize) -> u64 {
+        if self.tree { dealing.summed(turns) } else { u64::from(self.ranks.count_ones()) }
+    }
+
     /// While a rank adds up its packs: what waits, and a leaf's part of a unit on its way to what it is added to.
-    fn added(self, all: u64, largest: u64, packs: usize) -> u64 {
-        let nodes = |packs: usize| u64::from(packs.count_ones());
-        // The last leaf of several ranks leaves as it comes.
-        let leaves = if self.ranks == 1 { packs } else { packs.saturating_sub(1) };
-        let leaf = |i: usize| match i % 2 {
-            0 => nodes(i + 1) * all,
-            _ => nodes(i) * all + self.part(largest),
+    fn added(self, all: u64, largest: u64, leaves: &[u64], turns: usize) -> u64 {
+        // In the last turn of several ranks leaves go on at once.
+        let stay = if self.ranks > 1 { leaves.len().min(turns.saturating_sub(1)) } else { leaves.len() };
+        let after = |n: usize| nodes(&leaves[..n]);
+        let leaf = |n: usize| match (after(n), after(n + 1)) {
+            (before, now) if now > before => now * all,
+            (before, _) => before * all + self.part(largest),
         };
-        (0..leaves).map(leaf).max().unwrap_or(0)
+        (0..stay).map(leaf).max().unwrap_or(0)
     }
 
     /// The turns in which units leave.
-    fn turns(self, packs: usize) -> Vec<Turn> {
-        let (nodes, ranks) = (|packs: usize| u64::from(packs.count_ones()), self.ranks as u64);
-        let (own, last) = (packs.div_ceil(self.ranks), [0, u64::from(packs.count_ones())]);
-        match (self.zero, self.tree) {
-            _ if self.ranks == 1 => Vec::new(),
-            (2.., _) => {
-                let turn = |turn: usize| {
-                    let [before, after] = [turn, turn + 1].map(|turn| packs.min(turn * self.ranks));
-                    let heard = (after - before).saturating_sub(1) as u64;
-                    Turn { waiting: 0, given: 1, heard, sums: [before, after].map(nodes) }
-                };
-                (0..own).map(turn).collect()
-            }
-            (_, true) => {
-                let (waiting, given) = (nodes(own.saturating_sub(1)), nodes(own));
-                vec![Turn { waiting, given, heard: (ranks - 1) * given, sums: last }]
-            }
-            (_, false) => {
-                let sums = [0, u64::from(self.ranks.count_ones())];
-                vec![Turn { waiting: 0, given: 1, heard: ranks - 1, sums }]
-            }
+    fn turns(self, dealing: &Dealing, rank: usize) -> Vec<Turn> {
+        if self.ranks == 1 {
+            return Vec::new();
         }
+        let turns = dealing.turns();
+        let (own, others) = (&dealing.0[rank], || (0..self.ranks).filter(move |other| *other != rank));
+        if self.zero >= 2 {
+            let turn = |turn: usize| Turn {
+                waiting: 0,
+                given: u64::from(turn < own.len()),
+                heard: others().filter(|other| turn < dealing.0[*other].len()).count() as u64,
+                sums: [turn, turn + 1].map(|turns| dealing.summed(turns)),
+            };
+            return (0..turns).map(turn).collect();
+        }
+        let sums = [0, self.summed(dealing, turns)];
+        vec![match self.tree {
+            true => {
+                let waiting = nodes(&own[..own.len().min(turns.saturating_sub(1))]);
+                let heard = others().map(|other| nodes(&dealing.0[other])).sum();
+                Turn { waiting, given: nodes(own), heard, sums }
+            }
+            false => Turn { waiting: 0, given: 1, heard: self.ranks as u64 - 1, sums },
+        }]
     }
 
     /// While units leave: head, blocks from the last, embedding.
