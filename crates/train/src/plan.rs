@@ -146,7 +146,8 @@ impl Plan {
 
     fn with(job: &Job, load: Load, execution: Execution, available: u64) -> Plan {
         let (team, dealing) = (load.team, Dealing::of(job, load, execution));
-        let load = team.share(load, execution.budget_rows);
+        let [base, tail, targets] = [load.base, load.tail, load.targets].map(|all| dealing.most(all));
+        let load = Load { base, tail, targets, ..load };
         let (b, on_gpu, act) = (&job.blueprint, is_on_gpu(job), of_activation(job));
         let tensors = trained_tensors(job);
         let trainable: usize = tensors.iter().map(|t| t.elements).sum();

@@ -53,13 +53,6 @@ impl Team {
         self.tree
     }
 
-    /// The rows of a step that fall to a rank.
-    pub(super) fn share(self, load: Load, budget_rows: usize) -> Load {
-        let (packs, own) = (packs(load, budget_rows), packs(load, budget_rows).div_ceil(self.ranks));
-        let part = |rows: usize| (rows * own).div_ceil(packs);
-        Load { base: part(load.base), tail: part(load.tail), targets: part(load.targets), ..load }
-    }
-
     /// Bytes of frozen weights, of which `whole` are there; at stage 3 those of `lent`, unit by unit, come when they are needed, and what is
     /// kept of them is on the host.
     pub(super) fn frozen(self, whole: u64, lent: &[u64], on_gpu: bool) -> u64 {

@@ -11,46 +11,60 @@ use dist::deal::deal;
 use dist::tree::{Node, Tree};
 use std::collections::VecDeque;
 
-/// Which packs of the heaviest step are whose: leaves of the tree, by rank.
+/// Which packs of the heaviest step are whose.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Dealing(Vec<Vec<u64>>);
+pub(crate) struct Dealing {
+    /// Leaves of the tree, by rank.
+    own: Vec<Vec<u64>>,
+    /// Rows of the rank that has most, and of all.
+    rows: (usize, usize),
+}
 
 impl Dealing {
     /// Of packs that are cut as a run cuts them; where that is not known here, of as many as its rows fill.
     pub(in crate::plan) fn of(job: &Job, load: Load, execution: Execution) -> Dealing {
         let Team { ranks, zero, tree, .. } = load.team;
         if ranks == 1 && !tree {
-            return Dealing(vec![vec![0]]);
+            return Dealing { own: vec![vec![0]], rows: (1, 1) };
         }
         let Ok(groups) = groups(job, execution, load.step) else {
             return Dealing::even(packs(load, execution.budget_rows), ranks, zero >= 2);
         };
-        let (mut all, mut before) = (vec![Vec::new(); ranks], 0);
+        let (mut own, mut rows, mut before) = (vec![Vec::new(); ranks], vec![0; ranks], 0);
         for packs in groups {
-            let dealt = dealt(&job.blueprint, &packs, ranks, zero >= 2);
-            let own = all.iter_mut().zip(dealt);
-            own.for_each(|(all, own)| all.extend(own.into_iter().map(|pack| before + pack as u64)));
+            for (rank, dealt) in dealt(&job.blueprint, &packs, ranks, zero >= 2).into_iter().enumerate() {
+                rows[rank] += dealt.iter().map(|&pack| packs[pack].num_rows()).sum::<usize>();
+                own[rank].extend(dealt.into_iter().map(|pack| before + pack as u64));
+            }
             before += packs.len() as u64;
         }
-        Dealing(all)
+        Dealing { own, rows: (rows.iter().copied().max().unwrap_or(0), rows.iter().sum()) }
     }
 
     /// Packs that cost the same.
     fn even(packs: usize, ranks: usize, by_turn: bool) -> Dealing {
-        let last = packs as u64;
-        if by_turn {
-            return Dealing((0..ranks).map(|rank| (rank as u64..last).step_by(ranks).collect()).collect());
-        }
-        Dealing(deal(&vec![1; packs], ranks).into_iter().map(|own| own.map(|pack| pack as u64).collect()).collect())
+        let own: Vec<Vec<u64>> = match by_turn {
+            true => (0..ranks).map(|rank| (rank as u64..packs as u64).step_by(ranks).collect()).collect(),
+            false => {
+                let dealt = deal(&vec![1; packs], ranks).into_iter();
+                dealt.map(|own| own.map(|pack| pack as u64).collect()).collect()
+            }
+        };
+        Dealing { own, rows: (packs.div_ceil(ranks), packs) }
+    }
+
+    /// What falls to the rank that has most, of what all rows of a step have together.
+    pub(in crate::plan) fn most(&self, all: usize) -> usize {
+        (all * self.rows.0).div_ceil(self.rows.1.max(1))
     }
 
     fn turns(&self) -> usize {
-        self.0.iter().map(Vec::len).max().unwrap_or(0)
+        self.own.iter().map(Vec::len).max().unwrap_or(0)
     }
 
     /// Sums of all ranks that cannot be added up further after so many turns.
     fn summed(&self, turns: usize) -> u64 {
-        let mut leaves: Vec<u64> = self.0.iter().flat_map(|own| own.iter().take(turns).copied()).collect();
+        let mut leaves: Vec<u64> = self.own.iter().flat_map(|own| own.iter().take(turns).copied()).collect();
         leaves.sort_unstable();
         nodes(&leaves)
     }
@@ -100,7 +114,8 @@ impl Team {
         };
         let turns = dealing.turns();
         let of = |rank: usize| {
-            let added = if self.tree && self.zero < 2 { self.added(all, largest, &dealing.0[rank], turns) } else { 0 };
+            let added =
+                if self.tree && self.zero < 2 { self.added(all, largest, &dealing.own[rank], turns) } else { 0 };
             added.max(self.leaving(units, &self.turns(dealing, rank)))
         };
         (0..self.ranks).map(of).max().unwrap_or(0).max(reduced).max(updated)
@@ -134,12 +149,12 @@ impl Team {
             return Vec::new();
         }
         let turns = dealing.turns();
-        let (own, others) = (&dealing.0[rank], || (0..self.ranks).filter(move |other| *other != rank));
+        let (own, others) = (&dealing.own[rank], || (0..self.ranks).filter(move |other| *other != rank));
         if self.zero >= 2 {
             let turn = |turn: usize| Turn {
                 waiting: 0,
                 given: u64::from(turn < own.len()),
-                heard: others().filter(|other| turn < dealing.0[*other].len()).count() as u64,
+                heard: others().filter(|other| turn < dealing.own[*other].len()).count() as u64,
                 sums: [turn, turn + 1].map(|turns| dealing.summed(turns)),
             };
             return (0..turns).map(turn).collect();
@@ -148,7 +163,7 @@ impl Team {
         vec![match self.tree {
             true => {
                 let waiting = nodes(&own[..own.len().min(turns.saturating_sub(1))]);
-                let heard = others().map(|other| nodes(&dealing.0[other])).sum();
+                let heard = others().map(|other| nodes(&dealing.own[other])).sum();
                 Turn { waiting, given: nodes(own), heard, sums }
             }
             false => Turn { waiting: 0, given: 1, heard: self.ranks as u64 - 1, sums },
@@ -199,4 +214,51 @@ fn here(ways: &VecDeque<Way>) -> u64 {
         through += way.sums.max(0).unsigned_abs();
     }
     most
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where one unit is most of the model: the embedding, two blocks, no head of its own.
+    const UNITS: [u64; 4] = [100, 10, 10, 0];
+
+    fn most(ranks: usize, zero: u8, packs: usize) -> u64 {
+        let team = Team { ranks, zero, group: ranks, tree: true };
+        team.exchange(&UNITS, &Dealing::even(packs, ranks, zero >= 2))
+    }
+
+    #[test]
+    fn sums_that_wait_and_a_part_of_a_leaf_are_counted_once_at_stage_0() {
+        // The embedding's sum of the first pack, half a leaf for it, the last block as it is given and heard, the other's shard.
+        assert_eq!(most(2, 0, 4), 100 + 50 + (10 + 5) + 5);
+        // Three packs each: two sums of 120 wait while the third comes, and two of the embedding are given, two parts heard.
+        assert_eq!(most(2, 0, 6), (2 * 100 + 2 * 50) + 2 * 10);
+        // Nothing waits of one pack each: the embedding is given and heard, a block before it on its way.
+        assert_eq!(most(2, 0, 2), (100 + 50 + 5) + 5);
+    }
+
+    #[test]
+    fn at_stage_2_shards_of_sums_wait_and_whole_units_go() {
+        // In the third turn the sum of the first four packs waits of all units, and beside it those of the blocks that have left.
+        assert_eq!(most(2, 2, 6), (100 + 50) + 60 + (5 + 5));
+        // At stage 3 the embedding is asked for, too, while it leaves; its own part is there.
+        assert_eq!(most(2, 3, 6), (100 + 50) + 50 + 60);
+    }
+
+    #[test]
+    fn one_process_adds_up_a_tree_and_no_tree_needs_nothing() {
+        assert_eq!(most(1, 0, 4), 2 * 120 + 100);
+        let alone = Team { tree: false, ..Team::ALONE };
+        assert_eq!(alone.exchange(&UNITS, &Dealing::even(4, 1, false)), 0);
+    }
+
+    #[test]
+    fn packs_are_dealt_as_a_run_deals_them() {
+        assert_eq!(Dealing::even(5, 2, true).own, [vec![0, 2, 4], vec![1, 3]]);
+        assert_eq!(Dealing::even(5, 2, false).own, [vec![0, 1, 2], vec![3, 4]]);
+        assert_eq!(Dealing::even(5, 2, false).most(10), 6);
+        // Leaves that are no neighbours stay apart.
+        assert_eq!((nodes(&[0, 1, 2, 3]), nodes(&[1, 2]), nodes(&[2, 3, 4])), (1, 2, 2));
+    }
 }
