@@ -58,12 +58,6 @@ impl Shards {
         first..first + self.count(rank, window)
     }
 
-    /// What rank `rank` has of `values`, which are those of `window`.
-    pub fn pick(&self, rank: usize, window: Range<usize>, values: &[f32]) -> Vec<f32> {
-        let from = window.start;
-        self.parts(rank, window).flat_map(|part| &values[part.start - from..part.end - from]).copied().collect()
-    }
-
     /// Sums of squares of the stripes of rank `rank`, whose elements are `values`.
     pub fn square_sums(&self, rank: usize, values: &[f32]) -> Vec<f64> {
         let mut rest = values;

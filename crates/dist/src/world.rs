@@ -247,17 +247,44 @@ impl World {
         Ok(received)
     }
 
-    /// Gives `parts[i]` to rank `i`; receives `own` elements times `counts[i]` from rank `i`, of which some may have nothing to give.
-    pub fn scatter_some(&self, parts: &[Vec<f32>], counts: &[usize], own: usize) -> Result<Vec<Vec<f32>>, Error> {
-        let mut received: Vec<Vec<f32>> = counts.iter().map(|n| vec![0f32; n * own]).collect();
-        let send: Vec<&[u8]> = parts.iter().map(|p| bytemuck::cast_slice(p)).collect();
+    /// Gives parts to all ranks, in turn where there are fewer; receives `own` elements times `counts[i]` from rank `i`, of which some may
+    /// have nothing to give. What this rank gives itself is not copied.
+    pub fn scatter_some(&self, mut parts: Vec<Vec<f32>>, counts: &[usize], own: usize) -> Result<Vec<Vec<f32>>, Error> {
+        let (rank, members) = (self.rank(), parts.len());
+        let expected = counts[rank] * own;
+        assert!(parts[rank % members].len() == expected, "{} of {expected} elements", parts[rank % members].len());
+        let room = |(from, n): (usize, &usize)| vec![0f32; if from == rank { 0 } else { n * own }];
+        let mut received: Vec<Vec<f32>> = counts.iter().enumerate().map(room).collect();
+        let part = |to: usize| if to == rank { &[][..] } else { bytemuck::cast_slice(&parts[to % members]) };
+        let send: Vec<&[u8]> = (0..self.size()).map(part).collect();
         let mut receive: Vec<&mut [u8]> = received.iter_mut().map(|r| bytemuck::cast_slice_mut(&mut r[..])).collect();
         self.exchange(Collective::ReduceScatter, &send, &mut receive)?;
+        received[rank] = parts.swap_remove(rank % members);
         Ok(received)
     }
 
-    /// Gives `own` to the ranks `among`, of which this is one, and receives theirs, one after the other: `counts[i]` elements of the
-    /// `i`-th. Every rank makes the call, those of other groups among themselves.
+    /// Gives `own` to the others of the ranks `among`, of which this is one, and receives theirs: `counts[i]` elements of the `i`-th, and
+    /// none of its own. Every rank makes the call, those of other groups among themselves.
+    pub fn gather_others<T: Pod>(
+        &self,
+        among: Range<usize>,
+        own: &[T],
+        counts: &[usize],
+    ) -> Result<Vec<Vec<T>>, Error> {
+        let other = |rank: usize| rank != self.rank() && among.contains(&rank);
+        let room = |(rank, n): (usize, &usize)| vec![T::zeroed(); if other(rank) { *n } else { 0 }];
+        let mut received: Vec<Vec<T>> = among.clone().zip(counts).map(room).collect();
+        let part = |to: usize| if other(to) { bytemuck::cast_slice(own) } else { &[][..] };
+        let send: Vec<&[u8]> = (0..self.size()).map(part).collect();
+        let mut receive: Vec<&mut [u8]> = (0..self.size()).map(|_| &mut [][..]).collect();
+        for (rank, room) in among.clone().zip(&mut received) {
+            receive[rank] = bytemuck::cast_slice_mut(room);
+        }
+        self.exchange(Collective::AllGather, &send, &mut receive)?;
+        Ok(received)
+    }
+
+    /// As [`World::gather_others`]; all that the ranks have, its own too, one after the other.
     pub fn gather_among<T: Pod>(&self, among: Range<usize>, own: &[T], counts: &[usize]) -> Result<Vec<T>, Error> {
         let mut received = vec![T::zeroed(); counts.iter().sum()];
         let part = |to: usize| if among.contains(&to) { bytemuck::cast_slice(own) } else { &[][..] };

@@ -322,8 +322,7 @@ fn copy_in<B: Backend, T: Elem>(
     let (to, len) = (p.values(), source.len());
     let mut sums = vec![0.0; if len < to.len() { p.cols } else { 0 }];
     let mut piece = vec![B::Real::ZERO; CHUNK.min(len)];
-    for start in (0..len).step_by(CHUNK) {
-        let range = start..(start + CHUNK).min(len);
+    source.tensor.in_pieces(CHUNK, |range| {
         let piece = &mut piece[..range.len()];
         backend.stored_to_host(&backend.store(source.host(range.clone()), 1, range.len()), piece);
         if !sums.is_empty() {
@@ -331,13 +330,12 @@ fn copy_in<B: Backend, T: Elem>(
         }
         let piece: Vec<T> = piece.iter().map(|x| of(*x)).collect();
         land(backend, &piece, to.start + range.start, (&mut *values, held));
-    }
+    });
     let rows = (len / p.cols.max(1)) as f64;
     let mean: Vec<T> = sums.iter().map(|sum| of(B::Real::of(sum / rows))).collect();
     for first in (to.start + len..to.end).step_by(p.cols.max(1)) {
         land(backend, &mean, first, (&mut *values, held));
     }
-    source.tensor.release();
 }
 
 fn check_modules(blueprint: &Blueprint, adapters: &Adapters) -> Result<(), Error> {

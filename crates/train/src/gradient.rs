@@ -18,8 +18,8 @@ pub struct Gradient<B: Backend> {
     /// What backward adds into, `[1, n]`.
     pub values: Mat<B, B::Real>,
     sum: Sum,
-    /// What this rank has added up of each unit.
-    trees: Vec<Tree>,
+    /// What this rank has added up of each unit, apart for each member of the group that answers for it.
+    trees: Vec<Vec<Tree>>,
     /// What every rank has added up, values left out.
     outlines: Vec<Tree>,
     /// What is added up of all ranks of each unit: what is this rank's of it.
@@ -48,11 +48,11 @@ enum Sum {
 }
 
 impl<B: Backend> Gradient<B> {
-    fn new(backend: &B, len: usize, sum: Sum, units: usize) -> Gradient<B> {
+    fn new(backend: &B, len: usize, sum: Sum, trees: Vec<Vec<Tree>>) -> Gradient<B> {
         Gradient {
             values: backend.zeros(1, len),
             sum,
-            trees: vec![Tree::default(); units],
+            trees,
             outlines: Vec::new(),
             sums: Arc::default(),
             coming: VecDeque::new(),
@@ -65,24 +65,25 @@ impl<B: Backend> Gradient<B> {
 
     /// Packs are added up one after the other, as fits one process.
     pub fn running(backend: &B, len: usize) -> Gradient<B> {
-        Gradient::new(backend, len, Sum::Running, 0)
+        Gradient::new(backend, len, Sum::Running, Vec::new())
     }
 
     /// Packs are leaves of a fixed tree: the sum is the same over any number of ranks.
     pub(crate) fn elastic(backend: &B, len: usize, spread: &Spread) -> Gradient<B> {
-        Gradient::new(backend, len, Sum::Tree, spread.units())
+        Gradient::new(backend, len, Sum::Tree, spread.trees())
     }
 
-    /// The same, and no rank keeps more than its shard of the sum, and of a pack's gradient not more than is computed at a time.
+    /// The same, and no rank keeps more than its shard of the sum, and of a pack's gradient not more than is computed at a time. The
+    /// optimiser reads the shard in the same room.
     pub(crate) fn sharded(backend: &B, spread: &Spread) -> Gradient<B> {
-        Gradient::new(backend, spread.room(), Sum::Sharded, spread.units())
+        Gradient::new(backend, spread.room().max(spread.own_len()), Sum::Sharded, spread.trees())
     }
 
     /// Before the first pack of a step.
     pub fn begin(&mut self, backend: &B) {
         backend.fill_zero(self.values.out());
         (self.groups, self.before) = (0, 0);
-        self.trees.iter_mut().chain(&mut self.outlines).for_each(Tree::clear);
+        self.trees.iter_mut().flatten().chain(&mut self.outlines).for_each(Tree::clear);
         // What is still on its way of a step that was abandoned finds its own.
         self.sums = Arc::default();
         self.coming.clear();
@@ -161,11 +162,19 @@ impl<B: Backend> Gradient<B> {
             return Err(e.into());
         }
         let mut sums = std::mem::take(&mut *self.sums.lock().unwrap_or_else(PoisonError::into_inner));
-        let trees = if world.size() == 1 && self.sum == Sum::Tree { &mut self.trees } else { &mut sums };
-        trees.resize_with(spread.units(), Tree::default);
-        let missing = |unit| vec![0.0; spread.own_of(unit).len()];
-        let sums = trees.iter_mut().enumerate();
-        let sums = sums.map(|(unit, tree)| std::mem::take(tree).finish().unwrap_or_else(|| missing(unit)));
-        Ok(sums.flatten().collect())
+        if world.size() == 1 && self.sum == Sum::Tree {
+            sums = self.trees.iter_mut().flat_map(std::mem::take).collect();
+            self.trees = spread.trees();
+        }
+        sums.resize_with(spread.units(), Tree::default);
+        let mut own = Vec::with_capacity(spread.own_len());
+        for (unit, tree) in sums.into_iter().enumerate() {
+            // One after the other: a unit's sum is gone before the next one is read.
+            match tree.finish() {
+                Some(sum) => own.extend_from_slice(&sum),
+                None => own.resize(own.len() + spread.own_of(unit).len(), 0.0),
+            }
+        }
+        Ok(own)
     }
 }

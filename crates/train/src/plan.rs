@@ -20,7 +20,7 @@ use offload::{Way, pinnable};
 use optim::adamw::{Layout, Member};
 use optim::schedule::{Ramp, Schedule, Shape, StableDecay, warmup_steps};
 pub use ranks::Team;
-use ranks::{Whole, packs};
+use ranks::{Dealing, Whole};
 pub use room::ask_gpu;
 pub(crate) use room::is_on_gpu;
 use room::{of_activation, room, scratch};
@@ -63,10 +63,12 @@ struct Load {
     targets: usize,
     /// Rows of the longest family.
     family: usize,
+    /// The step that has most rows.
+    step: usize,
 }
 
 impl Load {
-    const NONE: Load = Load { team: Team::ALONE, base: 0, tail: 0, targets: 0, family: 0 };
+    const NONE: Load = Load { team: Team::ALONE, base: 0, tail: 0, targets: 0, family: 0, step: 0 };
 }
 
 impl Plan {
@@ -142,8 +144,9 @@ impl Plan {
     }
 
     fn with(job: &Job, load: Load, execution: Execution, available: u64) -> Plan {
-        let (team, packs) = (load.team, packs(load, execution.budget_rows));
-        let load = team.share(load, execution.budget_rows);
+        let (team, dealing) = (load.team, Dealing::of(job, load, execution));
+        let [base, tail, targets] = [load.base, load.tail, load.targets].map(|all| dealing.most(all));
+        let load = Load { base, tail, targets, ..load };
         let (b, on_gpu, act) = (&job.blueprint, is_on_gpu(job), of_activation(job));
         let tensors = trained_tensors(job);
         let trainable: usize = tensors.iter().map(|t| t.elements).sum();
@@ -178,7 +181,7 @@ impl Plan {
             values: values as u64 + 4 * trainable as u64 * copies,
             moments: optimizer_bytes(job, &tensors),
         };
-        let (held, on_disk) = (team.held(&whole, packs), job.config.optimizer.on_disk.is_some());
+        let (held, on_disk) = (team.held(&whole, &dealing), job.config.optimizer.on_disk.is_some());
         let memory = vec![
             ("process", PROCESS),
             ("frozen weights", frozen),
@@ -335,16 +338,19 @@ pub(crate) fn heaviest_step(job: &Job, execution: Execution) -> (usize, usize) {
 
 /// Most of everything in a step of the first epoch.
 fn heaviest(job: &Job) -> Load {
-    let mut worst = Load::NONE;
+    let (mut worst, mut rows) = (Load::NONE, 0);
     let epoch = job.order.epoch(0);
     for s in 0..epoch.len().min(job.total_steps) {
         let load = load_of(job, epoch.step(s).rows());
+        if load.base + load.tail > rows {
+            (worst.step, rows) = (s, load.base + load.tail);
+        }
         worst = Load {
-            team: Team::ALONE,
             base: worst.base.max(load.base),
             tail: worst.tail.max(load.tail),
             targets: worst.targets.max(load.targets),
             family: worst.family.max(load.family),
+            ..worst
         };
     }
     worst

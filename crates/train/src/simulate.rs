@@ -99,7 +99,7 @@ struct Scene<'a> {
 }
 
 /// The packs of a step, in groups that are dealt apart.
-fn groups(job: &Job, e: Execution, step: usize) -> Result<Vec<Vec<Pack>>, Error> {
+pub(crate) fn groups(job: &Job, e: Execution, step: usize) -> Result<Vec<Vec<Pack>>, Error> {
     let last = if job.balance.is_some_and(|c| c > 0.0) { Last::Kept } else { Last::Left };
     let cut = Cut { budget_rows: e.budget_rows, share_prompts: e.share_prompts, last };
     let (epoch, within) = job.order.locate(step);

@@ -27,8 +27,8 @@ pub struct Spread<'a> {
     fetched: Mutex<Option<(usize, Coming<Parts>)>>,
 }
 
-/// Every member's part of a unit, one after the other: values as `Real`, bits of those in bfloat16, bytes of frozen matrices.
-type Parts = Result<(Vec<f32>, Vec<u16>, Vec<u8>), dist::Error>;
+/// Every member's part of a unit: values as `Real`, bits of those in bfloat16; and bytes of frozen matrices, one after the other.
+type Parts = Result<(Vec<Vec<f32>>, Vec<Vec<u16>>, Vec<u8>), dist::Error>;
 
 /// What is needed at a time.
 struct Unit {
@@ -147,6 +147,21 @@ impl<'a> Spread<'a> {
         self.units.len()
     }
 
+    /// Of every unit, sums that are to be: one for each member of the group, of what that one answers for.
+    pub(crate) fn trees(&self) -> Vec<Vec<Tree>> {
+        vec![vec![Tree::default(); self.shards.ranks()]; self.units.len()]
+    }
+
+    /// The elements of a unit.
+    pub(crate) fn window(&self, unit: usize) -> Range<usize> {
+        self.units[unit].range.clone()
+    }
+
+    /// How many elements this rank has.
+    pub(crate) fn own_len(&self) -> usize {
+        self.shards.count(self.member(), 0..self.len)
+    }
+
     /// This rank's elements of a unit, among all that it has.
     pub(crate) fn own_of(&self, unit: usize) -> Range<usize> {
         self.shards.place(self.member(), self.units[unit].range.clone())
@@ -159,38 +174,53 @@ impl<'a> Spread<'a> {
         first..first + size
     }
 
-    /// Has parts of sums given to those who answer for them, and begins with that: of each of `nodes`, values of a whole unit of which this
-    /// rank has `values`, one after the other. `all` says what every rank gives. What comes of others of what is this rank's is added
-    /// up in `sums`, once it is there.
+    /// What `member` answers for of a unit's gradient, which begins at element `at` of `values`.
+    fn part<B: Backend>(
+        &self,
+        backend: &B,
+        (unit, member): (usize, usize),
+        (values, at): (&Mat<B, B::Real>, usize),
+    ) -> Vec<f32> {
+        let window = self.window(unit);
+        let mut part = Vec::with_capacity(self.shards.count(member, window.clone()));
+        for stripe in self.shards.parts(member, window.clone()) {
+            let first = at + stripe.start - window.start;
+            part.extend(host(backend, values, first..first + stripe.len()));
+        }
+        part
+    }
+
+    /// Has parts of sums given to those who answer for them, and begins with that: of a unit, every member's, of all sums that this rank has
+    /// of it one after the other. `all` says what every rank gives. What comes of others of what is this rank's is added up in `sums`,
+    /// once it is there.
     pub(crate) fn scatter(
         &self,
         unit: usize,
-        values: &[Vec<f32>],
+        parts: Vec<Vec<f32>>,
         all: &[Vec<Node>],
         sums: &Arc<Mutex<Vec<Tree>>>,
     ) -> Coming<()> {
-        let window = self.units[unit].range.clone();
-        let part = |to: usize| -> Vec<f32> {
-            let to = to % self.shards.ranks();
-            values.iter().flat_map(|values| self.shards.pick(to, window.clone(), values)).collect()
-        };
-        let parts: Vec<Vec<f32>> = (0..self.world.size()).map(part).collect();
-        let own = self.shards.count(self.member(), window.clone());
+        let own = self.shards.count(self.member(), self.window(unit));
         let (all, sums, units) = (all.to_vec(), Arc::clone(sums), self.units.len());
         self.world.behind(move |world| {
             let counts: Vec<usize> = all.iter().map(Vec::len).collect();
             // What went wrong is kept by the world, and asked for where errors can be told.
-            let Ok(found) = world.scatter_some(&parts, &counts, own) else { return };
-            let cut = |(nodes, values): (Vec<Node>, Vec<f32>)| {
-                let part = move |i: usize| values[i * own..(i + 1) * own].to_vec();
-                nodes.into_iter().enumerate().map(move |(i, node)| (node, part(i))).collect::<Vec<_>>()
+            let Ok(mut found) = world.scatter_some(parts, &counts, own) else { return };
+            let of = |(rank, nodes): (usize, &Vec<Node>)| {
+                nodes.iter().enumerate().map(move |(i, node)| (*node, rank, i)).collect::<Vec<_>>()
             };
-            let mut found: Vec<(Node, Vec<f32>)> = all.into_iter().zip(found).flat_map(cut).collect();
+            let mut nodes: Vec<(Node, usize, usize)> = all.iter().enumerate().flat_map(of).collect();
             // Every group of rows is dealt anew, so the leaves of one rank may lie between another's.
-            found.sort_by_key(|(node, _)| node.first_leaf());
+            nodes.sort_by_key(|(node, ..)| node.first_leaf());
             let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
             sums.resize_with(units, Tree::default);
-            found.into_iter().for_each(|(node, part)| sums[unit].push(node, part));
+            for (node, rank, i) in nodes {
+                let part = match counts[rank] {
+                    1 => std::mem::take(&mut found[rank]),
+                    _ => found[rank][i * own..(i + 1) * own].to_vec(),
+                };
+                sums[unit].push(node, part);
+            }
         })
     }
 
@@ -204,20 +234,16 @@ impl<'a> Spread<'a> {
     ) -> Result<(), dist::Error> {
         let counts: Vec<usize> =
             (0..self.shards.ranks()).map(|member| self.shards.count(member, window.clone())).collect();
-        let values = self.world.gather_among(self.group(), own, &counts)?;
-        let mut rest = &values[..];
-        for part in (0..self.shards.ranks()).flat_map(|member| self.shards.parts(member, window.clone())) {
-            let (these, after) = rest.split_at(part.len());
-            take(part.start, these);
-            rest = after;
+        let others = self.world.gather_others(self.group(), own, &counts)?;
+        for (member, values) in others.into_iter().enumerate() {
+            let mut rest = if member == self.member() { own } else { &values[..] };
+            for part in self.shards.parts(member, window.clone()) {
+                let (these, after) = rest.split_at(part.len());
+                take(part.start, these);
+                rest = after;
+            }
         }
         Ok(())
-    }
-
-    /// The same, unit by unit, of the whole arena.
-    pub(crate) fn gather_all(&self, own: &[f32], take: &mut dyn FnMut(usize, &[f32])) -> Result<(), dist::Error> {
-        let mut units = self.units.iter().enumerate();
-        units.try_for_each(|(unit, u)| self.gather(u.range.clone(), &own[self.own_of(unit)], take))
     }
 
     /// The norm of a gradient of which this rank has `own`; the same bits however many ranks there are.
@@ -240,7 +266,9 @@ impl<'a> Spread<'a> {
             };
             return self.own_homes(window).flat_map(part).collect();
         }
-        self.shards.parts(self.member(), window).flat_map(|part| policy.host(backend, part)).collect()
+        let mut own = Vec::with_capacity(self.shards.count(self.member(), window.clone()));
+        self.shards.parts(self.member(), window).for_each(|part| own.extend(policy.host(backend, part)));
+        own
     }
 
     /// Has rank 0 do something for which it reads values, whoever has them; the others stand by, and do nothing else. Values are asked for
@@ -299,14 +327,21 @@ impl Spread<'_> {
         };
         let counts: (Vec<usize>, Vec<usize>) = (0..self.shards.ranks()).map(count).unzip();
         let (group, any) = (self.group(), [table.reals() > 0, table.halves() > 0, lent.byte_len() > 0]);
-        let frozen = Arc::clone(lent.own());
+        let (member, frozen) = (self.member(), Arc::clone(lent.own()));
         let bytes: Vec<usize> =
             (0..group.len()).map(|member| Lending::part(group.len(), member, lent.byte_len()).len()).collect();
         self.world.behind(move |world| {
-            let reals = if any[0] { world.gather_among(group.clone(), &reals, &counts.0)? } else { Vec::new() };
-            let halves = if any[1] { world.gather_among(group.clone(), &halves, &counts.1)? } else { Vec::new() };
+            let (mut all, mut all_halves) = (Vec::new(), Vec::new());
+            if any[0] {
+                all = world.gather_others(group.clone(), &reals, &counts.0)?;
+                all[member] = reals;
+            }
+            if any[1] {
+                all_halves = world.gather_others(group.clone(), &halves, &counts.1)?;
+                all_halves[member] = halves;
+            }
             let frozen = if any[2] { world.gather_among(group, &frozen[..], &bytes)? } else { Vec::new() };
-            Ok((reals, halves, frozen))
+            Ok((all, all_halves, frozen))
         })
     }
 }
@@ -333,18 +368,23 @@ impl<B: Backend> Away<B> for Spread<'_> {
             let lent = lent.matrices(backend, vec![0; lent.byte_len()]);
             return Some(Gathered { table, values, halves: backend.zeros(1, table.halves()), lent });
         };
-        let (mut reals, mut bits) = (&reals[..], &bits[..]);
-        let parts = (0..self.shards.ranks()).flat_map(|member| self.shards.parts(member, of.range.clone()));
-        for (home, len) in parts.flat_map(|part| of.homes(&part).collect::<Vec<_>>()) {
-            match home {
-                Home::Real(first) => {
-                    let these = reals.split_off(..len).expect("as many as were counted");
-                    backend.upload(&real::<B>(these), values.out().cols(first..first + len));
-                }
-                Home::Half(first) => {
-                    let these = bits.split_off(..len).expect("as many as were counted");
-                    let these: Vec<bf16> = these.iter().map(|x| bf16::from_bits(*x)).collect();
-                    backend.upload(&these, halves.out().cols(first..first + len));
+        let (mut reals, mut bits) = (reals.into_iter(), bits.into_iter());
+        for member in 0..self.shards.ranks() {
+            // What was heard of a member is gone before the next one's is copied.
+            let (reals, bits) = (reals.next().unwrap_or_default(), bits.next().unwrap_or_default());
+            let (mut reals, mut bits) = (&reals[..], &bits[..]);
+            let parts = self.shards.parts(member, of.range.clone());
+            for (home, len) in parts.flat_map(|part| of.homes(&part).collect::<Vec<_>>()) {
+                match home {
+                    Home::Real(first) => {
+                        let these = reals.split_off(..len).expect("as many as were counted");
+                        backend.upload(&real::<B>(these), values.out().cols(first..first + len));
+                    }
+                    Home::Half(first) => {
+                        let these = bits.split_off(..len).expect("as many as were counted");
+                        let these: Vec<bf16> = these.iter().map(|x| bf16::from_bits(*x)).collect();
+                        backend.upload(&these, halves.out().cols(first..first + len));
+                    }
                 }
             }
         }
@@ -365,7 +405,7 @@ pub(crate) struct Leaf<'t> {
     /// Of the whole arena, where gradients have room for all of it.
     pub(crate) whole: Option<&'t Table>,
     /// What was added up here of each unit; this rank's pack, which is to be.
-    pub(crate) own: Option<(&'t mut [Tree], Option<Node>)>,
+    pub(crate) own: Option<(&'t mut [Vec<Tree>], Option<Node>)>,
     /// What every rank gives of a unit, where this is the time.
     pub(crate) given: Option<&'t [Vec<Node>]>,
     /// Where it is added up, and what is on its way there.
@@ -374,7 +414,7 @@ pub(crate) struct Leaf<'t> {
 }
 
 /// Units that are on their way at a time: more would take more room.
-const ON_THE_WAY: usize = 2;
+pub(crate) const ON_THE_WAY: usize = 2;
 
 impl<B: Backend> Leave<B> for Leaf<'_> {
     fn table(&self, unit: usize) -> &Table {
@@ -386,26 +426,36 @@ impl<B: Backend> Leave<B> for Leaf<'_> {
         if range.is_empty() {
             return;
         }
-        let place = if self.whole.is_some() { range.clone() } else { *at..at + range.len() };
-        let leaf = || host(backend, values, place.clone());
-        let own = match &mut self.own {
-            None => vec![leaf()],
-            Some((trees, node)) => {
-                node.iter().for_each(|node| trees[unit].push(*node, leaf()));
-                match self.given {
-                    None => Vec::new(),
-                    Some(_) => std::mem::take(&mut trees[unit]).into_nodes().into_iter().map(|(_, sum)| sum).collect(),
-                }
-            }
-        };
-        backend.fill_zero(values.out().cols(place));
-        if let Some(all) = self.given {
+        if self.given.is_some() {
             while self.coming.len() >= ON_THE_WAY {
                 self.coming.pop_front().into_iter().for_each(Coming::take);
             }
-            self.coming.push_back(self.spread.scatter(unit, &own, all, self.sums));
+        }
+        let (spread, first) = (self.spread, if self.whole.is_some() { range.start } else { *at });
+        let leaf = |member| spread.part(backend, (unit, member), (&*values, first));
+        let parts: Vec<Vec<f32>> = match &mut self.own {
+            None => (0..spread.shards.ranks()).map(leaf).collect(),
+            Some((trees, node)) => {
+                let added = |(member, tree): (usize, &mut Tree)| {
+                    node.iter().for_each(|node| tree.push(*node, leaf(member)));
+                    self.given.map_or_else(Vec::new, |_| in_a_row(std::mem::take(tree)))
+                };
+                trees[unit].iter_mut().enumerate().map(added).collect()
+            }
+        };
+        backend.fill_zero(values.out().cols(first..first + range.len()));
+        if let Some(all) = self.given {
+            self.coming.push_back(spread.scatter(unit, parts, all, self.sums));
         }
     }
+}
+
+/// Sums that could not be added up, one after the other.
+fn in_a_row(tree: Tree) -> Vec<f32> {
+    let mut sums = tree.into_nodes().into_iter().map(|(_, sum)| sum);
+    let mut all = sums.next().unwrap_or_default();
+    sums.for_each(|sum| all.extend(sum));
+    all
 }
 
 /// Bits of values in bfloat16.

@@ -196,7 +196,24 @@ impl Mapped {
     /// Lets go of the tensor's physical pages after it was copied, so that they do not count as this process's memory.
     /// The tensor stays readable: the next access reads the file again.
     pub fn release(&self) {
-        self.map.release(self.range.clone());
+        self.release_range(0..self.info.element_count());
+    }
+
+    /// The same of elements `range`.
+    pub fn release_range(&self, range: Range<usize>) {
+        let byte = |element: usize| self.range.start + element * self.info.dtype.bits() / 8;
+        self.map.release(byte(range.start)..byte(range.end).min(self.range.end));
+    }
+
+    /// Has all elements read, `len` at a time, by `work`, and lets go of the pages behind them as it goes: those of a tensor that is
+    /// converted would otherwise count beside what it becomes until the last of it is.
+    pub fn in_pieces(&self, len: usize, mut work: impl FnMut(Range<usize>)) {
+        let all = self.info.element_count();
+        for start in (0..all).step_by(len) {
+            let piece = start..(start + len).min(all);
+            work(piece.clone());
+            self.release_range(piece);
+        }
     }
 
     /// An error that names the tensor and its type.
@@ -210,6 +227,8 @@ mod tests {
     use super::*;
     use crate::dtype::Tensor;
     use crate::testdir::TestDir;
+    #[cfg(target_os = "linux")]
+    use crate::testdir::resident;
     use crate::write::write_tensors;
     use half::bf16;
 
@@ -247,6 +266,28 @@ mod tests {
         drop(file);
         weight.release();
         assert_eq!(weight.to_f64().unwrap(), [1.5, -2.0, 3.25], "a tensor keeps its file, released or not");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn of_a_tensor_that_is_read_in_pieces_one_piece_is_in_memory() {
+        const PIECE: usize = 1 << 20;
+        let dir = TestDir::new();
+        let path = dir.join("x.safetensors");
+        let weights: Vec<f32> = (0..6 * PIECE + 77).map(|i| i as f32).collect();
+        let tensors =
+            [Tensor { name: "w", dtype: DType::F32, shape: &[weights.len()], bytes: bytemuck::cast_slice(&weights) }];
+        write_tensors(&path, &tensors).unwrap();
+        let tensor = SafeTensors::open(&path).unwrap().get("w").unwrap();
+        let (mut sum, mut most) = (0.0, 0);
+        tensor.in_pieces(PIECE, |range| {
+            sum += tensor.view::<f32>().unwrap()[range].iter().map(|x| f64::from(*x)).sum::<f64>();
+            most = most.max(resident(&path));
+        });
+        assert_eq!(sum, weights.iter().map(|x| f64::from(*x)).sum::<f64>(), "every element once");
+        // The system maps some that lie around what is read, up to 2 MB on either side.
+        assert!((4 * PIECE..12 * PIECE).contains(&most), "{most} bytes of {}", 4 * weights.len());
+        assert!(resident(&path) < 4 * PIECE);
     }
 
     #[test]

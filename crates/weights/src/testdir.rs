@@ -37,3 +37,13 @@ impl Drop for TestDir {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
+
+/// Bytes of a mapped file that are in this process's memory.
+#[cfg(target_os = "linux")]
+pub(crate) fn resident(path: &Path) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let of_file = maps.lines().skip_while(|line| !line.ends_with(&*path.to_string_lossy()));
+    let line = of_file.into_iter().find(|line| line.starts_with("Rss:")).unwrap();
+    let kilobytes: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kilobytes << 10
+}

@@ -1,5 +1,6 @@
 //! What every engine has to do. `solo` and `threads` here; `mpi` where the tests are started by `mpirun` (feature `mpi`).
 
+use crate::sums::pick;
 use dist::shards::even;
 use dist::threads::threads;
 use dist::{Collective, Error, Shards, Solo, Stuck, World};
@@ -49,15 +50,22 @@ pub(crate) fn conforms(world: &World) {
     // Every third rank gives two parts, the one after it one, the next none.
     let counts: Vec<usize> = (0..size).map(|r| 2 - r % 3).collect();
     let shards = Shards::new(5000, size);
-    let part = |from: usize, to: usize| shards.pick(to, 0..5000, &values(from, 5000)).repeat(counts[from]);
+    let part = |from: usize, to: usize| pick(&shards, to, 0..5000, &values(from, 5000)).repeat(counts[from]);
     let parts: Vec<Vec<f32>> = (0..size).map(|to| part(rank, to)).collect();
-    let got = world.scatter_some(&parts, &counts, shards.count(rank, 0..5000)).unwrap();
+    let got = world.scatter_some(parts, &counts, shards.count(rank, 0..5000)).unwrap();
     assert_eq!(got, (0..size).map(|from| part(from, rank)).collect::<Vec<_>>());
+    // Fewer parts than ranks.
+    let parts: Vec<Vec<f32>> = (0..2).map(|to| values(rank + to, counts[rank] * 7)).collect();
+    let got = world.scatter_some(parts, &counts, 7).unwrap();
+    assert_eq!(got, (0..size).map(|from| values(from + rank % 2, counts[from] * 7)).collect::<Vec<_>>());
     // In groups of two, of which the last may be alone.
     let group = rank / 2 * 2..(rank / 2 * 2 + 2).min(size);
     let counts: Vec<usize> = group.clone().map(|r| 100 + r).collect();
     let got = world.gather_among(group.clone(), &values(rank, 100 + rank), &counts).unwrap();
     assert_eq!(got, group.clone().flat_map(|r| values(r, 100 + r)).collect::<Vec<_>>());
+    let got = world.gather_others(group.clone(), &values(rank, 100 + rank), &counts).unwrap();
+    let other = |r: usize| if r == rank { Vec::new() } else { values(r, 100 + r) };
+    assert_eq!(got, group.clone().map(other).collect::<Vec<_>>());
     let halves = world.gather_among(group.clone(), &[rank as u16; 3], &vec![3; group.len()]).unwrap();
     assert_eq!(halves, group.flat_map(|r| [r as u16; 3]).collect::<Vec<_>>());
     goes_on_behind(world);

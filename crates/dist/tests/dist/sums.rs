@@ -3,6 +3,7 @@
 use dist::Shards;
 use dist::deal::deal;
 use dist::tree::{Node, Tree};
+use std::ops::Range;
 
 /// Leaf `i`: sums of these depend on their order.
 fn leaf(i: u64) -> Vec<f32> {
@@ -71,6 +72,12 @@ fn shards_tile_the_arena_in_stripes_whose_borders_do_not_move() {
     }
 }
 
+/// What rank `rank` has of `values`, which are those of `window`.
+pub(crate) fn pick(shards: &Shards, rank: usize, window: Range<usize>, values: &[f32]) -> Vec<f32> {
+    let from = window.start;
+    shards.parts(rank, window).flat_map(|part| &values[part.start - from..part.end - from]).copied().collect()
+}
+
 #[test]
 fn what_ranks_have_of_a_window_lies_together_with_each_of_them() {
     let values: Vec<f32> = (0..40_000).map(|i| i as f32).collect();
@@ -80,9 +87,9 @@ fn what_ranks_have_of_a_window_lies_together_with_each_of_them() {
         let shards = Shards::with_borders(values.len(), ranks, blocks);
         let mut found = vec![-1.0; window.len()];
         for rank in 0..ranks {
-            let own = shards.pick(rank, 0..values.len(), &values);
+            let own = pick(&shards, rank, 0..values.len(), &values);
             let part = &own[shards.place(rank, window.clone())];
-            assert_eq!(part, shards.pick(rank, window.clone(), &values[window.clone()]));
+            assert_eq!(part, pick(&shards, rank, window.clone(), &values[window.clone()]));
             assert_eq!(part.len(), shards.count(rank, window.clone()));
             let mut rest = part;
             for at in shards.parts(rank, window.clone()) {
@@ -102,7 +109,7 @@ fn sums_of_squares_by_stripe_are_the_same_over_any_number_of_ranks() {
     let whole = Shards::new(values.len(), 1).square_sums(0, &values);
     for ranks in 2..6 {
         let shards = Shards::new(values.len(), ranks);
-        let sums = |rank| shards.square_sums(rank, &shards.pick(rank, 0..values.len(), &values));
+        let sums = |rank| shards.square_sums(rank, &pick(&shards, rank, 0..values.len(), &values));
         assert_eq!(shards.in_order(&(0..ranks).map(sums).collect::<Vec<_>>()), whole);
     }
 }

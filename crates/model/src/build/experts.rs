@@ -145,7 +145,7 @@ impl<B: Backend> Builder<'_, B> {
         let blocks = self.checkpoint.get_shaped(&format!("{name}_blocks"), &[e, outputs, groups, mxfp4::BLOCK / 2])?;
         let scales = self.checkpoint.get_shaped(&format!("{name}_scales"), &[e, outputs, groups])?;
         let held = Held { tensor: mxfp4::joined(&blocks, &scales)?, mapped: false };
-        blocks.release();
+        scales.release();
         Ok(self.frozen(held, &runs(vec![outputs; e]), inputs))
     }
 }

@@ -1,5 +1,6 @@
 //! MXFP4 as the released GPT-OSS files have it: codes in one tensor, scales in another.
 
+use super::CHUNK;
 use crate::Error;
 use kernels::{HostTensor, StoredDtype};
 use std::sync::Arc;
@@ -16,9 +17,12 @@ pub(super) fn joined(blocks: &Mapped, scales: &Mapped) -> Result<HostTensor, Err
         }
     }
     let mut bytes = Vec::with_capacity(blocks.bytes().len() + scales.bytes().len());
-    for (block, scale) in blocks.bytes().chunks_exact(BLOCK / 2).zip(scales.bytes()) {
-        bytes.push(*scale);
-        bytes.extend_from_slice(block);
-    }
+    blocks.in_pieces(CHUNK, |range| {
+        let scales = &scales.bytes()[range.start / (BLOCK / 2)..];
+        for (block, scale) in blocks.bytes()[range].chunks_exact(BLOCK / 2).zip(scales) {
+            bytes.push(*scale);
+            bytes.extend_from_slice(block);
+        }
+    });
     Ok(HostTensor::new(Arc::new(bytes), StoredDtype::Mxfp4))
 }

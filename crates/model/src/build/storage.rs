@@ -145,13 +145,11 @@ impl<B: Backend> Builder<'_, B> {
     fn rounded(&self, source: &Source, len: usize) -> HostTensor {
         let mut bytes = Vec::with_capacity(2 * len);
         let mut piece = vec![B::Real::ZERO; CHUNK.min(len)];
-        for start in (0..len).step_by(CHUNK) {
-            let range = start..(start + CHUNK).min(len);
+        source.tensor.in_pieces(CHUNK, |range| {
             let piece = &mut piece[..range.len()];
             self.backend.stored_to_host(&self.backend.store(source.host(range.clone()), 1, range.len()), piece);
             bytes.extend(piece.iter().flat_map(|x| bf16::from_f64(x.f64()).to_le_bytes()));
-        }
-        source.tensor.release();
+        });
         HostTensor::new(Arc::new(bytes), StoredDtype::Bf16)
     }
 

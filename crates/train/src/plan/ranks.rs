@@ -1,5 +1,9 @@
 //! What a rank of several holds, and what it takes to hear from the others.
 
+mod exchange;
+
+pub(super) use exchange::Dealing;
+
 use super::{Load, Plan, is_on_gpu};
 use crate::Job;
 
@@ -49,13 +53,6 @@ impl Team {
         self.tree
     }
 
-    /// The rows of a step that fall to a rank.
-    pub(super) fn share(self, load: Load, budget_rows: usize) -> Load {
-        let (packs, own) = (packs(load, budget_rows), packs(load, budget_rows).div_ceil(self.ranks));
-        let part = |rows: usize| (rows * own).div_ceil(packs);
-        Load { base: part(load.base), tail: part(load.tail), targets: part(load.targets), ..load }
-    }
-
     /// Bytes of frozen weights, of which `whole` are there; at stage 3 those of `lent`, unit by unit, come when they are needed, and what is
     /// kept of them is on the host.
     pub(super) fn frozen(self, whole: u64, lent: &[u64], on_gpu: bool) -> u64 {
@@ -71,36 +68,22 @@ impl Team {
     }
 
     /// Bytes of parts of the state.
-    pub(super) fn held(self, whole: &Whole, packs: usize) -> Held {
+    pub(super) fn held(self, whole: &Whole, dealing: &Dealing) -> Held {
         let Whole { units, values, moments } = whole;
         let elements: usize = units.iter().sum();
         let (arena, shard) = (4 * elements as u64, |bytes: u64| bytes.div_ceil(self.group as u64));
-        let largest = 4 * units.iter().copied().max().unwrap_or(0) as u64;
-        // A unit comes in on the host and is copied to where it is computed with.
+        let bytes: Vec<u64> = units.iter().map(|unit| 4 * *unit as u64).collect();
+        let largest = bytes.iter().copied().max().unwrap_or(0);
+        // A unit's values, where it is computed with.
         let window = if self.zero == 3 { largest } else { 0 };
-        let heard = if self.ranks > 1 && self.zero > 0 { largest + shard(largest) } else { 0 };
-        let (most, left) = nodes(packs.div_ceil(self.ranks));
-        let (gradients, exchange) = match (self.zero, self.tree) {
-            // Beside the sums that wait, the one that comes of them, and what the optimiser reads of it; and units on their way.
-            (2.., _) => (4 * room(units) as u64, (waiting(packs, self.ranks) + 2) * shard(arena) + 5 * largest),
-            // Units on their way are there as what is sent, as what comes, and once more as it is cut.
-            (_, true) if self.ranks > 1 => {
-                let (sums, on_the_way) = (left.max(most - 1) as u64 * arena, 6 * left as u64 * largest);
-                let gaps = if largest < KEPT { sums / 5 } else { 0 };
-                (arena, (sums + gaps + on_the_way).max(2 * shard(arena)))
-            }
-            // Of the last sum no more than a unit is there beside the one that it is added to.
-            (_, true) => (arena, arena * (most as u64 - 1) + 2 * largest),
-            (_, false) if self.ranks > 1 => (arena, 2 * shard(arena) + 4 * largest),
-            (_, false) => (arena, 0),
-        };
+        let exchange = self.exchange(&bytes, dealing);
+        let gaps = if largest < KEPT { exchange / 5 } else { 0 };
         Held {
             values: if self.zero == 3 { shard(*values) + window } else { *values },
-            gradients,
+            // The optimiser reads a shard where gradients were.
+            gradients: if self.zero >= 2 { (4 * room(units) as u64).max(shard(arena)) } else { arena },
             moments: if self.zero == 0 { *moments } else { shard(*moments) },
-            // At stage 3 units come in, and the next is fetched and copied, while gradients go out.
-            exchange: if self.zero == 3 { exchange + heard + 3 * largest } else { exchange.max(heard) }
-                + if self.ranks > 1 { MPI } else { 0 },
+            exchange: exchange + gaps + if self.ranks > 1 { MPI } else { 0 },
         }
     }
 }
@@ -142,18 +125,6 @@ pub(super) struct Held {
 /// Packs of a step.
 pub(super) fn packs(load: Load, budget_rows: usize) -> usize {
     (load.base + load.tail).div_ceil(budget_rows.max(1)).max(1)
-}
-
-/// Most nodes of a tree at one time while leaves `0..packs` come in, and at the end.
-fn nodes(packs: usize) -> (usize, usize) {
-    let most = (0..packs).map(|leaf| leaf.count_ones() + 1).max().unwrap_or(0);
-    (most as usize, packs.count_ones() as usize)
-}
-
-/// Most sums that wait between turns in which every rank brings a leaf.
-fn waiting(packs: usize, ranks: usize) -> u64 {
-    let turns = 1..=packs.div_ceil(ranks);
-    turns.map(|turn| u64::from((turn * ranks).min(packs).count_ones())).max().unwrap_or(0)
 }
 
 /// Elements that gradients need room for where they go unit by unit.

@@ -6,9 +6,12 @@ use crate::gradient::Gradient;
 use crate::policy::Policy;
 use crate::spread::{Spread, real};
 use dist::World;
-use kernels::{Backend, Memory};
+use kernels::Backend;
 use optim::adamw::clip;
 use std::ops::Range;
+
+/// Elements that are given to the optimiser at a time.
+const PIECE: usize = 1 << 20;
 
 /// Refuses what ranks have no way for.
 pub(super) fn fits(world: &World, config: &config::Config) -> Result<(), Error> {
@@ -81,20 +84,29 @@ impl<B: Backend> Run<'_, B> {
         if skip {
             return Ok(norm);
         }
-        let Policy { values, halves, .. } = &mut self.policy;
         if self.ranks.zero == 0 {
-            self.spread.gather_all(&own, &mut |at, part| {
-                backend.upload(&real::<B>(part), grads.values.out().cols(at..at + part.len()));
-            })?;
-            self.optimizer.update(backend, values, halves, &grads.values, rate, scale);
-            return Ok(norm);
+            for unit in 0..self.spread.units() {
+                let part = &own[self.spread.own_of(unit)];
+                self.spread.gather(self.spread.window(unit), part, &mut |at, part| {
+                    backend.upload(&real::<B>(part), grads.values.out().cols(at..at + part.len()));
+                })?;
+            }
+        } else {
+            // Gradients have left, so there is room for what the optimiser reads.
+            for (piece, first) in own.chunks(PIECE).zip((0..).step_by(PIECE)) {
+                backend.upload(&real::<B>(piece), grads.values.out().cols(first..first + piece.len()));
+            }
         }
-        let own = Memory::from_host(backend, 1, own.len(), &real::<B>(&own));
-        self.optimizer.update(backend, values, halves, &own, rate, scale);
-        if self.ranks.zero < 3 {
-            let own = self.spread.own_values(backend, &self.policy, 0..self.policy.table.len());
-            let policy = &mut self.policy;
-            self.spread.gather_all(&own, &mut |at, part| policy.put(backend, at, part))?;
+        drop(own);
+        let Policy { values, halves, .. } = &mut self.policy;
+        self.optimizer.update(backend, values, halves, &grads.values, rate, scale);
+        if (1..3).contains(&self.ranks.zero) {
+            for unit in 0..self.spread.units() {
+                let window = self.spread.window(unit);
+                let own = self.spread.own_values(backend, &self.policy, window.clone());
+                let policy = &mut self.policy;
+                self.spread.gather(window, &own, &mut |at, part| policy.put(backend, at, part))?;
+            }
         }
         Ok(norm)
     }

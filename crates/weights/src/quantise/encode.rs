@@ -53,13 +53,20 @@ fn blocks(tensor: &Mapped, code: Code) -> Result<Encoded, Error> {
         || vec![0.0f32; CHUNK],
         |values, (i, (bytes, scales))| {
             let values = &mut values[..CHUNK.min(n - i * CHUNK)];
-            tensor.read_range(i * CHUNK, values)?;
+            take(tensor, i * CHUNK, values)?;
             let blocks = values.chunks_mut(Scheme::BLOCK).zip(bytes.chunks_mut(Scheme::BLOCK / 2)).zip(scales);
             blocks.for_each(|((values, bytes), scale)| *scale = nearest.block(values, bytes));
             tensor_is_finite(tensor, values)
         },
     )?;
     Ok((bytes, scales, Scheme::BLOCK))
+}
+
+/// Reads values that nobody reads again: their pages are let go of, so that a large tensor is not in memory beside its codes.
+fn take(tensor: &Mapped, start: usize, values: &mut [f32]) -> Result<(), Error> {
+    tensor.read_range(start, values)?;
+    tensor.release_range(start..start + values.len());
+    Ok(())
 }
 
 /// Fails on the first value that is not finite. Scaled blocks that had one hold NaN.
@@ -116,20 +123,28 @@ impl Nearest {
 fn rows(tensor: &Mapped) -> Result<Encoded, Error> {
     let (n, cols) = (tensor.info().element_count(), tensor.shape().last().copied().unwrap_or(1).max(1));
     let (mut bytes, mut scales) = (vec![0; n], vec![0.0; n / cols]);
-    bytes.par_chunks_mut(cols).zip(&mut scales).enumerate().try_for_each_init(
-        || vec![0.0f32; cols],
-        |values, (row, (bytes, scale))| {
-            tensor.read_range(row * cols, values)?;
-            values.iter_mut().for_each(|x| *x = <f16 as Element>::from_f32(*x).to());
-            tensor_is_finite(tensor, values)?;
-            *scale = values.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-            // A number by a tensor is, in torch, the number times its reciprocal.
-            let factor = 1.0 / *scale * 127.0;
-            // A row of zeros has no factor: zero times infinity converts to 0.
-            let code = |x: &f32| (x * factor).round_ties_even() as i8 as u8;
-            bytes.iter_mut().zip(values.iter()).for_each(|(b, x)| *b = code(x));
-            Ok::<(), Error>(())
+    let rows = (CHUNK / cols).max(1);
+    bytes.par_chunks_mut(rows * cols).zip(scales.par_chunks_mut(rows)).enumerate().try_for_each_init(
+        || vec![0.0f32; rows * cols],
+        |values, (i, (bytes, scales))| {
+            let values = &mut values[..bytes.len()];
+            take(tensor, i * rows * cols, values)?;
+            let rows = values.chunks_mut(cols).zip(bytes.chunks_mut(cols)).zip(scales);
+            rows.for_each(|((values, bytes), scale)| *scale = row(values, bytes));
+            tensor_is_finite(tensor, values)
         },
     )?;
     Ok((bytes, scales, cols))
+}
+
+/// Codes of a row, whose `values` are rounded in place. Returns the scale.
+fn row(values: &mut [f32], bytes: &mut [u8]) -> f32 {
+    values.iter_mut().for_each(|x| *x = <f16 as Element>::from_f32(*x).to());
+    let scale = values.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    // A number by a tensor is, in torch, the number times its reciprocal.
+    let factor = 1.0 / scale * 127.0;
+    // A row of zeros has no factor: zero times infinity converts to 0.
+    let code = |x: &f32| (x * factor).round_ties_even() as i8 as u8;
+    bytes.iter_mut().zip(values.iter()).for_each(|(b, x)| *b = code(x));
+    scale
 }

@@ -253,3 +253,21 @@ fn eight_bits_that_were_tampered_with_are_refused_by_name() {
     assert!(complaint(Code::Int8, |p| part(p, "proj.weight").1 = DType::U8).contains("I8: codes of eight bits"));
     assert!(complaint(Code::Int8, |p| part(p, "proj.weight").2 = vec![300]).contains("expected a matrix"));
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_is_quantised_does_not_stay_in_memory_beside_its_codes() {
+    let dir = TestDir::new();
+    let path = dir.join("x.safetensors");
+    let values: Vec<f32> = (0..1 << 22).map(|i| (i % 1000) as f32).collect();
+    let shape = [1 << 12, 1 << 10];
+    let tensors = [Tensor { name: "w", dtype: DType::F32, shape: &shape, bytes: bytemuck::cast_slice(&values) }];
+    write_tensors(&path, &tensors).unwrap();
+    let tensor = SafeTensors::open(&path).unwrap().get("w").unwrap();
+    for code in [Code::Nf4, Code::Int8] {
+        Quantised::new(&tensor, Scheme { code, nested: false }).unwrap();
+        // Threads that work side by side bring back a little of what lies around their pieces.
+        let left = crate::testdir::resident(&path);
+        assert!(left < 4 * values.len() / 4, "{code:?}: {left} bytes");
+    }
+}
