@@ -10,13 +10,11 @@ use std::arch::x86_64::*;
 const WIDE: usize = 8;
 /// Rows of a weight that are multiplied with all rows before the next ones are looked at.
 const GROUP: usize = 6;
-/// Values of a row that are taken at a time; of eight rows and a group they stay in the first-level cache. The running sums wait in memory
-/// meanwhile.
-const DEEP: usize = 256;
+/// Values of a row that are taken at a time, at most; of eight rows and a group they stay in the first-level cache. The running sums wait in
+/// memory meanwhile.
+const DEEP: usize = 448;
 /// Bytes ahead of what is read, at least, that are asked for: without it a weight comes from memory at half the rate, or less.
 const AHEAD: usize = 16 << 10;
-/// Rows that are multiplied while a weight is asked for.
-const ASKING: usize = 8;
 /// Bytes that come from memory at a time.
 const LINE: usize = 64;
 
@@ -29,7 +27,8 @@ type Sums = [[f32; SUMS]; GROUP];
 /// AVX2 and FMA; shapes fit.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn dots(x: &[&[f32]], w: &Held<'_, f32>, mut dst: Dst<'_, Cpu<f32>, f32>) {
-    let blocks = || (0..w.cols).step_by(DEEP).map(|first| first..(first + DEEP).min(w.cols));
+    let deep = w.cols.div_ceil(w.cols.div_ceil(DEEP).max(1)).next_multiple_of(SUMS);
+    let blocks = || (0..w.cols).step_by(deep.max(1)).map(|first| first..(first + deep).min(w.cols));
     // A block of all rows lies together: rows apart by a power of two would drive each other from the cache.
     let mut packed = Vec::with_capacity(x.len() * w.cols);
     blocks().for_each(|deep| x.iter().for_each(|row| packed.extend_from_slice(&row[deep.clone()])));
@@ -38,7 +37,7 @@ pub(super) unsafe fn dots(x: &[&[f32]], w: &Held<'_, f32>, mut dst: Dst<'_, Cpu<
     // Whole groups of rows, so that what is asked for is what comes next.
     let ahead = AHEAD.next_multiple_of((GROUP * w.ld * w.size()).max(1));
     for j in (0..w.rows).step_by(GROUP) {
-        sums.fill([[0.0; SUMS]; GROUP]);
+        sums.as_flattened_mut().as_flattened_mut().fill(0.0);
         // A row that is not there is the last one once more; its sums are left out.
         let rows: [usize; GROUP] = std::array::from_fn(|c| (j + c).min(w.rows - 1));
         for deep in blocks() {
@@ -53,7 +52,7 @@ pub(super) unsafe fn dots(x: &[&[f32]], w: &Held<'_, f32>, mut dst: Dst<'_, Cpu<
                     scratch.next().map_or(std::ptr::null(), |to| w.read(row, deep.clone(), to).as_ptr())
                 })
             };
-            // What was unpacked is here; a weight that is used where it lies is asked for while rows are multiplied.
+            // What was unpacked is here; a weight that is used where it lies is asked for while the first rows are multiplied.
             let ahead = if w.kind == Kind::Own { ahead } else { 0 };
             // SAFETY: every row of the group has the block's columns.
             unsafe { each_tile(x, group, (deep.len(), ahead), &mut sums) };
@@ -84,8 +83,7 @@ fn ask(at: *const u8) {
 unsafe fn each_tile(x: &[f32], group: [*const f32; GROUP], (deep, ahead): (usize, usize), sums: &mut [Sums]) {
     let mut t = 0;
     while t < sums.len() {
-        // The first rows ask, each once more: what was given up in a queue that was full comes then.
-        let ahead = if t < ASKING { ahead } else { 0 };
+        let ahead = if t == 0 { ahead } else { 0 };
         let (x, sums) = (&x[t * deep..], &mut sums[t..]);
         // SAFETY: the caller's.
         t += unsafe {
