@@ -20,7 +20,7 @@ pub(crate) struct Planned {
     pub(crate) parts: Value,
     /// A step as planned before the run and after it, seconds: a machine that others use is another one a minute later.
     pub(crate) planned_seconds: [f64; 2],
-    /// The mean of the steps after the first, as the plan's is of those that it counts.
+    /// The mean of all steps, as the plan's is: the first one's rows may be longer than the others'.
     pub(crate) seconds: f64,
 }
 
@@ -73,14 +73,17 @@ pub(crate) fn measure(name: &str, file: &Path, setup: &Setup) -> Result<Planned,
     })
 }
 
-/// Mean seconds of the steps after the first, from a log with a line for every step.
+/// Mean seconds of the steps, from a log with a line for every step.
 fn step_seconds(log: &str) -> f64 {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let steps: Vec<Value> = lines.filter(|line| line.get("tokens_per_second").is_some()).collect();
-    let at = |line: &Value, key: &str| line[key].as_f64().unwrap_or(f64::NAN);
-    let tokens = |pair: &[Value]| at(&pair[1], "num_tokens") - at(&pair[0], "num_tokens");
-    let seconds = steps.windows(2).map(|pair| tokens(pair) / at(&pair[1], "tokens_per_second"));
-    seconds.sum::<f64>() / (steps.len().max(1) - 1) as f64
+    let (mut before, mut seconds, mut steps) = (0.0, 0.0, 0u32);
+    for line in lines.filter(|line| line.get("tokens_per_second").is_some()) {
+        let at = |key: &str| line[key].as_f64().unwrap_or(f64::NAN);
+        seconds += (at("num_tokens") - before) / at("tokens_per_second");
+        before = at("num_tokens");
+        steps += 1;
+    }
+    seconds / f64::from(steps)
 }
 
 #[cfg(test)]
@@ -88,13 +91,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_step_does_not_count() {
+    fn every_step_counts_as_often_as_in_the_plan() {
         let log = r#"{"num_tokens":100,"tokens_per_second":1}
 {"eval_loss":0.5}
 {"num_tokens":300,"tokens_per_second":100}
 {"num_tokens":500,"tokens_per_second":50}
 {"num_tokens":650,"tokens_per_second":50}
 "#;
-        assert_eq!(step_seconds(log), 3.0);
+        assert_eq!(step_seconds(log), (100.0 + 2.0 + 4.0 + 3.0) / 4.0);
     }
 }

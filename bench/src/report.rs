@@ -267,7 +267,7 @@ impl Results {
 const ATTENTION: &str = "Causal, keys and values shared by heads; PyTorch's `scaled_dot_product_attention` as it chooses, one right after the other \
 in each round, each on the device's own clock. Backward is that alone.";
 const PLANNED: &str = "`prospect plan` and `prospect train` of the same file. Peak: on the CPU resident memory, mapped files included. Steps: \
-                       planned before the run and after it, the mean of both beside that of the steps after the first.";
+                       planned before the run and after it, the mean of both beside that of the run's, all steps.";
 const RUNS: &str = "Medians over rounds. Rows and tokens per second of the whole process, from its start to its end, and of its \
 steps after the first. Peak: on the CPU resident memory, mapped files included. Rank 8 on all linear layers, rows of at most 1,024 tokens in the order of the file.";
 const PEERS: &str = "Ours is the whole process; TRL's counts its steps after the first only. Both see the same rows, one right after \
