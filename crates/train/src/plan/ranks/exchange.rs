@@ -72,9 +72,17 @@ impl Dealing {
 
 /// How many sums there are of some leaves.
 fn nodes(leaves: &[u64]) -> u64 {
+    growing(leaves).last().copied().unwrap_or(0)
+}
+
+/// How many sums there are of the first leaf, of the first two, and so on.
+fn growing(leaves: &[u64]) -> Vec<u64> {
     let mut tree = Tree::default();
-    leaves.iter().for_each(|leaf| tree.push(Node { level: 0, index: *leaf }, Vec::new()));
-    tree.nodes().len() as u64
+    let push = |leaf: &u64| {
+        tree.push(Node { level: 0, index: *leaf }, Vec::new());
+        tree.nodes().len() as u64
+    };
+    leaves.iter().map(push).collect()
 }
 
 /// A turn in which units leave. Nodes are sums that cannot be added up further.
@@ -135,12 +143,12 @@ impl Team {
     fn added(self, all: u64, largest: u64, leaves: &[u64], turns: usize) -> u64 {
         // In the last turn of several ranks leaves go on at once.
         let stay = if self.ranks > 1 { leaves.len().min(turns.saturating_sub(1)) } else { leaves.len() };
-        let after = |n: usize| nodes(&leaves[..n]);
-        let leaf = |n: usize| match (after(n), after(n + 1)) {
-            (before, now) if now > before => now * all,
-            (before, _) => before * all + self.part(largest),
+        let after = growing(&leaves[..stay]);
+        let leaf = |(before, now): (u64, &u64)| match *now {
+            now if now > before => now * all,
+            _ => before * all + self.part(largest),
         };
-        (0..stay).map(leaf).max().unwrap_or(0)
+        [0].into_iter().chain(after.iter().copied()).zip(&after).map(leaf).max().unwrap_or(0)
     }
 
     /// The turns in which units leave.
