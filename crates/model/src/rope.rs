@@ -45,6 +45,8 @@ pub enum RopeScaling {
         high: f64,
         /// DeepSeek's further factor of attention scores is made of it.
         mscale_all_dim: Option<f64>,
+        /// Positions of the original training.
+        original: f64,
     },
     /// Llama 3.1: long wavelengths divided, short ones kept, a ramp between.
     Llama3 {
@@ -166,7 +168,7 @@ impl Dict<'_, '_> {
         if !(low.is_finite() && high.is_finite()) {
             return Err(Error::config(self.key, "expected rope_theta above 1 and positive beta_fast and beta_slow"));
         }
-        Ok((RopeScaling::Yarn { factor, low, high, mscale_all_dim: all }, attention))
+        Ok((RopeScaling::Yarn { factor, low, high, mscale_all_dim: all, original }, attention))
     }
 
     fn long(&self) -> Result<(RopeScaling, f64), Error> {
@@ -232,6 +234,16 @@ impl RopeSpec {
         let frequencies: Vec<f32> = (0..self.width / 2).map(|i| self.frequency(i, positions as f64) as f32).collect();
         let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| f64::from(p as f32 * f)));
         angles.map(|a| (a.cos() * self.attention_factor, a.sin() * self.attention_factor)).unzip()
+    }
+
+    /// Positions that the model is for, where `own` is the configuration's `max_position_embeddings`: YaRN stretches its original
+    /// ones by `factor`, and many configurations (Qwen2.5's documented one) leave the other number as it was.
+    pub(crate) fn reach(&self, own: usize) -> usize {
+        match self.scaling {
+            // No table of more positions could be made, whatever the configuration says.
+            RopeScaling::Yarn { factor, original, .. } => own.max((original * factor).min(f64::from(1 << 28)) as usize),
+            _ => own,
+        }
     }
 
     fn frequency(&self, i: usize, positions: f64) -> f64 {

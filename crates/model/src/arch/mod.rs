@@ -147,9 +147,9 @@ fn plain(config: &Reader, defaults: Defaults, head_width: usize, rope: RopeSpec)
         latent: None,
         experts: None,
         tied: config.flag_or("tie_word_embeddings", defaults.tied)?,
+        max_positions: rope.reach(config.count_or("max_position_embeddings", Some(2048))?),
         rope,
         local_rope: None,
-        max_positions: config.count_or("max_position_embeddings", Some(2048))?,
         layers: vec![LayerSpec::default(); layers],
     })
 }

@@ -84,6 +84,17 @@ fn sizes_that_are_thinkable_alone_and_not_together_are_refused() {
 }
 
 #[test]
+fn yarn_reaches_its_factor_of_the_original_positions() {
+    let reach = |factor: f64, own: usize| {
+        let rope = json!({"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": 100});
+        let changes = json!({"rope_parameters": null, "rope_scaling": rope, "max_position_embeddings": own});
+        model::arch::blueprint(&changed("qwen2", changes)).unwrap().max_positions
+    };
+    // As Qwen2.5's documentation has it, as DeepSeek's configurations have it, and a factor that nobody means.
+    assert_eq!([reach(4.0, 100), reach(4.0, 400), reach(1e30, 100)], [400, 400, 1 << 28]);
+}
+
+#[test]
 fn an_expert_that_is_missing_is_named() {
     let dir = golden_dir().join("models/deepseek_v3");
     let checkpoint = weights::Checkpoint::open(&dir).unwrap();
