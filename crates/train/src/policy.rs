@@ -151,10 +151,17 @@ impl AdapterPlan {
 /// PEFT's own targets, where a model has such layers.
 const DEFAULT_TARGETS: [&str; 2] = ["q_proj", "v_proj"];
 
+/// Names that routed experts' layers share with dense ones and those of shared experts.
+const EXPERT_LAYERS: [&str; 3] = [".gate_proj", ".up_proj", ".down_proj"];
+
 fn peft_targets(targets: &Targets, blueprint: &Blueprint) -> weights::Targets {
     let attention = || leaves(&blueprint.attention_projections(0).into_iter().map(|p| p.path).collect::<Vec<_>>());
     match targets {
-        // Where attention has no such layers PEFT has no choice either: all of its layers are taken.
+        // Of these PEFT has no choice of its own, or one that the model lacks: with routed experts all that every token goes
+        // through is taken, without them attention.
+        Targets::Default if blueprint.experts.is_some() && blueprint.model_type != "mixtral" => {
+            weights::Targets::Pattern("all-linear".to_owned())
+        }
         Targets::Default if blueprint.fused || blueprint.latent.is_some() => weights::Targets::Names(attention()),
         Targets::Default => weights::Targets::Names(DEFAULT_TARGETS.map(str::to_owned).to_vec()),
         Targets::AllLinear => weights::Targets::Pattern("all-linear".to_owned()),
@@ -193,10 +200,12 @@ fn fresh(lora: &Lora, blueprint: &Blueprint) -> Result<AdapterPlan, Error> {
     let mut modules = modules_of(&targets, exclude.as_ref(), blueprint)?;
     modules.retain(|module| !saved.contains(module));
     if let Some(layers) = &lora.layers {
-        // As PEFT, which looks at layers only where targets are names.
-        if !matches!(targets, weights::Targets::Pattern(_)) {
-            modules.retain(|module| layer_of(module, &lora.layers_pattern).is_some_and(|l| layers.contains(&l)));
+        if matches!(lora.targets, Targets::Regex(_)) {
+            let what = "layers_to_transform: lora_target_modules is a regular expression, which PEFT does not limit to \
+                        layers; say in it which layers, or give names";
+            return Err(Error::Mismatch { what: what.to_owned() });
         }
+        modules.retain(|module| layer_of(module, &lora.layers_pattern).is_some_and(|l| layers.contains(&l)));
         if modules.is_empty() {
             let what = format!("layers_to_transform: {layers:?} leaves no layer to adapt");
             return Err(Error::Mismatch { what });
@@ -211,6 +220,7 @@ fn fresh(lora: &Lora, blueprint: &Blueprint) -> Result<AdapterPlan, Error> {
     (config.lora_alpha, config.lora_dropout, config.use_rslora) = (lora.alpha, lora.dropout, lora.rslora);
     (config.rank_pattern, config.alpha_pattern) = (lora.rank_pattern.clone(), lora.alpha_pattern.clone());
     (config.use_dora, config.exclude_modules) = (lora.dora, exclude);
+    name_for_peft(&mut config, &modules, lora, blueprint);
     config.modules_to_save.clone_from(&lora.modules_to_save);
     config.bias = match lora.bias {
         LoraBias::None => "none",
@@ -243,6 +253,24 @@ fn fresh(lora: &Lora, blueprint: &Blueprint) -> Result<AdapterPlan, Error> {
     let modules = modules.into_iter().map(factors).collect::<Result<_, _>>()?;
     let adapters = Adapters { modules, dora: lora.dora, saved, biases };
     Ok(AdapterPlan { adapters, config, given: None, start })
+}
+
+/// Names what is adapted in a model with routed experts so that PEFT finds it: layers beside experts by their weights, experts by
+/// the names they share, whichever of them it is. DoRA PEFT cannot put on either.
+fn name_for_peft(config: &mut AdapterConfig, modules: &[String], lora: &Lora, blueprint: &Blueprint) {
+    let in_expert = |m: &String| m.contains(".experts.");
+    let beside = |m: &String| !in_expert(m) && EXPERT_LAYERS.iter().any(|leaf| m.ends_with(leaf));
+    let of = |kind: &dyn Fn(&String) -> bool| modules.iter().filter(|m| kind(m)).cloned().collect::<Vec<_>>();
+    let (dense, experts) = (of(&beside), of(&in_expert));
+    if blueprint.experts.is_none() || lora.dora || dense.is_empty() && experts.is_empty() {
+        return;
+    }
+    let mut rest = of(&|m| !in_expert(m) && !beside(m));
+    if !matches!(lora.targets, Targets::Regex(_)) {
+        rest = leaves(&rest);
+    }
+    rest.extend(leaves(&experts));
+    config.set_parameters(&dense, weights::Targets::Names(rest));
 }
 
 /// Paths of the modules that are trained in full: each name is the end of at least one.

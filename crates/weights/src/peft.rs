@@ -18,6 +18,9 @@ pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 /// The weights' file name in an adapter folder.
 pub const ADAPTER_WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
+/// The end of a linear layer's parameter.
+const WEIGHT: &str = ".weight";
+
 /// What stands before a module path in an adapter's tensor names.
 const PREFIX: &str = "base_model.model.";
 
@@ -26,7 +29,6 @@ const PREFIX: &str = "base_model.model.";
 const REFUSED: &[(&str, &str)] = &[
     ("lora_bias", "a bias on lora_B is not computed"),
     ("layer_replication", "replicated layers are not built"),
-    ("target_parameters", "stacked experts are trained under the names of their layers; convert the adapter to those"),
     ("trainable_token_indices", "trained embedding rows are not read; give modules_to_save: [embed_tokens]"),
     ("alora_invocation_tokens", "activated LoRA is not computed"),
     ("arrow_config", "Arrow routing is not computed"),
@@ -59,6 +61,8 @@ pub struct AdapterConfig {
     pub use_rslora: bool,
     /// Where the adapter goes. `None`, PEFT's choice by model type, only in adapters that were read: their tensors say.
     pub target_modules: Option<Targets>,
+    /// Weights of linear layers that it goes on as well, by the ends of their names: [`AdapterConfig::set_parameters`] says why.
+    target_parameters: Vec<String>,
     /// Where it does not go although a target says so.
     pub exclude_modules: Option<Targets>,
     /// Ranks that differ: the end of a module path, as a regular expression, and the rank; the first that fits counts.
@@ -97,6 +101,7 @@ impl AdapterConfig {
             lora_dropout: 0.0,
             use_rslora: false,
             target_modules: Some(target_modules),
+            target_parameters: Vec::new(),
             exclude_modules: None,
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
@@ -122,6 +127,8 @@ impl AdapterConfig {
             lora_dropout: take::<Option<f64>>(path, &mut keys, "lora_dropout", "a probability")?.unwrap_or(0.0),
             use_rslora: take::<Option<bool>>(path, &mut keys, "use_rslora", "true or false")?.unwrap_or(false),
             target_modules: take(path, &mut keys, "target_modules", "a list of names or a regular expression")?,
+            target_parameters: take::<Option<Vec<String>>>(path, &mut keys, "target_parameters", "a list of names")?
+                .unwrap_or_default(),
             exclude_modules: take(path, &mut keys, "exclude_modules", "a list of names or a regular expression")?,
             rank_pattern: pattern(path, &mut keys, "rank_pattern", "ranks of at least 1", |v| {
                 v.as_u64().filter(|r| *r > 0).map(|r| r as usize)
@@ -135,6 +142,10 @@ impl AdapterConfig {
             base_model_name_or_path: take(path, &mut keys, "base_model_name_or_path", "a name or path")?,
             other: keys,
         };
+        if !config.target_parameters.iter().all(|name| name.ends_with(WEIGHT)) {
+            let why = "stacked experts are trained under the names of their layers; convert the adapter to those";
+            return Err(unsupported(path, "target_parameters", &config.target_parameters.clone().into(), why));
+        }
         if config.r == 0 {
             return Err(Error::json(path, "r: expected a rank of at least 1, found 0"));
         }
@@ -158,6 +169,20 @@ impl AdapterConfig {
         if !patterns.is_empty() {
             self.other.insert("layers_pattern".to_owned(), patterns.into());
         }
+    }
+
+    /// Names `modules` by their weights, and the rest of what the adapter goes on by `others`.
+    ///
+    /// For a model with routed experts PEFT 0.21 takes every target that ends in `gate_proj`, `up_proj` or `down_proj` for the
+    /// stacked experts (its issue 3711), and loads nothing into dense and shared layers of these names. Named by their weights it
+    /// finds them, their tensors have the names they always had, and nothing depends on how it means the others.
+    pub fn set_parameters(&mut self, modules: &[String], others: Targets) {
+        self.target_parameters = modules.iter().map(|module| format!("{module}{WEIGHT}")).collect();
+        // Patterns are held against these longer names, then.
+        let longer = |pattern: &mut String| *pattern = format!(r"({pattern})(\.weight)?");
+        self.rank_pattern.iter_mut().for_each(|(pattern, _)| longer(pattern));
+        self.alpha_pattern.iter_mut().for_each(|(pattern, _)| longer(pattern));
+        self.target_modules = Some(others);
     }
 
     /// Rank of a module's factors.
@@ -196,7 +221,11 @@ impl AdapterConfig {
         let mut keys: BTreeMap<&str, Value> = self.other.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
         keys.insert("r", self.r.into());
         keys.insert("lora_alpha", number(self.lora_alpha));
-        keys.insert("lora_dropout", self.lora_dropout.into());
+        // PEFT refuses to hold a weight's adapter whose configuration has dropout, even where it only loads it.
+        let dropout = if self.target_parameters.is_empty() { self.lora_dropout } else { 0.0 };
+        keys.insert("lora_dropout", dropout.into());
+        let parameters = &self.target_parameters;
+        keys.insert("target_parameters", if parameters.is_empty() { Value::Null } else { parameters.clone().into() });
         keys.insert("use_rslora", self.use_rslora.into());
         keys.insert("target_modules", sorted(self.target_modules.as_ref()));
         keys.insert("exclude_modules", sorted(self.exclude_modules.as_ref()));
@@ -271,10 +300,12 @@ fn first_match<T: Copy>(patterns: &[(String, T)], module: &str) -> Result<Option
     Ok(None)
 }
 
+fn unsupported(path: &Path, key: &str, value: &Value, why: &'static str) -> Error {
+    Error::Unsupported { path: path.to_owned(), key: key.to_owned(), value: value.to_string(), why }
+}
+
 fn check_supported(path: &Path, keys: &Map<String, Value>) -> Result<(), Error> {
-    let refuse = |key: &str, value: &Value, why| {
-        Err(Error::Unsupported { path: path.to_owned(), key: key.to_owned(), value: value.to_string(), why })
-    };
+    let refuse = |key: &str, value: &Value, why| Err(unsupported(path, key, value, why));
     match keys.get("peft_type") {
         Some(Value::String(kind)) if kind == "LORA" => {}
         other => {
@@ -446,6 +477,8 @@ mod tests {
             ("rank_pattern", json!({})),
             ("modules_to_save", Value::Null),
             ("layers_to_transform", json!([])),
+            ("target_parameters", json!([])),
+            ("target_parameters", json!(["shared_experts.up_proj.weight"])),
             ("init_lora_weights", json!(true)),
             ("init_lora_weights", json!(false)),
             ("init_lora_weights", json!("gaussian")),

@@ -119,6 +119,7 @@ fn what_is_not_done_is_refused_by_name() {
     let cases = [
         (json!({"modules_to_save": ["pooler"]}), "modules_to_save: \"pooler\""),
         (json!({"layers_to_transform": [9], "lora_target_modules": ["q_proj"]}), "layers_to_transform"),
+        (json!({"layers_to_transform": [0], "lora_target_modules": ".*q_proj"}), "layers_to_transform"),
         (json!({"rank_pattern": {"(": 2}}), "("),
     ];
     for (i, (keys, name)) in cases.into_iter().enumerate() {
@@ -127,6 +128,50 @@ fn what_is_not_done_is_refused_by_name() {
         assert_eq!(error.exit_code(), 2, "{error}");
         assert!(error.to_string().contains(name), "{error}");
     }
+}
+
+/// PEFT 0.21 loads nothing into layers beside routed experts that are named as these are; by their weights it finds them.
+#[test]
+fn layers_beside_routed_experts_are_named_by_their_weights() {
+    let scratch = Scratch::new("beside");
+    let written = |name: &str, keys: Value| {
+        let base =
+            json!({"model_name_or_path": crate::model("deepseek_v3"), "use_peft": true, "lora_r": 2, "max_steps": 1});
+        let output = scratch.join(name);
+        finish(&small("kto", &output, over(&base, keys)));
+        let text = std::fs::read_to_string(output.join("final/adapter_config.json")).unwrap();
+        let config: Value = serde_json::from_str(&text).unwrap();
+        (Adapter::load(&output.join("final")).unwrap(), config)
+    };
+    // Attention, the dense layer and shared experts, unless told otherwise.
+    let (adapter, config) = written("usual", json!({"lora_dropout": 0.1}));
+    assert_eq!(config["target_modules"], json!(["kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "q_proj"]));
+    let parameters = config["target_parameters"].as_array().unwrap();
+    assert!(parameters.contains(&json!("model.layers.0.mlp.down_proj.weight")), "{parameters:?}");
+    assert!(parameters.contains(&json!("model.layers.1.mlp.shared_experts.up_proj.weight")), "{parameters:?}");
+    assert_eq!((adapter.pairs.len(), parameters.len()), (3 * 7, 3 * 3));
+    assert_eq!(config["lora_dropout"], json!(0.0));
+    // As they were with DoRA, which PEFT does not put on a weight; and without layers of these names.
+    for (name, keys) in
+        [("lengths", json!({"use_dora": true})), ("attention", json!({"lora_target_modules": ["q_proj"]}))]
+    {
+        let (_, config) = written(name, keys);
+        assert_eq!((&config["target_parameters"], &config["lora_dropout"]), (&Value::Null, &json!(0.05)), "{name}");
+    }
+    // Patterns fit these names as well; experts are named by what they share.
+    let pattern = r".*(experts\.3|shared_experts|layers\.0\.mlp|layers\.0\.self_attn)\.(up_proj|o_proj)";
+    let keys = json!({"lora_target_modules": pattern, "rank_pattern": {"shared_experts.up_proj": 3}});
+    let (adapter, config) = written("some", keys);
+    let rank = |module: &str| adapter.get(module).map(|pair| pair.rank);
+    assert_eq!(rank("model.layers.1.mlp.shared_experts.up_proj"), Some(3));
+    assert_eq!((rank("model.layers.0.mlp.up_proj"), rank("model.layers.1.mlp.experts.3.up_proj")), (Some(2), Some(2)));
+    assert_eq!(config["target_modules"], json!(["model.layers.0.self_attn.o_proj", "up_proj"]));
+    assert_eq!(config["rank_pattern"], json!({r"(shared_experts.up_proj)(\.weight)?": 3}));
+    let (adapter, config) = written("all", json!({"lora_target_modules": "all-linear", "layers_to_transform": [1]}));
+    assert_eq!(config["target_parameters"].as_array().unwrap().len(), 3);
+    assert!(adapter.pairs.iter().all(|pair| pair.module.starts_with("model.layers.1.")), "all-linear is limited, too");
+    let on = json!({"adapter_name_or_path": scratch.join("usual/final"), "model_name_or_path": crate::model("deepseek_v3"), "max_steps": 1});
+    assert_eq!(finish(&small("kto", &scratch.join("on"), on)).step, 1);
 }
 
 /// With next to no noise a step with noise is a step without, its load-balancing loss included.
