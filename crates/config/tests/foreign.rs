@@ -278,5 +278,5 @@ fn the_schema_knows_every_key_and_only_those() {
 fn the_schema_beside_the_examples_is_this_one() {
     let written: serde_json::Value =
         serde_json::from_str(include_str!("../../../configs/prospect.schema.json")).unwrap();
-    assert_eq!(written, config::schema(), "write it again: prospect schema --output configs/prospect.schema.json");
+    assert!(written == config::schema(), "write it again: prospect schema --output configs/prospect.schema.json");
 }

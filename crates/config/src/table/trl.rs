@@ -152,6 +152,6 @@ pub(super) const ENTRIES: &[Entry] = &[
     works(LORA, "rank_pattern", Kind::Pairs(Range::RANK), "", "ranks that differ, by the end of a layer's name (a regular expression)"),
     works(LORA, "alpha_pattern", Kind::Pairs(Range::POSITIVE), "", "alphas that differ, by the end of a layer's name (a regular expression)"),
     idle("fan_in_fan_out", Bool, "false", "transposed weights", "no architecture here has them; PEFT sets it back for linear layers, too"),
-    idle("task_type", Text, "CAUSAL_LM", "PEFT task", "only causal language models are trained"),
-    idle("peft_type", Text, "LORA", "kind of adapter", "LoRA is the kind that is trained"),
+    refused("task_type", Text, &["CAUSAL_LM"], "PEFT task", "only causal language models are trained"),
+    refused("peft_type", Text, &["LORA", "lora"], "kind of adapter", "LoRA is the kind that is trained"),
 ];
