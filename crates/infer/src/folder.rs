@@ -9,7 +9,7 @@ use nn::{Context, Params, Table};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use weights::{Adapter, Checkpoint};
+use weights::{Adapter, AdapterConfig, Checkpoint};
 
 /// A model folder, its tokenizer, and an adapter for it: read and checked, the weights not yet in place.
 pub struct ModelFolder {
@@ -33,7 +33,7 @@ impl ModelFolder {
     pub fn open(path: &Path, adapter: Option<&Path>) -> Result<ModelFolder, Error> {
         let checkpoint = Checkpoint::open(path)?;
         let mut blueprint = model::arch::blueprint(&weights::read_config(path)?)?;
-        let given = adapter.map(Adapter::load).transpose()?;
+        let given = adapter.map(|dir| Adapter::load_on(dir, |i| blueprint.experts_for_adapters(i))).transpose()?;
         let vocabulary = given.as_ref().and_then(Adapter::vocabulary);
         blueprint.grow(vocabulary.unwrap_or(0));
         // An adapter with an embedding of its own was trained with a tokenizer of its own.
@@ -69,7 +69,7 @@ impl ModelFolder {
         if adapter.is_some() {
             return Err(bad("this is an adapter, and another one was given for it; name the model, not an adapter"));
         }
-        let Some(base) = Adapter::load(&path)?.config.base_model_name_or_path else {
+        let Some(base) = AdapterConfig::read(&path)?.base_model_name_or_path else {
             return Err(bad(
                 "base_model_name_or_path: expected the folder of the base model, found nothing; name the model, and this folder as its adapter",
             ));

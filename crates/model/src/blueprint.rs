@@ -264,6 +264,13 @@ impl Blueprint {
         (0..self.layers.len()).flat_map(|i| self.expert_projections(i)).flatten().map(|p| p.path).collect()
     }
 
+    /// Paths and extents of the experts' layers of block `i`, for adapters on stacks of them; empty beyond the last block.
+    pub fn experts_for_adapters(&self, i: usize) -> weights::Experts {
+        let layers = if i < self.layers.len() { self.expert_projections(i) } else { Vec::new() };
+        let of = |expert: Vec<Projection>| expert.into_iter().map(|p| (p.path, [p.outputs, p.inputs])).collect();
+        layers.into_iter().map(of).collect()
+    }
+
     /// Number of weights.
     pub fn num_parameters(&self) -> usize {
         let blocks: usize = (0..self.layers.len()).map(|i| self.block_parameters(i)).sum();

@@ -316,7 +316,7 @@ fn leaves(modules: &[String]) -> Vec<String> {
 }
 
 fn given(path: &Path, claims: &LoraClaims, blueprint: &Blueprint) -> Result<AdapterPlan, Error> {
-    let adapter = Adapter::load(path)?;
+    let adapter = Adapter::load_on(path, |i| blueprint.experts_for_adapters(i))?;
     let config = adapter.config.clone();
     let disagree = |key: &str, said: String, found: String| {
         Err(Error::Adapter {

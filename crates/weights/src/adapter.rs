@@ -11,6 +11,7 @@ use crate::peft::{
     ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, AdapterConfig, LoraFactor, module_of, tensor_name, whole_name, whole_of,
 };
 use crate::safetensors::{Mapped, SafeTensors};
+use crate::unstack::{Experts, block_of, unstack};
 use crate::write::{write_atomic, write_file};
 
 /// The tensors that have a row for every token, which an adapter may bring with more rows than the model has.
@@ -71,9 +72,15 @@ pub struct Adapter {
 impl Adapter {
     /// Reads a PEFT adapter folder. Which modules it has is read from the tensors; `target_modules` may be a list, a
     /// pattern or absent. Fails on a tensor that is no LoRA factor, a factor without its partner, or another rank than
-    /// the configuration's.
+    /// the configuration's; and on stacked experts, which take a model to be told apart.
     pub fn load(dir: &Path) -> Result<Adapter, Error> {
-        let config = AdapterConfig::read(dir)?;
+        Adapter::load_on(dir, |_| Experts::new())
+    }
+
+    /// As [`Adapter::load`], for a model with these experts in its blocks. An adapter of PEFT's on stacked experts becomes one on
+    /// their layers.
+    pub fn load_on(dir: &Path, experts: impl Fn(usize) -> Experts) -> Result<Adapter, Error> {
+        let mut config = AdapterConfig::read(dir)?;
         let path = dir.join(ADAPTER_WEIGHTS_FILE);
         if !path.exists() && dir.join("adapter_model.bin").exists() {
             let what = "only pickled PyTorch files, which can run code and are not read; save the adapter with \
@@ -101,8 +108,17 @@ impl Adapter {
             return Err(Error::adapter(&path, "no factor of a linear layer's LoRA is there"));
         }
         whole.sort_by(|a: &WholeTensor, b| a.name.cmp(&b.name));
-        let pair = |(module, parts)| read_pair(&path, module, parts, &config);
-        let pairs = factors.into_iter().map(pair).collect::<Result<_, _>>()?;
+        let stacked = config.unstacked();
+        let mut pairs = Vec::with_capacity(factors.len());
+        for (module, parts) in factors {
+            match (block_of(module).filter(|_| stacked), &parts) {
+                (Some(block), [Some(a), Some(b), None]) => {
+                    pairs.extend(unstack(&path, module, (a, b), &experts(block), &mut config)?);
+                }
+                _ => pairs.push(read_pair(&path, module, parts, &config)?),
+            }
+        }
+        pairs.sort_by(|p, q| p.module.cmp(&q.module));
         Ok(Adapter { config, pairs, whole })
     }
 

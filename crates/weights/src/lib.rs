@@ -27,6 +27,7 @@ mod stacked;
 mod target;
 #[cfg(test)]
 mod testdir;
+mod unstack;
 mod write;
 
 pub use adapter::{Adapter, LoraPair, WholeTensor, save_adapter, trains_embedding};
@@ -43,4 +44,5 @@ pub use peft::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, AdapterConfig, LoraFac
 pub use quantise::{Code, QuantiseReport, Quantised, Scheme, Values, is_quantisable, quantise_folder};
 pub use safetensors::{Mapped, SafeTensors};
 pub use target::{Targets, resolve};
+pub use unstack::Experts;
 pub use write::{Sink, write_atomic, write_file, write_model, write_tensors};

@@ -142,10 +142,6 @@ impl AdapterConfig {
             base_model_name_or_path: take(path, &mut keys, "base_model_name_or_path", "a name or path")?,
             other: keys,
         };
-        if !config.target_parameters.iter().all(|name| name.ends_with(WEIGHT)) {
-            let why = "stacked experts are trained under the names of their layers; convert the adapter to those";
-            return Err(unsupported(path, "target_parameters", &config.target_parameters.clone().into(), why));
-        }
         if config.r == 0 {
             return Err(Error::json(path, "r: expected a rank of at least 1, found 0"));
         }
@@ -198,9 +194,20 @@ impl AdapterConfig {
     /// # Errors
     /// As [`AdapterConfig::rank_of`].
     pub fn scale_of(&self, module: &str) -> Result<f64, Error> {
-        let r = self.rank_of(module)? as f64;
-        let alpha = first_match(&self.alpha_pattern, module)?.unwrap_or(self.lora_alpha);
+        let (r, alpha) = (self.rank_of(module)? as f64, self.alpha_of(module)?);
         Ok(alpha / if self.use_rslora { r.sqrt() } else { r })
+    }
+
+    /// Numerator of the scale in a module.
+    pub(crate) fn alpha_of(&self, module: &str) -> Result<f64, Error> {
+        Ok(first_match(&self.alpha_pattern, module)?.unwrap_or(self.lora_alpha))
+    }
+
+    /// Takes note that stacked experts were taken apart; whether any stack had been named.
+    pub(crate) fn unstacked(&mut self) -> bool {
+        let before = self.target_parameters.len();
+        self.target_parameters.retain(|name| name.ends_with(WEIGHT));
+        self.target_parameters.len() < before
     }
 
     /// Whether a tensor of the model, by its own name, is one that this adapter trained.
@@ -300,12 +307,10 @@ fn first_match<T: Copy>(patterns: &[(String, T)], module: &str) -> Result<Option
     Ok(None)
 }
 
-fn unsupported(path: &Path, key: &str, value: &Value, why: &'static str) -> Error {
-    Error::Unsupported { path: path.to_owned(), key: key.to_owned(), value: value.to_string(), why }
-}
-
 fn check_supported(path: &Path, keys: &Map<String, Value>) -> Result<(), Error> {
-    let refuse = |key: &str, value: &Value, why| Err(unsupported(path, key, value, why));
+    let refuse = |key: &str, value: &Value, why| {
+        Err(Error::Unsupported { path: path.to_owned(), key: key.to_owned(), value: value.to_string(), why })
+    };
     match keys.get("peft_type") {
         Some(Value::String(kind)) if kind == "LORA" => {}
         other => {
@@ -454,7 +459,6 @@ mod tests {
         let cases = [
             ("peft_type", json!("IA3")),
             ("lora_bias", json!(true)),
-            ("target_parameters", json!(["mlp.experts.gate_up_proj"])),
             ("trainable_token_indices", json!([1])),
             ("layer_replication", json!([[0, 1]])),
             ("init_lora_weights", json!("pissa_niter_4")),

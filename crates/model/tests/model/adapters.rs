@@ -8,13 +8,20 @@ use std::path::{Path, PathBuf};
 use weights::{Adapter, Checkpoint, DType, MergeOptions, SafeTensors};
 
 const CASES: [&str; 3] = ["dora", "embedding", "head"];
+/// On stacked experts, and of which model.
+const STACKED: [(&str, &str); 3] =
+    [("experts", "qwen3_moe_norm_tied"), ("experts_turned", "gpt_oss"), ("experts_renamed", "mixtral_fused")];
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden").join(name)
 }
 
 fn tokens() -> Vec<u32> {
-    (0..24).map(|i| (37 * i + 11) % 391).collect()
+    tokens_of(391)
+}
+
+fn tokens_of(vocab: usize) -> Vec<u32> {
+    (0..24).map(|i| (37 * i + 11) % vocab.min(391) as u32).collect()
 }
 
 /// Logits of a model folder, with an adapter or without.
@@ -23,11 +30,12 @@ fn logits(folder: &Path, adapter: Option<&Adapter>) -> Vec<f32> {
     let blueprint = model::arch::blueprint(&weights::read_config(folder).unwrap()).unwrap();
     let adapters = adapter.map(Adapters::of);
     let tuning = adapters.as_ref().map_or(Tuning::Frozen, Tuning::Lora);
+    let tokens = tokens_of(blueprint.vocab);
     let mut built = Built::new(&cpu, &Checkpoint::open(folder).unwrap(), blueprint, tuning, 64).unwrap();
     if let Some(adapter) = adapter {
         initialise_lora(&cpu, &built.table, &mut built.values, &LoraInit::From(adapter)).unwrap();
     }
-    let (ctx, pack) = (context(&cpu, &built), whole(&tokens()));
+    let (ctx, pack) = (context(&cpu, &built), whole(&tokens));
     let forward = built.decoder.forward(&ctx, &pack, &Parts::new(&cpu, &pack), Keep::Nothing);
     built.decoder.logits(&ctx, &forward)
 }
@@ -81,6 +89,48 @@ fn adapters_of_peft_survive_loading_and_saving_and_merge_as_they_do_there() {
         let expected = SafeTensors::open(&folder.join("expected.safetensors")).unwrap();
         assert_close(case, &logits(&merged.0, None), &expected.get("logits").unwrap().to_f32().unwrap());
     }
+}
+
+#[test]
+fn adapters_on_stacked_experts_become_ones_on_their_layers() {
+    for (case, base) in STACKED {
+        let (folder, base) = (fixture("adapters").join(case), fixture("models").join(base));
+        let blueprint = model::arch::blueprint(&weights::read_config(&base).unwrap()).unwrap();
+        let unknown = Adapter::load(&folder).unwrap_err().to_string();
+        assert!(unknown.contains("prospect merge"), "{case}: {unknown}");
+        let adapter = Adapter::load_on(&folder, |i| blueprint.experts_for_adapters(i)).unwrap();
+        let expected = SafeTensors::open(&folder.join("expected.safetensors")).unwrap();
+        let want = expected.get("logits").unwrap().to_f32().unwrap();
+        assert_close(case, &logits(&base, Some(&adapter)), &want);
+        assert!(logits(&base, None).iter().zip(&want).any(|(a, b)| (a - b).abs() > 0.01), "{case} changes something");
+        // What is written has no stacks any more, and says the same.
+        let (saved, merged) = (Folder::new(&format!("{case}-saved")), Folder::new(&format!("{case}-merged")));
+        weights::save_adapter(&saved.0, &adapter.config, &adapter.pairs, &adapter.whole, DType::F32).unwrap();
+        let again = Adapter::load(&saved.0).unwrap();
+        assert_eq!(again.pairs, adapter.pairs, "{case}");
+        weights::merge(&Checkpoint::open(&base).unwrap(), &adapter, &merged.0, &MergeOptions::default()).unwrap();
+        assert_close(case, &logits(&merged.0, None), &want);
+    }
+}
+
+#[test]
+fn stacks_that_do_not_fit_the_model_are_refused() {
+    let base = fixture("models/qwen3_moe_norm_tied");
+    let blueprint = model::arch::blueprint(&weights::read_config(&base).unwrap()).unwrap();
+    let refused = |change: &dyn Fn(&mut weights::Experts)| {
+        let experts = |i: usize| {
+            let mut experts = blueprint.experts_for_adapters(i);
+            change(&mut experts);
+            experts
+        };
+        Adapter::load_on(&fixture("adapters/experts"), experts).unwrap_err().to_string()
+    };
+    let message = refused(&|experts| experts.truncate(5));
+    assert!(message.contains("no ranks of 5 experts"), "{message}");
+    let message = refused(&|experts| experts.truncate(3));
+    assert!(message.contains("rank 4 by its tensors, 2 by the configuration"), "{message}");
+    let message = refused(&|experts| experts.iter_mut().flatten().for_each(|(_, extents)| extents[0] += 1));
+    assert!(message.contains("20 inputs and 48 outputs"), "{message}");
 }
 
 /// The length of the weight is a constant to backward, in PEFT as here.

@@ -174,6 +174,24 @@ fn layers_beside_routed_experts_are_named_by_their_weights() {
     assert_eq!(finish(&small("kto", &scratch.join("on"), on)).step, 1);
 }
 
+/// What PEFT put on stacks goes on on their layers, and is written so.
+#[test]
+fn an_adapter_on_stacked_experts_is_continued_on_their_layers() {
+    let scratch = Scratch::new("stacked");
+    let given = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/adapters/experts_turned");
+    let keys = json!({"model_name_or_path": crate::model("gpt_oss"), "adapter_name_or_path": given, "max_steps": 1});
+    let output = scratch.join("run");
+    assert_eq!(finish(&small("kto", &output, keys)).step, 1);
+    let adapter = Adapter::load(&output.join("final")).unwrap();
+    let of = |module: &str| adapter.get(module).map(|pair| (pair.rank, pair.scale));
+    assert_eq!(of("model.layers.1.mlp.experts.gate_up_projs.3"), Some((2, 4.0)));
+    assert_eq!((of("model.layers.2.mlp.experts.down_projs.0"), adapter.pairs.len()), (Some((2, 4.0)), 3 + 3 * 4));
+    let text = std::fs::read_to_string(output.join("final/adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(config["target_modules"], json!(["down_projs", "gate_up_projs", "q_proj"]));
+    assert_eq!(config["target_parameters"], Value::Null);
+}
+
 /// With next to no noise a step with noise is a step without, its load-balancing loss included.
 #[test]
 fn noise_leaves_the_load_balancing_loss_in() {

@@ -1,0 +1,112 @@
+//! Adapters that PEFT put on stacked experts, taken apart into those of the experts' own layers.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use crate::adapter::LoraPair;
+use crate::error::Error;
+use crate::peft::AdapterConfig;
+use crate::safetensors::Mapped;
+use crate::target::Targets;
+
+/// The linear layers of every expert of a block, each by its path and `[outputs, inputs]`, in the order of the stacks' rows: those
+/// that `gate_up_proj` holds, and last the one that `down_proj` is. Empty for a block without experts.
+pub type Experts = Vec<Vec<(String, [usize; 2])>>;
+
+/// The block whose stacked experts `module` is. PEFT wraps the two stacks of a block one around the other, so one of them is
+/// called `base_layer`; which is which their widths say.
+pub(crate) fn block_of(module: &str) -> Option<usize> {
+    let stack = module.strip_suffix(".base_layer").unwrap_or(module).strip_suffix(".experts")?;
+    stack.split('.').find_map(|part| part.parse().ok())
+}
+
+/// Both factors of a stack as pairs of its experts' layers; `config` learns of their ranks and names.
+///
+/// Of expert `e` of `n`, PEFT's A has rows `e r .. (e + 1) r`, and its B the columns `e, e + n, ..`.
+pub(crate) fn unstack(
+    path: &Path,
+    module: &str,
+    (a, b): (&Mapped, &Mapped),
+    experts: &Experts,
+    config: &mut AdapterConfig,
+) -> Result<Vec<LoraPair<'static>>, Error> {
+    let wrong = |what: String| Error::adapter(path, format!("{module}, an adapter on stacked experts: {what}"));
+    let (&[rows, wide], &[tall, columns]) = (a.shape(), b.shape()) else {
+        return Err(wrong(format!("expected matrices, found {:?} and {:?}", a.shape(), b.shape())));
+    };
+    let count = experts.len();
+    if count == 0 {
+        let what = "this block has no experts, or the command does not know of the model; `prospect merge` does";
+        return Err(wrong(what.to_owned()));
+    }
+    if rows != columns || rows == 0 || rows % count != 0 {
+        return Err(wrong(format!("{rows} rows and {columns} columns are no ranks of {count} experts")));
+    }
+    let rank = rows / count;
+    let halves = experts[0].len() - 1;
+    let stacks = [("gate_up_proj", 0..halves), ("down_proj", halves..halves + 1)];
+    let extents = |layers: &[(String, [usize; 2])]| (layers[0].1[1], layers.iter().map(|(_, [o, _])| o).sum::<usize>());
+    let fits = |(_, layers): &&(&str, std::ops::Range<usize>)| {
+        let (inputs, outputs) = extents(&experts[0][layers.clone()]);
+        (wide, tall) == (inputs, outputs) || (wide, tall) == (outputs, inputs)
+    };
+    let Some((stack, layers)) = stacks.iter().find(fits) else {
+        return Err(wrong(format!("{wide} inputs and {tall} outputs are those of no stack of this model")));
+    };
+    let whole = format!("{}.{stack}", module.strip_suffix(".base_layer").unwrap_or(module));
+    let (said, scale) = (config.rank_of(&whole)?, config.scale_of(&whole)?);
+    if said != rank {
+        return Err(wrong(format!("rank {rank} by its tensors, {said} by the configuration")));
+    }
+    let paths: Vec<&str> = experts[0][layers.clone()].iter().map(|(path, _)| path.as_str()).collect();
+    name_experts(config, &whole, &paths)?;
+    let (a, b) = (a.to_f32()?, b.to_f32()?);
+    let mut pairs = Vec::with_capacity(count * layers.len());
+    for (e, own) in experts.iter().enumerate() {
+        let own = &own[layers.clone()];
+        let (inputs, outputs) = extents(own);
+        // Before PEFT 0.19 the two were swapped where stacks are [experts, outputs, inputs].
+        let swapped = wide != inputs;
+        let left = |j: usize, i: usize| a[(e * rank + j) * wide + i];
+        let right = |o: usize, j: usize| b[o * columns + j * count + e];
+        let down = |j: usize, i: usize| if swapped { right(i, j) } else { left(j, i) };
+        let up = |o: usize, j: usize| if swapped { left(j, o) } else { right(o, j) };
+        let first: Vec<f32> =
+            (0..rank).flat_map(|j| (0..inputs).map(move |i| (j, i))).map(|(j, i)| down(j, i)).collect();
+        let second: Vec<f32> =
+            (0..outputs).flat_map(|o| (0..rank).map(move |j| (o, j))).map(|(o, j)| up(o, j)).collect();
+        let mut rest = &second[..];
+        for (path, [outputs, _]) in own {
+            let (these, after) = rest.split_at(outputs * rank);
+            rest = after;
+            let (a, b) = (Cow::Owned(first.clone()), Cow::Owned(these.to_vec()));
+            pairs.push(LoraPair { module: path.clone(), rank, scale, a, b, magnitude: None });
+        }
+    }
+    Ok(pairs)
+}
+
+/// Has `config` say of experts' layers what it says of their stack.
+fn name_experts(config: &mut AdapterConfig, stack: &str, paths: &[&str]) -> Result<(), Error> {
+    let (rank, alpha) = (config.rank_of(stack)?, config.alpha_of(stack)?);
+    for path in paths {
+        let end = path.split_once(".experts.").map_or(*path, |(_, end)| end);
+        let is_number = |part: &&str| part.parse::<usize>().is_ok();
+        let any =
+            end.split('.').map(|part| if is_number(&part) { r"\d+" } else { part }).collect::<Vec<_>>().join(r"\.");
+        let pattern = format!(r"experts\.{any}");
+        if config.rank_pattern.iter().all(|(known, _)| *known != pattern) {
+            // Before any other: the first that fits counts.
+            config.rank_pattern.insert(0, (pattern.clone(), rank));
+            config.alpha_pattern.insert(0, (pattern, alpha));
+        }
+        // A pattern is for the layers beside experts: which experts there are the tensors say.
+        if let Some(Targets::Names(names)) = &mut config.target_modules
+            && let Some(leaf) = end.split('.').rfind(|part| !is_number(part))
+            && !names.iter().any(|name| name == leaf)
+        {
+            names.push(leaf.to_owned());
+        }
+    }
+    Ok(())
+}
