@@ -20,7 +20,7 @@ const HELP: &str = "\
 /system [TEXT]    what the model is told first; without a text, nothing
 /retry            answer the last turn again, with other draws
 /params [K=V ..]  how tokens are drawn: temperature, top_p, top_k, min_p, repetition_penalty, seed, max_new_tokens
-/save FILE        write the conversation as a row of `messages`
+/save FILE        add the conversation to a file, as a row of `messages`
 /help             this
 /quit             leave; so does Ctrl-D. Ctrl-C stops an answer.
 A line that ends with \\ goes on in the next; a text of several lines stands between lines of \"\"\".";
@@ -203,8 +203,10 @@ fn save(talk: &Talk<'_>, file: &str, screen: &Screen) {
     }
     let path = PathBuf::from(file);
     let text = format!("{}\n", serde_json::json!({"messages": talk.messages()}));
-    match std::fs::write(&path, text) {
-        Ok(()) => screen.line(format_args!("{} turns in {}", talk.messages().len(), path.display())),
+    // Conversations gather in one file, which training reads; none takes another's place.
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+    match opened.and_then(|mut file| file.write_all(text.as_bytes())) {
+        Ok(()) => screen.line(format_args!("{} turns added to {}", talk.messages().len(), path.display())),
         Err(e) => screen.error(&format!("cannot write {}: {e}", Path::new(file).display())),
     }
 }

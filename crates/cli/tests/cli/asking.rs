@@ -161,3 +161,16 @@ fn a_merged_model_scores_as_base_and_adapter_do() {
     let again = scratch.prospect(&[&merge[..], &["merged"]].concat());
     assert_eq!(again.status.code(), Some(2), "a folder with files is not written over");
 }
+
+#[test]
+fn conversations_gather_in_the_file_that_they_are_saved_in() {
+    let scratch = Scratch::new();
+    let said = "/params max_new_tokens=3\nhello\n/save talks.jsonl\n/reset\nhi\n/save talks.jsonl\n/quit\n";
+    let lines = std::fs::File::open(scratch.write("said", said)).unwrap();
+    let output = scratch.command(&["chat", text(&golden("models/qwen2"))]).stdin(lines).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", crate::stderr(&output));
+    let rows = objects(&std::fs::read_to_string(scratch.join("talks.jsonl")).unwrap());
+    let first: Vec<&Value> = rows.iter().map(|row| &row["messages"][0]["content"]).collect();
+    assert_eq!(first, ["hello", "hi"]);
+    assert!(rows.iter().all(|row| row["messages"].as_array().unwrap().len() == 2), "{rows:?}");
+}
