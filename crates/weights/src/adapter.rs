@@ -11,7 +11,7 @@ use crate::peft::{
     ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, AdapterConfig, LoraFactor, module_of, tensor_name, whole_name, whole_of,
 };
 use crate::safetensors::{Mapped, SafeTensors};
-use crate::unstack::{Experts, block_of, unstack};
+use crate::unstack::{Experts, block_of, name_experts, unstack};
 use crate::write::{write_atomic, write_file};
 
 /// The tensors that have a row for every token, which an adapter may bring with more rows than the model has.
@@ -109,15 +109,18 @@ impl Adapter {
         }
         whole.sort_by(|a: &WholeTensor, b| a.name.cmp(&b.name));
         let stacked = config.unstacked();
-        let mut pairs = Vec::with_capacity(factors.len());
+        let (mut pairs, mut said) = (Vec::with_capacity(factors.len()), Vec::new());
         for (module, parts) in factors {
             match (block_of(module).filter(|_| stacked), &parts) {
                 (Some(block), [Some(a), Some(b), None]) => {
-                    pairs.extend(unstack(&path, module, (a, b), &experts(block), &mut config)?);
+                    let (of_experts, of_stack) = unstack(&path, module, (a, b), &experts(block), &config)?;
+                    pairs.extend(of_experts);
+                    said.extend(of_stack);
                 }
                 _ => pairs.push(read_pair(&path, module, parts, &config)?),
             }
         }
+        name_experts(&mut config, &said)?;
         pairs.sort_by(|p, q| p.module.cmp(&q.module));
         Ok(Adapter { config, pairs, whole })
     }

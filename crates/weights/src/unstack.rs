@@ -20,7 +20,15 @@ pub(crate) fn block_of(module: &str) -> Option<usize> {
     stack.split('.').find_map(|part| part.parse().ok())
 }
 
-/// Both factors of a stack as pairs of its experts' layers; `config` learns of their ranks and names.
+/// What a stack's configuration says, for the layers that come of it.
+pub(crate) struct Said {
+    /// The path of the first expert's layer.
+    path: String,
+    rank: usize,
+    alpha: f64,
+}
+
+/// Both factors of a stack as pairs of its experts' layers.
 ///
 /// Of expert `e` of `n`, PEFT's A has rows `e r .. (e + 1) r`, and its B the columns `e, e + n, ..`.
 pub(crate) fn unstack(
@@ -28,14 +36,14 @@ pub(crate) fn unstack(
     module: &str,
     (a, b): (&Mapped, &Mapped),
     experts: &Experts,
-    config: &mut AdapterConfig,
-) -> Result<Vec<LoraPair<'static>>, Error> {
+    config: &AdapterConfig,
+) -> Result<(Vec<LoraPair<'static>>, Vec<Said>), Error> {
     let wrong = |what: String| Error::adapter(path, format!("{module}, an adapter on stacked experts: {what}"));
     let (&[rows, wide], &[tall, columns]) = (a.shape(), b.shape()) else {
         return Err(wrong(format!("expected matrices, found {:?} and {:?}", a.shape(), b.shape())));
     };
     let count = experts.len();
-    if count == 0 {
+    if experts.is_empty() || experts.iter().any(Vec::is_empty) {
         let what = "this block has no experts, or the command does not know of the model; `prospect merge` does";
         return Err(wrong(what.to_owned()));
     }
@@ -54,18 +62,19 @@ pub(crate) fn unstack(
         return Err(wrong(format!("{wide} inputs and {tall} outputs are those of no stack of this model")));
     };
     let whole = format!("{}.{stack}", module.strip_suffix(".base_layer").unwrap_or(module));
-    let (said, scale) = (config.rank_of(&whole)?, config.scale_of(&whole)?);
-    if said != rank {
-        return Err(wrong(format!("rank {rank} by its tensors, {said} by the configuration")));
+    let (expected, scale) = (config.rank_of(&whole)?, config.scale_of(&whole)?);
+    if expected != rank {
+        return Err(wrong(format!("rank {rank} by its tensors, {expected} by the configuration")));
     }
-    let paths: Vec<&str> = experts[0][layers.clone()].iter().map(|(path, _)| path.as_str()).collect();
-    name_experts(config, &whole, &paths)?;
+    let alpha = config.alpha_of(&whole)?;
+    let first = experts[0][layers.clone()].iter().map(|(path, _)| Said { path: path.clone(), rank, alpha });
+    let said = first.collect();
     let (a, b) = (a.to_f32()?, b.to_f32()?);
     let mut pairs = Vec::with_capacity(count * layers.len());
     for (e, own) in experts.iter().enumerate() {
         let own = &own[layers.clone()];
         let (inputs, outputs) = extents(own);
-        // Before PEFT 0.19 the two were swapped where stacks are [experts, outputs, inputs].
+        // Earlier releases of PEFT have the two swapped where stacks are [experts, outputs, inputs].
         let swapped = wide != inputs;
         let left = |j: usize, i: usize| a[(e * rank + j) * wide + i];
         let right = |o: usize, j: usize| b[o * columns + j * count + e];
@@ -83,22 +92,22 @@ pub(crate) fn unstack(
             pairs.push(LoraPair { module: path.clone(), rank, scale, a, b, magnitude: None });
         }
     }
-    Ok(pairs)
+    Ok((pairs, said))
 }
 
-/// Has `config` say of experts' layers what it says of their stack.
-fn name_experts(config: &mut AdapterConfig, stack: &str, paths: &[&str]) -> Result<(), Error> {
-    let (rank, alpha) = (config.rank_of(stack)?, config.alpha_of(stack)?);
-    for path in paths {
-        let end = path.split_once(".experts.").map_or(*path, |(_, end)| end);
-        let is_number = |part: &&str| part.parse::<usize>().is_ok();
-        let any =
-            end.split('.').map(|part| if is_number(&part) { r"\d+" } else { part }).collect::<Vec<_>>().join(r"\.");
-        let pattern = format!(r"experts\.{any}");
-        if config.rank_pattern.iter().all(|(known, _)| *known != pattern) {
+/// Has `config` say of experts' layers what it said of their stacks: once for all blocks where they agree.
+pub(crate) fn name_experts(config: &mut AdapterConfig, all: &[Said]) -> Result<(), Error> {
+    for said in all {
+        let Some((block, end)) = said.path.split_once(".experts.") else { continue };
+        let any = any_expert(end);
+        let same = |other: &&Said| other.path.split_once(".experts.").is_some_and(|(_, end)| any_expert(end) == any);
+        let agree = all.iter().filter(same).all(|other| (other.rank, other.alpha) == (said.rank, said.alpha));
+        if (config.rank_of(&said.path)?, config.alpha_of(&said.path)?) != (said.rank, said.alpha) {
+            let block = if agree { String::new() } else { format!("{}\\.", block.replace('.', r"\.")) };
+            let pattern = format!(r"{block}experts\.{any}");
             // Before any other: the first that fits counts.
-            config.rank_pattern.insert(0, (pattern.clone(), rank));
-            config.alpha_pattern.insert(0, (pattern, alpha));
+            config.rank_pattern.insert(0, (pattern.clone(), said.rank));
+            config.alpha_pattern.insert(0, (pattern, said.alpha));
         }
         // A pattern is for the layers beside experts: which experts there are the tensors say.
         if let Some(Targets::Names(names)) = &mut config.target_modules
@@ -109,4 +118,41 @@ fn name_experts(config: &mut AdapterConfig, stack: &str, paths: &[&str]) -> Resu
         }
     }
     Ok(())
+}
+
+fn is_number(part: &str) -> bool {
+    part.parse::<usize>().is_ok()
+}
+
+/// The end of an expert's layer's path with any expert's number, as a regular expression: `\d+\.up_proj`.
+fn any_expert(end: &str) -> String {
+    end.split('.').map(|part| if is_number(part) { r"\d+" } else { part }).collect::<Vec<_>>().join(r"\.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_agree_share_a_pattern_and_others_have_their_own() {
+        let said = |block: usize, leaf: &str, rank: usize| Said {
+            path: format!("model.layers.{block}.mlp.experts.0.{leaf}"),
+            rank,
+            alpha: 8.0,
+        };
+        let all = [said(0, "up_proj", 4), said(1, "up_proj", 4), said(0, "down_proj", 2), said(1, "down_proj", 3)];
+        let mut config = AdapterConfig::new(2, Targets::Names(vec!["q_proj".to_owned()]));
+        config.lora_alpha = 8.0;
+        name_experts(&mut config, &all).unwrap();
+        let patterns: Vec<&str> = config.rank_pattern.iter().map(|(pattern, _)| pattern.as_str()).collect();
+        assert_eq!(patterns, [r"model\.layers\.1\.mlp\.experts\.\d+\.down_proj", r"experts\.\d+\.up_proj"]);
+        let rank = |module: &str| config.rank_of(&format!("model.layers.{module}")).unwrap();
+        assert_eq!(["0.mlp.experts.7.up_proj", "1.mlp.experts.7.up_proj"].map(rank), [4, 4]);
+        assert_eq!(
+            ["0.mlp.experts.7.down_proj", "1.mlp.experts.7.down_proj", "0.self_attn.q_proj"].map(rank),
+            [2, 3, 2]
+        );
+        let names = ["q_proj", "up_proj", "down_proj"].map(str::to_owned);
+        assert_eq!(config.target_modules, Some(Targets::Names(names.to_vec())));
+    }
 }
