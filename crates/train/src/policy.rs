@@ -310,8 +310,9 @@ fn layer_of(module: &str, patterns: &[String]) -> Option<usize> {
         .and_then(|w| w[1].parse().ok())
 }
 
+/// Last parts of paths; an expert's number at the end of one (`gate_up_projs.3`) is no name.
 fn leaves(modules: &[String]) -> Vec<String> {
-    let leaf = |m: &String| m.rsplit('.').next().unwrap_or(m).to_owned();
+    let leaf = |m: &String| m.rsplit('.').find(|part| part.parse::<usize>().is_err()).unwrap_or(m).to_owned();
     modules.iter().map(leaf).collect::<std::collections::BTreeSet<_>>().into_iter().collect()
 }
 

@@ -53,10 +53,9 @@ pub(crate) fn unstack(
     let rank = rows / count;
     let halves = experts[0].len() - 1;
     let stacks = [("gate_up_proj", 0..halves), ("down_proj", halves..halves + 1)];
-    let extents = |layers: &[(String, [usize; 2])]| (layers[0].1[1], layers.iter().map(|(_, [o, _])| o).sum::<usize>());
     let fits = |(_, layers): &&(&str, std::ops::Range<usize>)| {
-        let (inputs, outputs) = extents(&experts[0][layers.clone()]);
-        (wide, tall) == (inputs, outputs) || (wide, tall) == (outputs, inputs)
+        let of = &experts[0][layers.clone()];
+        (wide, tall) == (of[0].1[1], of.iter().map(|(_, [outputs, _])| outputs).sum())
     };
     let Some((stack, layers)) = stacks.iter().find(fits) else {
         return Err(wrong(format!("{wide} inputs and {tall} outputs are those of no stack of this model")));
@@ -72,23 +71,11 @@ pub(crate) fn unstack(
     let (a, b) = (a.to_f32()?, b.to_f32()?);
     let mut pairs = Vec::with_capacity(count * layers.len());
     for (e, own) in experts.iter().enumerate() {
-        let own = &own[layers.clone()];
-        let (inputs, outputs) = extents(own);
-        // Earlier releases of PEFT have the two swapped where stacks are [experts, outputs, inputs].
-        let swapped = wide != inputs;
-        let left = |j: usize, i: usize| a[(e * rank + j) * wide + i];
-        let right = |o: usize, j: usize| b[o * columns + j * count + e];
-        let down = |j: usize, i: usize| if swapped { right(i, j) } else { left(j, i) };
-        let up = |o: usize, j: usize| if swapped { left(j, o) } else { right(o, j) };
-        let first: Vec<f32> =
-            (0..rank).flat_map(|j| (0..inputs).map(move |i| (j, i))).map(|(j, i)| down(j, i)).collect();
-        let second: Vec<f32> =
-            (0..outputs).flat_map(|o| (0..rank).map(move |j| (o, j))).map(|(o, j)| up(o, j)).collect();
-        let mut rest = &second[..];
-        for (path, [outputs, _]) in own {
-            let (these, after) = rest.split_at(outputs * rank);
-            rest = after;
-            let (a, b) = (Cow::Owned(first.clone()), Cow::Owned(these.to_vec()));
+        let down = &a[e * rank * wide..(e + 1) * rank * wide];
+        let mut rows = b.chunks_exact(columns).map(|row| row.iter().skip(e).step_by(count).copied());
+        for (path, [outputs, _]) in &own[layers.clone()] {
+            let up: Vec<f32> = rows.by_ref().take(*outputs).flatten().collect();
+            let (a, b) = (Cow::Owned(down.to_vec()), Cow::Owned(up));
             pairs.push(LoraPair { module: path.clone(), rank, scale, a, b, magnitude: None });
         }
     }

@@ -134,15 +134,15 @@ fn what_is_not_done_is_refused_by_name() {
 #[test]
 fn layers_beside_routed_experts_are_named_by_their_weights() {
     let scratch = Scratch::new("beside");
-    let written = |name: &str, keys: Value| {
-        let base =
-            json!({"model_name_or_path": crate::model("deepseek_v3"), "use_peft": true, "lora_r": 2, "max_steps": 1});
+    let written_of = |model: &str, name: &str, keys: Value| {
+        let base = json!({"model_name_or_path": crate::model(model), "use_peft": true, "lora_r": 2, "max_steps": 1});
         let output = scratch.join(name);
         finish(&small("kto", &output, over(&base, keys)));
         let text = std::fs::read_to_string(output.join("final/adapter_config.json")).unwrap();
         let config: Value = serde_json::from_str(&text).unwrap();
         (Adapter::load(&output.join("final")).unwrap(), config)
     };
+    let written = |name: &str, keys: Value| written_of("deepseek_v3", name, keys);
     // Attention, the dense layer and shared experts, unless told otherwise.
     let (adapter, config) = written("usual", json!({"lora_dropout": 0.1}));
     assert_eq!(config["target_modules"], json!(["kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "q_proj"]));
@@ -167,6 +167,9 @@ fn layers_beside_routed_experts_are_named_by_their_weights() {
     assert_eq!((rank("model.layers.0.mlp.up_proj"), rank("model.layers.1.mlp.experts.3.up_proj")), (Some(2), Some(2)));
     assert_eq!(config["target_modules"], json!(["model.layers.0.self_attn.o_proj", "up_proj"]));
     assert_eq!(config["rank_pattern"], json!({r"(shared_experts.up_proj)(\.weight)?": 3}));
+    let keys = json!({"lora_target_modules": r".*experts\.gate_up_projs\.\d+"});
+    let (_, config) = written_of("gpt_oss", "turned", keys);
+    assert_eq!(config["target_modules"], json!(["gate_up_projs"]));
     let (adapter, config) = written("all", json!({"lora_target_modules": "all-linear", "layers_to_transform": [1]}));
     assert_eq!(config["target_parameters"].as_array().unwrap().len(), 3);
     assert!(adapter.pairs.iter().all(|pair| pair.module.starts_with("model.layers.1.")), "all-linear is limited, too");
