@@ -17,6 +17,8 @@ pub(crate) struct Finished {
     pub(crate) peak: f64,
     /// What it printed.
     pub(crate) stdout: String,
+    /// What it said beside that.
+    pub(crate) stderr: String,
 }
 
 impl Finished {
@@ -93,7 +95,7 @@ pub(crate) fn run(command: &mut Command, meter: &Meter) -> Result<Finished, Erro
     let text = |reader: thread::JoinHandle<String>| reader.join().unwrap_or_default();
     let (stdout, stderr) = (text(stdout), text(stderr));
     if ended.success() {
-        return Ok(Finished { seconds, peak, stdout });
+        return Ok(Finished { seconds, peak, stdout, stderr });
     }
     let last: Vec<&str> = stderr.lines().rev().take(20).collect();
     Err(fault(format!("{ended}\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"))))

@@ -21,11 +21,13 @@ const NEW_TOKENS: usize = 128;
 pub(crate) struct Generation {
     pub(crate) model: String,
     pub(crate) batch: usize,
-    /// New tokens per second by round: of our whole process, and of the peer's call alone.
+    /// New tokens per second by round: of our whole process, of its generation alone, and of the peer's call alone.
     pub(crate) ours: Vec<f64>,
+    pub(crate) ours_alone: Vec<f64>,
     pub(crate) peer: Vec<f64>,
-    /// Ours over the peer's, round by round.
+    /// Ours over the peer's, round by round: of the whole process, and of generation alone.
     pub(crate) ratios: Vec<f64>,
+    pub(crate) ratios_alone: Vec<f64>,
     /// Answers that are the same, token by token.
     pub(crate) same: usize,
     pub(crate) peer_versions: Value,
@@ -43,13 +45,14 @@ pub(crate) fn compare(
     let prompts = setup.scratch.join("prompts.jsonl");
     let rows: Vec<&str> = text.lines().take(batch).collect();
     std::fs::write(&prompts, rows.join("\n") + "\n").map_err(Error::io("write", &prompts))?;
-    let (mut ours, mut peer) = (Vec::new(), Vec::new());
+    let (mut ours, mut ours_alone, mut peer) = (Vec::new(), Vec::new(), Vec::new());
     let (mut same, mut peer_versions) = (0, Value::Null);
     for round in 1..=setup.rounds {
         let title = format!("{name}, {} answers, round {round} of {}", rows.len(), setup.rounds);
         progress.next(&format!("generate: {title}"));
-        let (speed, answers) = generated(folder, &prompts, setup)?;
+        let (speed, alone, answers) = generated(folder, &prompts, setup)?;
         ours.push(speed);
+        ours_alone.push(alone);
         if let Some((python, scripts)) = &setup.peer {
             progress.next(&format!("transformers: {title}"));
             let mut command = Command::new(python);
@@ -70,35 +73,59 @@ pub(crate) fn compare(
             peer_versions = said["versions"].clone();
         }
     }
-    let ratios = ratios(&ours, &peer);
-    Ok(Generation { model: name.to_owned(), batch: rows.len(), ours, peer, ratios, same, peer_versions })
+    let (ratios, ratios_alone) = (ratios(&ours, &peer), ratios(&ours_alone, &peer));
+    let (model, batch) = (name.to_owned(), rows.len());
+    Ok(Generation { model, batch, ours, ours_alone, peer, ratios, ratios_alone, same, peer_versions })
 }
 
-/// New tokens per second of a whole process, and the answers' tokens.
-fn generated(folder: &Path, prompts: &Path, setup: &Setup) -> Result<(f64, Vec<Value>), Error> {
+/// New tokens per second of a whole process and of its generation alone, and the answers' tokens.
+fn generated(folder: &Path, prompts: &Path, setup: &Setup) -> Result<(f64, f64, Vec<Value>), Error> {
     let mut command = Command::new(setup.prospect);
-    command.args(["--quiet", "generate"]).arg(folder).arg("--data").arg(prompts);
+    command.arg("generate").arg(folder).arg("--data").arg(prompts);
     command.args(["--temperature", "0", "--ignore-eos", "--max-new-tokens", &NEW_TOKENS.to_string(), "--json"]);
     command.args(["--device", &setup.device.text()]);
     let finished = child::run(&mut command, setup.meter)?;
     let rows = finished.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let answers: Vec<Value> = rows.map(|mut row| row["token_ids"].take()).collect();
     let tokens: usize = answers.iter().filter_map(Value::as_array).map(Vec::len).sum();
-    Ok((tokens as f64 / finished.seconds, answers))
+    let alone = said_speed(&finished.stderr).ok_or_else(|| Error::Child {
+        command: "prospect generate".to_owned(),
+        what: "it said no tokens/s".to_owned(),
+    })?;
+    Ok((tokens as f64 / finished.seconds, alone, answers))
+}
+
+/// The tokens per second in the last line that says some.
+fn said_speed(said: &str) -> Option<f64> {
+    let line = said.lines().rfind(|line| line.starts_with("generated ") && line.ends_with(" tokens/s"))?;
+    line.split_whitespace().rev().nth(1)?.parse().ok()
 }
 
 impl Generation {
     /// A row of the table.
     pub(crate) fn row(&self) -> Vec<String> {
         let of = |speeds: &[f64]| short(median(speeds.iter().copied()));
-        let mut row = vec![self.model.clone(), self.batch.to_string(), of(&self.ours)];
+        let times = |ratios: &[f64]| format!("{} x", of(ratios));
+        let mut row = vec![self.model.clone(), self.batch.to_string(), of(&self.ours), of(&self.ours_alone)];
         if self.peer.is_empty() {
-            row.extend(["", "", "", ""].map(str::to_owned));
+            row.extend(["", "", "", "", ""].map(str::to_owned));
         } else {
-            let each = self.ratios.iter().map(|&x| short(x)).collect::<Vec<_>>().join(", ");
-            let ratio = format!("{} x", short(median(self.ratios.iter().copied())));
-            row.extend([of(&self.peer), ratio, each, format!("{} of {}", self.same, self.batch)]);
+            let each = self.ratios_alone.iter().map(|&x| short(x)).collect::<Vec<_>>().join(", ");
+            row.extend([of(&self.peer), times(&self.ratios), times(&self.ratios_alone), each]);
+            row.push(format!("{} of {}", self.same, self.batch));
         }
         row
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speed_is_read_from_the_last_line_that_says_it() {
+        let said = "sampling       greedy\ngenerated      8 tokens in 0.50 s, 16.0 tokens/s\n8 answers in generated tokens/s\n";
+        assert_eq!(said_speed(said), Some(16.0));
+        assert_eq!(said_speed("sampling       greedy\n"), None);
     }
 }

@@ -144,6 +144,7 @@ impl Results {
     fn peers(&self) -> Option<String> {
         let row = |r: &Run| {
             let (rows, memory) = (r.ratios(|o| o.rows_per_second), r.ratios(|o| o.peak_bytes));
+            let tokens = r.ratios(|o| o.tokens_per_second);
             let each = rows.iter().map(|&x| short(x)).collect::<Vec<_>>().join(", ");
             vec![
                 case(&r.model, r.objective, r.tuning, r.batch),
@@ -151,11 +152,12 @@ impl Results {
                 short(r.peer(|o| o.rows_per_second)),
                 format!("{} x", short(median(rows))),
                 each,
+                format!("{} x", short(median(tokens))),
                 gigabytes(r.peer(|o| o.peak_bytes)),
                 format!("{} x", short(median(memory))),
             ]
         };
-        let head = ["run", "ours, rows/s", "TRL, rows/s", "ratio", "by round", "TRL's peak", "memory"];
+        let head = ["run", "ours, rows/s", "TRL, rows/s", "ratio", "by round", "in tokens", "TRL's peak", "memory"];
         filled(&head, self.runs.iter().filter(|r| !r.peer.is_empty()).map(row))
     }
 
@@ -237,7 +239,17 @@ impl Results {
     }
 
     fn generation(&self) -> Option<String> {
-        let head = ["model", "answers", "tokens/s", "transformers", "ratio", "by round", "same tokens"];
+        let head = [
+            "model",
+            "answers",
+            "tokens/s",
+            "alone",
+            "transformers",
+            "ratio",
+            "alone",
+            "alone, by round",
+            "same tokens",
+        ];
         filled(&head, self.generation.iter().map(Generation::row))
     }
 
@@ -270,13 +282,14 @@ const PLANNED: &str = "`prospect plan` and `prospect train` of the same file. Pe
                        planned before the run and after it, the mean of both beside that of the run's, all steps.";
 const RUNS: &str = "Medians over rounds. Rows and tokens per second of the whole process, from its start to its end, and of its \
 steps after the first. Peak: on the CPU resident memory, mapped files included. Rank 8 on all linear layers, rows of at most 1,024 tokens in the order of the file.";
-const PEERS: &str = "Ours is the whole process; TRL's counts its steps after the first only. Both see the same rows, one right after \
-the other in each round; the ratio is the median of the rounds' ratios.";
+const PEERS: &str = "Ours is the whole process; TRL's counts its steps after the first only. Both take the first rows of the file, one right after \
+the other in each round; the ratio is the median of the rounds' ratios. Steps of different numbers see rows of different lengths, and the longest of \
+more: the ratio in tokens allows for the one, equal numbers (--count, --peer-count) for both.";
 const STEPS: &str = "The floor is the time that the operations which the mathematics needs take at the rate of a large product measured just before and after each step: prompts \
 shared, no padding, head on completion tokens, no gradient for frozen weights. Reference: seconds per step that a full KTO run spends \
 before its first one.";
-const GENERATION: &str = "Greedy, 128 new tokens for each prompt, all prompts together. Ours is the whole process, loading included; the peer's is its call \
-of `generate` alone, after a short one that does not count. Models with random weights have near ties: answers part at the first.";
+const GENERATION: &str = "Greedy, 128 new tokens for each prompt, all prompts together. Ours is the whole process, loading included, and generation \
+alone; the peer's is its call of `generate` alone, after a short one that does not count. Models with random weights have near ties: answers part at the first.";
 const PLAIN: &str = "Llama of width 512, 8 blocks, 8/4 heads, feed-forward 1,408, vocabulary 32,000, untied; 2 rows of 512 predicted \
 tokens, float32, AdamW, clipping. Seconds of a step; rank 8 on all linear layers.";
 const LENGTHS: &str =

@@ -222,7 +222,7 @@ mod tests {
 {"loss":0.4,"num_tokens":300,"tokens_per_second":100,"step":2}
 {"loss":0.3,"num_tokens":500,"tokens_per_second":100,"step":3}
 "#;
-        let finished = Finished { seconds: 20.0, peak: 7.0, stdout: String::new() };
+        let finished = Finished { seconds: 20.0, peak: 7.0, stdout: String::new(), stderr: String::new() };
         let once = from_log(log, finished, 4).unwrap();
         assert_eq!((once.rows_per_second, once.tokens_per_second), (12.0 / 20.0, 25.0));
         assert_eq!((once.step_rows_per_second, once.peak_bytes, once.last_loss), (2.0, 7.0, 0.3));

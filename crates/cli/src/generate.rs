@@ -11,6 +11,7 @@ use infer::{Defaults, Output, Request, Sampling, StopTexts};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Rows of the key/value cache, unless one prompt needs more.
 const CACHE_ROWS: usize = 8192;
@@ -99,6 +100,7 @@ pub(crate) fn generate(args: &GenerateArgs, screen: &Screen) -> Result<u8, Failu
     let (mut bar, mut done) = (Bar::new(screen, "generating"), requests.len() - open.len());
     let rows = (longest.max(CACHE_ROWS), STEP_ROWS);
     let mut told = vec![false; left.len()];
+    let begin = Instant::now();
     let outputs = model.generate(&left, (&stop, Some(texts)), rows, &mut |i, output| {
         (done, told[i]) = (done + 1, true);
         bar.set(done as u64, requests.len() as u64);
@@ -111,6 +113,11 @@ pub(crate) fn generate(args: &GenerateArgs, screen: &Screen) -> Result<u8, Failu
         sink.take(&printer, open[i], &outputs[i])?;
     }
     drop(bar);
+    let (tokens, seconds) = (outputs.iter().map(|o| o.tokens.len()).sum::<usize>(), begin.elapsed().as_secs_f64());
+    if tokens > 0 {
+        let speed = tokens as f64 / seconds;
+        screen.line(format_args!("generated      {tokens} tokens in {seconds:.2} s, {speed:.1} tokens/s"));
+    }
     if let Sink::File(file) = sink {
         let answers = file.len();
         file.finish()?;

@@ -1,19 +1,27 @@
-//! The same sums in AVX2 registers. A running sum of sixteen takes two of the sixteen registers there are, so a tile has six dot products:
-//! of one row by six of the weight, two by three or three by two.
+//! The same sums in AVX2 registers. A running sum of sixteen takes two of the sixteen registers there are, so a tile has one half of twelve dot
+//! products, of four rows by three of the weight; the other half follows while their values are still near.
+//!
+//! A weight comes from memory while it is multiplied, and is asked for twice, line by line in its own order and evenly over the tiles: from
+//! memory into the second-level cache well ahead, and from there into the first for the tiles that are next. Asked for in bursts, or
+//! straight into the first-level cache, whose few places for lines on their way then fill up, the products wait for it.
 
 use super::loops::SUMS;
 use super::{Held, Kind};
 use crate::{Cpu, Dst};
 use std::arch::x86_64::*;
+use std::cell::RefCell;
+use std::ops::Range;
 
 /// Floats of a register.
 const WIDE: usize = 8;
+/// Rows of a tile.
+const TILE: usize = 4;
 /// Rows of a weight that are multiplied with all rows before the next ones are looked at.
-const GROUP: usize = 6;
-/// Values of a row that are taken at a time, at most; of eight rows and a group they stay in the first-level cache. The running sums wait in
+const GROUP: usize = 3;
+/// Values of a row that are taken at a time, at most; of eight rows and two groups they stay in the first-level cache. The running sums wait in
 /// memory meanwhile.
 const DEEP: usize = 448;
-/// Bytes ahead of what is read, at least, that are asked for: without it a weight comes from memory at half the rate, or less.
+/// Bytes ahead of what is multiplied, at least, that are asked for from memory.
 const AHEAD: usize = 16 << 10;
 /// Bytes that come from memory at a time.
 const LINE: usize = 64;
@@ -21,195 +29,341 @@ const LINE: usize = 64;
 /// The running sums of one row with a group.
 type Sums = [[f32; SUMS]; GROUP];
 
+/// What a thread computes in, from one product to the next.
+struct Scratch {
+    /// A block of all rows after the other, halves apart.
+    packed: Vec<f32>,
+    sums: Vec<Sums>,
+    /// A block of a group whose storage has two bytes a value.
+    unpacked: [[f32; DEEP]; GROUP],
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> =
+        const { RefCell::new(Scratch { packed: Vec::new(), sums: Vec::new(), unpacked: [[0.0; DEEP]; GROUP] }) };
+}
+
 /// As [`super::Apart::dots`].
 ///
 /// # Safety
 /// AVX2 and FMA; shapes fit.
+pub(super) unsafe fn dots(x: &[&[f32]], w: &Held<'_, f32>, dst: Dst<'_, Cpu<f32>, f32>) {
+    // SAFETY: the caller's.
+    SCRATCH.with_borrow_mut(|scratch| unsafe { each_group(x, w, dst, scratch) });
+}
+
+/// # Safety
+/// As [`dots`].
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn dots(x: &[&[f32]], w: &Held<'_, f32>, mut dst: Dst<'_, Cpu<f32>, f32>) {
+unsafe fn each_group(x: &[&[f32]], w: &Held<'_, f32>, mut dst: Dst<'_, Cpu<f32>, f32>, scratch: &mut Scratch) {
+    let Scratch { packed, sums, unpacked } = scratch;
     let deep = w.cols.div_ceil(w.cols.div_ceil(DEEP).max(1)).next_multiple_of(SUMS);
     let blocks = || (0..w.cols).step_by(deep.max(1)).map(|first| first..(first + deep).min(w.cols));
-    // A block of all rows lies together: rows apart by a power of two would drive each other from the cache.
-    let mut packed = Vec::with_capacity(x.len() * w.cols);
-    blocks().for_each(|deep| x.iter().for_each(|row| packed.extend_from_slice(&row[deep.clone()])));
-    let mut sums: Vec<Sums> = vec![[[0.0; SUMS]; GROUP]; x.len()];
-    let mut scratch = [[0f32; DEEP]; GROUP];
-    // Whole groups of rows, so that what is asked for is what comes next.
-    let ahead = AHEAD.next_multiple_of((GROUP * w.ld * w.size()).max(1));
+    pack(x, blocks(), packed);
+    sums.clear();
+    sums.resize(x.len(), [[0.0; SUMS]; GROUP]);
+    let row_bytes = w.ld * w.size();
+    let group_bytes = GROUP * row_bytes;
+    let tiles = 2 * x.len().div_ceil(TILE);
+    let step = group_bytes.div_ceil((tiles * w.cols.div_ceil(SUMS)).max(1));
+    let ahead = AHEAD.next_multiple_of(group_bytes.max(1));
     for j in (0..w.rows).step_by(GROUP) {
-        sums.as_flattened_mut().as_flattened_mut().fill(0.0);
-        // A row that is not there is the last one once more; its sums are left out.
-        let rows: [usize; GROUP] = std::array::from_fn(|c| (j + c).min(w.rows - 1));
+        let first = w.row(j);
+        let mut far = first.wrapping_add(ahead);
         for deep in blocks() {
-            let x = &packed[deep.start * x.len()..deep.end * x.len()];
-            let group: [*const f32; GROUP] = if w.kind == Kind::Own {
-                rows.map(|row| w.row(row).cast::<f32>().wrapping_add(deep.start))
-            } else {
-                let mut scratch = scratch.iter_mut();
-                rows.map(|row| {
-                    let at = w.row(row).wrapping_add(deep.start * w.size() + ahead);
-                    (0..deep.len() * w.size()).step_by(LINE).for_each(|i| ask(at.wrapping_add(i)));
-                    scratch.next().map_or(std::ptr::null(), |to| w.read(row, deep.clone(), to).as_ptr())
-                })
+            let place = |c: usize| w.row((j + c).min(w.rows - 1)).wrapping_add(deep.start * w.size()).cast::<f32>();
+            let group: [*const f32; GROUP] = match w.kind {
+                // A row that is not there is the last one once more; its sums are left out.
+                Kind::Own => std::array::from_fn(place),
+                Kind::Bf16 | Kind::F16 => {
+                    let mut rows = (j..).zip(unpacked.iter_mut());
+                    std::array::from_fn(|_| match rows.next() {
+                        Some((row, to)) => w.read(row.min(w.rows - 1), deep.clone(), to).as_ptr(),
+                        None => std::ptr::null(),
+                    })
+                }
             };
-            // What was unpacked is here; a weight that is used where it lies is asked for while the first rows are multiplied.
-            let ahead = if w.kind == Kind::Own { ahead } else { 0 };
-            // SAFETY: every row of the group has the block's columns.
-            unsafe { each_tile(x, group, (deep.len(), ahead), &mut sums) };
+            let next = if deep.end < w.cols { deep.end * w.size() } else { group_bytes };
+            let mut asks = Asks { far, step, near: first.wrapping_add(next), row_bytes, near_step: SUMS * w.size() };
+            let x = &packed[deep.start * x.len()..][..deep.len().next_multiple_of(SUMS) * x.len()];
+            // SAFETY: every row of the group has the block's columns, and as many of each row are packed.
+            unsafe { each_tile(x, group, deep.len(), &mut asks, sums) };
+            far = asks.far;
         }
-        let some = j..(j + GROUP).min(w.rows);
-        for (t, sums) in sums.iter().enumerate() {
-            for (y, sums) in dst.out.row_mut(t)[some.clone()].iter_mut().zip(sums) {
-                let sum = join(sums);
+        for (t, sums) in sums.iter_mut().enumerate() {
+            let joined = join(sums);
+            for (y, sum) in dst.out.row_mut(t)[j..(j + GROUP).min(w.rows)].iter_mut().zip(joined) {
                 *y = if dst.add { *y + sum } else { sum };
             }
+            *sums = [[0.0; SUMS]; GROUP];
         }
     }
 }
 
-/// Asks for the line of an address, which need not exist.
-#[inline]
-fn ask(at: *const u8) {
-    // SAFETY: every processor with AVX2 has it; prefetching touches nothing.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
-}
-
-/// A block of all rows, each `deep` long, by that of a group.
-///
-/// # Safety
-/// AVX2 and FMA; there are as many values at each pointer.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn each_tile(x: &[f32], group: [*const f32; GROUP], (deep, ahead): (usize, usize), sums: &mut [Sums]) {
-    let mut t = 0;
-    while t < sums.len() {
-        let ahead = if t == 0 { ahead } else { 0 };
-        let (x, sums) = (&x[t * deep..], &mut sums[t..]);
-        // SAFETY: the caller's.
-        t += unsafe {
-            match sums.len() {
-                1 => tiles::<1, 6>(x, group, (deep, ahead), sums),
-                2 | 4 => tiles::<2, 3>(x, group, (deep, ahead), sums),
-                _ => tiles::<3, 2>(x, group, (deep, ahead), sums),
-            }
-        };
-    }
-}
-
-/// The first `R` rows by a group, `C` of it at a time; returns `R`.
-///
-/// # Safety
-/// As [`each_tile`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn tiles<const R: usize, const C: usize>(
-    x: &[f32],
-    group: [*const f32; GROUP],
-    (deep, ahead): (usize, usize),
-    sums: &mut [Sums],
-) -> usize {
-    let x: [*const f32; R] = std::array::from_fn(|r| x[r * deep..(r + 1) * deep].as_ptr());
-    for c in (0..GROUP).step_by(C) {
-        // SAFETY: the caller's.
-        unsafe { tile::<R, C>(x, std::array::from_fn(|i| group[c + i]), (deep, ahead), sums, c) };
-    }
-    R
-}
-
-/// `R` rows by `C` of a group, from `at` on: each half of the sums in turn, so that sums, values of the weight and of a row fit the registers.
-///
-/// # Safety
-/// As [`each_tile`].
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const R: usize, const C: usize>(
-    x: [*const f32; R],
-    w: [*const f32; C],
-    (deep, ahead): (usize, usize),
-    sums: &mut [Sums],
-    at: usize,
-) {
-    let sums = &mut sums[..R];
-    let mut low = [[_mm256_setzero_ps(); C]; R];
-    let mut high = low;
-    // SAFETY: a sum has sixteen places; `i + 16 <= deep` in the loop, and masked loads after it end at `deep`.
-    unsafe {
-        for r in 0..R {
-            for c in 0..C {
-                low[r][c] = _mm256_loadu_ps(sums[r][at + c].as_ptr());
-                high[r][c] = _mm256_loadu_ps(sums[r][at + c][WIDE..].as_ptr());
-            }
-        }
-        let (full, mut i) = (deep - deep % SUMS, 0);
-        while i < full {
-            if ahead > 0 {
-                for w in w {
-                    ask(w.wrapping_add(i).cast::<u8>().wrapping_add(ahead));
+/// Lays a block of all rows together, and in it each half of sixteen values by itself, zeros after the last. Rows apart by a power of two
+/// would drive each other from the cache; and a tile reads what it needs from one end to the other.
+fn pack(x: &[&[f32]], blocks: impl Iterator<Item = Range<usize>>, packed: &mut Vec<f32>) {
+    packed.resize(x.iter().map(|row| row.len().next_multiple_of(SUMS)).sum(), 0.0);
+    let (mut eights, _) = packed.as_chunks_mut::<WIDE>();
+    for block in blocks {
+        for half in [0, WIDE] {
+            for row in x {
+                let (full, rest) = row[block.clone()].as_chunks::<SUMS>();
+                let to;
+                (to, eights) = eights.split_at_mut(full.len() + usize::from(!rest.is_empty()));
+                for (to, sixteen) in to.iter_mut().zip(full) {
+                    to.copy_from_slice(&sixteen[half..half + WIDE]);
+                }
+                if let Some(to) = to.get_mut(full.len()) {
+                    let some = &rest[half.min(rest.len())..(half + WIDE).min(rest.len())];
+                    to.fill(0.0);
+                    to[..some.len()].copy_from_slice(some);
                 }
             }
-            add_eight(&mut low, x, w, i);
-            add_eight(&mut high, x, w, i + WIDE);
-            i += SUMS;
         }
-        if i < deep {
-            add_some(&mut low, x, w, i, deep - i);
-            add_some(&mut high, x, w, i + WIDE, (deep - i).saturating_sub(WIDE));
+    }
+}
+
+/// What is asked for while a tile is computed.
+#[derive(Clone, Copy)]
+struct Asks {
+    /// From memory into the second-level cache, and how far that goes on with every sixteen values.
+    far: *const u8,
+    step: usize,
+    /// The block that comes next, whose rows lie so far apart, into the first-level cache; and how far that goes on.
+    near: *const u8,
+    row_bytes: usize,
+    near_step: usize,
+}
+
+/// A block of all rows by that of a group, `deep` values of each.
+///
+/// # Safety
+/// AVX2 and FMA; there are as many values at each pointer, and the halves of each row in `x`, laid out by [`pack`].
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn each_tile(x: &[f32], group: [*const f32; GROUP], deep: usize, asks: &mut Asks, sums: &mut [Sums]) {
+    let wide = deep.div_ceil(SUMS) * WIDE;
+    let tiles = 2 * sums.len().div_ceil(TILE);
+    let (mut tile, near) = (0, asks.near);
+    for (half, x) in x.chunks_exact(wide * sums.len()).enumerate() {
+        let group = group.map(|w| w.wrapping_add(half * WIDE));
+        let deep = (deep, half * WIDE);
+        for (x, sums) in x.chunks(wide * TILE).zip(sums.chunks_mut(TILE)) {
+            // One row of the next block with each of the first tiles, or all of them where there are only two.
+            asks.near = near.wrapping_add(tile % GROUP * asks.row_bytes);
+            // SAFETY: the caller's.
+            unsafe {
+                match tile {
+                    _ if tiles < GROUP => {
+                        asks.near = near;
+                        rows::<GROUP>(x, group, deep, asks, sums);
+                    }
+                    0..GROUP => rows::<1>(x, group, deep, asks, sums),
+                    _ => rows::<0>(x, group, deep, asks, sums),
+                }
+            }
+            tile += 1;
+        }
+    }
+}
+
+/// One to four rows.
+///
+/// # Safety
+/// As [`each_tile`].
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn rows<const NEAR: usize>(
+    x: &[f32],
+    w: [*const f32; GROUP],
+    deep: (usize, usize),
+    asks: &mut Asks,
+    sums: &mut [Sums],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        match sums.len() {
+            1 => tile::<1, NEAR>(x, w, deep, asks, sums),
+            2 => tile::<2, NEAR>(x, w, deep, asks, sums),
+            3 => tile::<3, NEAR>(x, w, deep, asks, sums),
+            _ => tile::<4, NEAR>(x, w, deep, asks, sums),
+        }
+    }
+}
+
+/// One half of the sums of `R` rows by a group, those from `half` on; `NEAR` rows of the next block are asked for meanwhile.
+///
+/// # Safety
+/// As [`each_tile`]; `w` points at the half's first values, of `deep` less `half`.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile<const R: usize, const NEAR: usize>(
+    x: &[f32],
+    w: [*const f32; GROUP],
+    (deep, half): (usize, usize),
+    asks: &mut Asks,
+    sums: &mut [Sums],
+) {
+    let sums = &mut sums[..R];
+    let wide = x.len() / R;
+    let x: [*const f32; R] = std::array::from_fn(|r| x[r * wide..(r + 1) * wide].as_ptr());
+    let mut all = [[_mm256_setzero_ps(); GROUP]; R];
+    // SAFETY: a sum has sixteen places, `half` is 0 or 8; the rows have a place for each eight, and masked loads of the weight end at `deep`.
+    unsafe {
+        for r in 0..R {
+            for c in 0..GROUP {
+                all[r][c] = _mm256_loadu_ps(sums[r][c][half..].as_ptr());
+            }
+        }
+        let full = deep / SUMS;
+        let mut next = *asks;
+        for i in 0..full {
+            next.for_sixteen::<NEAR>();
+            let mut row = [_mm256_setzero_ps(); GROUP];
+            for c in 0..GROUP {
+                row[c] = _mm256_loadu_ps(w[c].add(SUMS * i));
+            }
+            add_eight(&mut all, x, row, i);
+        }
+        asks.far = next.far;
+        if deep % SUMS > half {
+            let mask = mask(deep % SUMS - half);
+            let mut row = [_mm256_setzero_ps(); GROUP];
+            for c in 0..GROUP {
+                row[c] = _mm256_maskload_ps(w[c].wrapping_add(SUMS * full), mask);
+            }
+            add_eight(&mut all, x, row, full);
         }
         for r in 0..R {
-            for c in 0..C {
-                _mm256_storeu_ps(sums[r][at + c].as_mut_ptr(), low[r][c]);
-                _mm256_storeu_ps(sums[r][at + c][WIDE..].as_mut_ptr(), high[r][c]);
+            for c in 0..GROUP {
+                _mm256_storeu_ps(sums[r][c][half..].as_mut_ptr(), all[r][c]);
             }
         }
     }
 }
 
-/// Eight values from `i` on of each row, times those of the weight.
+impl Asks {
+    /// The share of sixteen values.
+    #[inline(always)]
+    fn for_sixteen<const NEAR: usize>(&mut self) {
+        // SAFETY: every processor with AVX2 has it; prefetching touches nothing, so addresses need not exist.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(self.far.cast());
+            if NEAR > 1 {
+                // Few tiles for as many lines.
+                _mm_prefetch::<_MM_HINT_T1>(self.far.wrapping_add(LINE).cast());
+            }
+            for c in 0..NEAR {
+                _mm_prefetch::<_MM_HINT_T0>(self.near.wrapping_add(c * self.row_bytes).cast());
+            }
+        }
+        self.far = self.far.wrapping_add(self.step);
+        self.near = self.near.wrapping_add(self.near_step);
+    }
+}
+
+/// Eight values of each row, number `i`, times those of the weight.
 ///
 /// # Safety
 /// AVX2 and FMA; they are there.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add_eight<const R: usize, const C: usize>(
-    sums: &mut [[__m256; C]; R],
+unsafe fn add_eight<const R: usize>(
+    sums: &mut [[__m256; GROUP]; R],
     x: [*const f32; R],
-    w: [*const f32; C],
+    row: [__m256; GROUP],
     i: usize,
 ) {
-    // SAFETY: the caller's. Loops, as vectors given to closures go through memory.
-    unsafe {
-        let mut row = [_mm256_setzero_ps(); C];
-        for c in 0..C {
-            row[c] = _mm256_loadu_ps(w[c].add(i));
+    // Loops, as vectors given to closures go through memory.
+    for r in 0..R {
+        // SAFETY: the caller's.
+        let x = unsafe { _mm256_loadu_ps(x[r].add(WIDE * i)) };
+        for c in 0..GROUP {
+            sums[r][c] = _mm256_fmadd_ps(x, row[c], sums[r][c]);
         }
-        for r in 0..R {
-            let x = _mm256_loadu_ps(x[r].add(i));
-            for c in 0..C {
-                sums[r][c] = _mm256_fmadd_ps(x, row[c], sums[r][c]);
+    }
+}
+
+/// Columns of a mix that are added up together: four registers for each of [`PAIR`] rows, and four of the weight.
+const STRIP: usize = 4 * WIDE;
+const PAIR: usize = 2;
+
+/// As [`super::Apart::mix`], for a weight that is stored as it is computed in.
+///
+/// # Safety
+/// AVX2 and FMA; shapes fit.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn mix(p: &[&[f32]], w: &Held<'_, f32>, dst: Dst<'_, Cpu<f32>, f32>) {
+    assert!(w.kind == Kind::Own, "values of two bytes");
+    let Dst { mut out, add } = dst;
+    for first in (0..w.cols).step_by(STRIP) {
+        let left = (w.cols - first).min(STRIP);
+        for (p, t) in p.chunks(PAIR).zip((0..).step_by(PAIR)) {
+            let y = |r: usize| out.row_mut((t + r).min(t + p.len() - 1))[first..].as_mut_ptr();
+            let ys: [*mut f32; PAIR] = [0, 1].map(y);
+            // SAFETY: rows and columns are inside, as the caller has checked.
+            unsafe {
+                match (p.len(), left) {
+                    (PAIR, STRIP) => strip::<PAIR, true>(p, w, (first, left), ys, add),
+                    (PAIR, _) => strip::<PAIR, false>(p, w, (first, left), ys, add),
+                    (_, STRIP) => strip::<1, true>(p, w, (first, left), ys, add),
+                    _ => strip::<1, false>(p, w, (first, left), ys, add),
+                }
             }
         }
     }
 }
 
-/// The first `n` of eight values.
+/// `R` rows of a strip's first `left` columns; all, if it is whole.
 ///
 /// # Safety
-/// AVX2 and FMA; they are there.
-#[inline]
+/// AVX2 and FMA; `ys` point at as many values in each row.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add_some<const R: usize, const C: usize>(
-    sums: &mut [[__m256; C]; R],
-    x: [*const f32; R],
-    w: [*const f32; C],
-    i: usize,
-    n: usize,
+unsafe fn strip<const R: usize, const WHOLE: bool>(
+    p: &[&[f32]],
+    w: &Held<'_, f32>,
+    (first, left): (usize, usize),
+    ys: [*mut f32; PAIR],
+    add: bool,
 ) {
-    // SAFETY: the caller's; masked loads touch what the mask allows.
+    const REGISTERS: usize = STRIP / WIDE;
+    let mut masks = [_mm256_setzero_si256(); REGISTERS];
+    for c in 0..REGISTERS {
+        masks[c] = mask(left.saturating_sub(c * WIDE));
+    }
+    let mut all = [[_mm256_setzero_ps(); REGISTERS]; R];
+    // SAFETY: the caller's; masked loads and stores touch what the masks allow.
     unsafe {
-        let mask = mask(n);
+        let load = |at: *const f32, c: usize| match WHOLE {
+            true => _mm256_loadu_ps(at.add(c * WIDE)),
+            false => _mm256_maskload_ps(at.wrapping_add(c * WIDE), masks[c]),
+        };
         for r in 0..R {
-            let x = _mm256_maskload_ps(x[r].wrapping_add(i), mask);
-            for c in 0..C {
-                sums[r][c] = _mm256_fmadd_ps(x, _mm256_maskload_ps(w[c].wrapping_add(i), mask), sums[r][c]);
+            for c in 0..REGISTERS {
+                if add {
+                    all[r][c] = load(ys[r], c);
+                }
+            }
+        }
+        for j in 0..w.rows {
+            let at = w.row(j).cast::<f32>().wrapping_add(first);
+            let mut row = [_mm256_setzero_ps(); REGISTERS];
+            for c in 0..REGISTERS {
+                row[c] = load(at, c);
+            }
+            for r in 0..R {
+                let p = _mm256_set1_ps(p[r][j]);
+                for c in 0..REGISTERS {
+                    all[r][c] = _mm256_fmadd_ps(p, row[c], all[r][c]);
+                }
+            }
+        }
+        for r in 0..R {
+            for c in 0..REGISTERS {
+                match WHOLE {
+                    true => _mm256_storeu_ps(ys[r].add(c * WIDE), all[r][c]),
+                    false => _mm256_maskstore_ps(ys[r].wrapping_add(c * WIDE), masks[c], all[r][c]),
+                }
             }
         }
     }
@@ -223,13 +377,21 @@ fn mask(n: usize) -> __m256i {
     _mm256_cmpgt_epi32(n, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
 }
 
-/// Halves joined until one is left, as in the plain loops.
+/// The sums of a group: halves joined until one is left, as in the plain loops.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn join(sums: &[f32; SUMS]) -> f32 {
-    // SAFETY: sixteen floats.
-    let eight = unsafe { _mm256_add_ps(_mm256_loadu_ps(sums.as_ptr()), _mm256_loadu_ps(sums[WIDE..].as_ptr())) };
-    let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
-    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+fn join(sums: &Sums) -> [f32; GROUP] {
+    let mut four = [_mm_setzero_ps(); GROUP + 1];
+    for (four, sums) in four.iter_mut().zip(sums) {
+        // SAFETY: sixteen floats.
+        let eight = unsafe { _mm256_add_ps(_mm256_loadu_ps(sums.as_ptr()), _mm256_loadu_ps(sums[WIDE..].as_ptr())) };
+        *four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+    }
+    let ab = _mm_add_ps(_mm_unpacklo_ps(four[0], four[1]), _mm_unpackhi_ps(four[0], four[1]));
+    let cd = _mm_add_ps(_mm_unpacklo_ps(four[2], four[3]), _mm_unpackhi_ps(four[2], four[3]));
+    let joined = _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
+    let mut all = [0.0; GROUP + 1];
+    // SAFETY: four floats.
+    unsafe { _mm_storeu_ps(all.as_mut_ptr(), joined) };
+    [all[0], all[1], all[2]]
 }

@@ -136,6 +136,11 @@ impl Apart for f32 {
             // SAFETY: detected; shapes were checked above.
             return unsafe { super::x86::mix(p, &w, out) };
         }
+        #[cfg(target_arch = "x86_64")]
+        if isa() != Isa::Plain && w.kind == super::Kind::Own && is_x86_feature_detected!("fma") {
+            // SAFETY: detected, AVX2 as well; shapes were checked above.
+            return unsafe { super::avx2::mix(p, &w, out) };
+        }
         single::mix_plain(p, &w, out);
     }
 }

@@ -214,8 +214,9 @@ fn each_chunk<'a, E: Real>(
     let multiplications = out.rows * out.cols * inner;
     let pieces =
         if multiplications < SMALL { 1 } else { cpu.num_threads() * (1 + multiplications / (SMALL << 8)).min(4) };
-    let fewest = FEWEST.min(out.cols.div_ceil(cpu.num_threads()));
-    let chunk = out.cols.div_ceil(pieces).max(fewest).next_multiple_of(48);
+    // As many for one thread as for another.
+    let most = (out.cols / (FEWEST * cpu.num_threads())).max(1) * cpu.num_threads();
+    let chunk = out.cols.div_ceil(pieces.min(most)).next_multiple_of(16);
     cpu.each(out.col_chunks(chunk), |(first, out)| work(first, Dst { out, add }));
 }
 
