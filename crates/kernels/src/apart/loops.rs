@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_row_has_the_same_bits_in_any_company_and_storage() {
         let cpu = Cpu::<f32>::new(2);
-        for (k, o) in [(1, 1), (16, 4), (17, 5), (24, 6), (33, 70), (100, 130), (515, 37), (1039, 13)] {
+        for (k, o) in [(1, 1), (16, 4), (17, 5), (24, 6), (33, 70), (100, 130), (515, 37), (896, 19), (1039, 13)] {
             let (x, values) = (noise(9 * k, 1), noise(k * o, 2));
             let all = cpu.from_host(9, k, &x);
             let exact = |t: usize, j: usize| -> f64 {
