@@ -67,6 +67,10 @@ unsafe fn each_group(x: &[&[f32]], w: &Held<'_, f32>, mut dst: Dst<'_, Cpu<f32>,
     let tiles = 2 * x.len().div_ceil(TILE);
     let step = group_bytes.div_ceil((tiles * w.cols.div_ceil(SUMS)).max(1));
     let ahead = AHEAD.next_multiple_of(group_bytes.max(1));
+    if ahead < w.rows * row_bytes {
+        // What nobody has asked for when the first groups are multiplied.
+        (0..ahead).step_by(LINE).for_each(|at| _mm_prefetch::<_MM_HINT_T1>(w.ptr.wrapping_add(at).cast()));
+    }
     for j in (0..w.rows).step_by(GROUP) {
         let first = w.row(j);
         let mut far = first.wrapping_add(ahead);
