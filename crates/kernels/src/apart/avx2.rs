@@ -14,33 +14,45 @@ use std::ops::Range;
 
 /// Floats of a register.
 const WIDE: usize = 8;
-/// Rows of a tile.
+/// Rows of a tile, at most.
 const TILE: usize = 4;
 /// Rows of a weight that are multiplied with all rows before the next ones are looked at.
 const GROUP: usize = 3;
-/// Values of a row that are taken at a time, at most; of eight rows and two groups they stay in the first-level cache. The running sums wait in
-/// memory meanwhile.
-const DEEP: usize = 448;
+/// Values of a row that are taken at a time, at most. The running sums wait in memory meanwhile.
+const DEEP: usize = 896;
 /// Bytes ahead of what is multiplied, at least, that are asked for from memory.
 const AHEAD: usize = 16 << 10;
 /// Bytes that come from memory at a time.
 const LINE: usize = 64;
 
-/// The running sums of one row with a group.
-type Sums = [[f32; SUMS]; GROUP];
+/// Both halves of the running sums of a tile with a group.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Sums([[[[f32; WIDE]; GROUP]; TILE]; 2]);
+
+/// Some rows and their running sums.
+struct Tile {
+    rows: Range<usize>,
+    sums: Sums,
+}
+
+/// Sixteen values of a packed row, or rather eight each of two.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([f32; SUMS]);
 
 /// What a thread computes in, from one product to the next.
 struct Scratch {
-    /// A block of all rows after the other, halves apart.
-    packed: Vec<f32>,
-    sums: Vec<Sums>,
+    /// All rows, as [`pack`] lays them.
+    packed: Vec<Line>,
+    tiles: Vec<Tile>,
     /// A block of a group whose storage has two bytes a value.
     unpacked: [[f32; DEEP]; GROUP],
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> =
-        const { RefCell::new(Scratch { packed: Vec::new(), sums: Vec::new(), unpacked: [[0.0; DEEP]; GROUP] }) };
+        const { RefCell::new(Scratch { packed: Vec::new(), tiles: Vec::new(), unpacked: [[0.0; DEEP]; GROUP] }) };
 }
 
 /// As [`super::Apart::dots`].
@@ -52,20 +64,25 @@ pub(super) unsafe fn dots(x: &[&[f32]], w: &Held<'_, f32>, dst: Dst<'_, Cpu<f32>
     SCRATCH.with_borrow_mut(|scratch| unsafe { each_group(x, w, dst, scratch) });
 }
 
+/// Cuts `rows` as evenly as tiles allow.
+fn cut(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = rows.div_ceil(TILE);
+    (0..count).map(move |t| t * rows / count..(t + 1) * rows / count)
+}
+
 /// # Safety
 /// As [`dots`].
 #[target_feature(enable = "avx2,fma")]
 unsafe fn each_group(x: &[&[f32]], w: &Held<'_, f32>, mut dst: Dst<'_, Cpu<f32>, f32>, scratch: &mut Scratch) {
-    let Scratch { packed, sums, unpacked } = scratch;
+    let Scratch { packed, tiles, unpacked } = scratch;
     let deep = w.cols.div_ceil(w.cols.div_ceil(DEEP).max(1)).next_multiple_of(SUMS);
-    let blocks = || (0..w.cols).step_by(deep.max(1)).map(|first| first..(first + deep).min(w.cols));
-    pack(x, blocks(), packed);
-    sums.clear();
-    sums.resize(x.len(), [[0.0; SUMS]; GROUP]);
+    tiles.clear();
+    tiles.extend(cut(x.len()).map(|rows| Tile { rows, sums: Sums([[[[0.0; WIDE]; GROUP]; TILE]; 2]) }));
+    pack(x, w.cols, deep, packed);
+    let count = tiles.len();
     let row_bytes = w.ld * w.size();
     let group_bytes = GROUP * row_bytes;
-    let tiles = 2 * x.len().div_ceil(TILE);
-    let step = group_bytes.div_ceil((tiles * w.cols.div_ceil(SUMS)).max(1));
+    let step = group_bytes.div_ceil((2 * count * w.cols.div_ceil(SUMS)).max(1));
     let ahead = AHEAD.next_multiple_of(group_bytes.max(1));
     if ahead < w.rows * row_bytes {
         // What nobody has asked for when the first groups are multiplied.
@@ -74,58 +91,100 @@ unsafe fn each_group(x: &[&[f32]], w: &Held<'_, f32>, mut dst: Dst<'_, Cpu<f32>,
     for j in (0..w.rows).step_by(GROUP) {
         let first = w.row(j);
         let mut far = first.wrapping_add(ahead);
-        for deep in blocks() {
-            let place = |c: usize| w.row((j + c).min(w.rows - 1)).wrapping_add(deep.start * w.size()).cast::<f32>();
+        let mut x: *const f32 = packed.as_ptr().cast();
+        let outputs = j..(j + GROUP).min(w.rows);
+        let mut from = 0;
+        while from < w.cols {
+            let block = from..(from + deep).min(w.cols);
+            from = block.end;
+            let place = |c: usize| w.row((j + c).min(w.rows - 1)).wrapping_add(block.start * w.size()).cast::<f32>();
             let group: [*const f32; GROUP] = match w.kind {
                 // A row that is not there is the last one once more; its sums are left out.
                 Kind::Own => std::array::from_fn(place),
                 Kind::Bf16 | Kind::F16 => {
                     let mut rows = (j..).zip(unpacked.iter_mut());
                     std::array::from_fn(|_| match rows.next() {
-                        Some((row, to)) => w.read(row.min(w.rows - 1), deep.clone(), to).as_ptr(),
+                        Some((row, to)) => w.read(row.min(w.rows - 1), block.clone(), to).as_ptr(),
                         None => std::ptr::null(),
                     })
                 }
             };
-            let next = if deep.end < w.cols { deep.end * w.size() } else { group_bytes };
-            let mut asks = Asks { far, step, near: first.wrapping_add(next), row_bytes, near_step: SUMS * w.size() };
-            let x = &packed[deep.start * x.len()..][..deep.len().next_multiple_of(SUMS) * x.len()];
-            // SAFETY: every row of the group has the block's columns, and as many of each row are packed.
-            unsafe { each_tile(x, group, deep.len(), &mut asks, sums) };
-            far = asks.far;
-        }
-        for (t, sums) in sums.iter_mut().enumerate() {
-            let joined = join(sums);
-            for (y, sum) in dst.out.row_mut(t)[j..(j + GROUP).min(w.rows)].iter_mut().zip(joined) {
-                *y = if dst.add { *y + sum } else { sum };
+            let next = if block.end < w.cols { block.end * w.size() } else { group_bytes };
+            let near = first.wrapping_add(next);
+            let (opens, closes) = (block.start == 0, block.end == w.cols);
+            for (t, Tile { rows, sums }) in tiles.iter_mut().enumerate() {
+                let mut asks = Asks { far, step, near, near_step: SUMS * w.size(), row_bytes, row: 2 * t };
+                let y = dst.out.row_mut(rows.start)[outputs.clone()].as_mut_ptr();
+                let at = At { x, w: group, deep: block.len(), opens, closes, y, ld: dst.out.ld, cols: outputs.len(), add: dst.add };
+                // SAFETY: every row of the group has the block's columns, and as many of each row are packed.
+                unsafe {
+                    match (rows.len(), count, t) {
+                        (1, 1, _) => tile::<1, 2>(&at, &mut asks, sums),
+                        (2, 1, _) => tile::<2, 2>(&at, &mut asks, sums),
+                        (3, 1, _) => tile::<3, 2>(&at, &mut asks, sums),
+                        (4, 1, _) => tile::<4, 2>(&at, &mut asks, sums),
+                        (2, _, 0..2) => tile::<2, 1>(&at, &mut asks, sums),
+                        (3, _, 0..2) => tile::<3, 1>(&at, &mut asks, sums),
+                        (4, _, 0..2) => tile::<4, 1>(&at, &mut asks, sums),
+                        (2, ..) => tile::<2, 0>(&at, &mut asks, sums),
+                        (3, ..) => tile::<3, 0>(&at, &mut asks, sums),
+                        _ => tile::<4, 0>(&at, &mut asks, sums),
+                    }
+                }
+                far = asks.far;
+                x = x.wrapping_add(rows.len() * block.len().next_multiple_of(SUMS));
             }
-            *sums = [[0.0; SUMS]; GROUP];
         }
     }
 }
 
-/// Lays a block of all rows together, and in it each half of sixteen values by itself, zeros after the last. Rows apart by a power of two
-/// would drive each other from the cache; and a tile reads what it needs from one end to the other.
-fn pack(x: &[&[f32]], blocks: impl Iterator<Item = Range<usize>>, packed: &mut Vec<f32>) {
-    packed.resize(x.iter().map(|row| row.len().next_multiple_of(SUMS)).sum(), 0.0);
-    let (mut eights, _) = packed.as_chunks_mut::<WIDE>();
-    for block in blocks {
-        for half in [0, WIDE] {
-            for row in x {
-                let (full, rest) = row[block.clone()].as_chunks::<SUMS>();
+/// Lays out block after block, in it tile after tile, in it one half of every sixteen values and then the other: eight values of
+/// each of the tile's rows after the other, zeros after the last. So a tile reads what it needs from one end to the other.
+fn pack(x: &[&[f32]], cols: usize, deep: usize, packed: &mut Vec<Line>) {
+    let lines = x.iter().map(|row| row.len().div_ceil(SUMS)).sum();
+    packed.resize(lines, Line([0.0; SUMS]));
+    // SAFETY: lines are floats without gaps.
+    let floats = unsafe { std::slice::from_raw_parts_mut(packed.as_mut_ptr().cast::<f32>(), lines * SUMS) };
+    let (mut eights, _) = floats.as_chunks_mut::<WIDE>();
+    for first in (0..cols).step_by(deep.max(1)) {
+        let block = first..(first + deep).min(cols);
+        for rows in cut(x.len()) {
+            for half in [0, WIDE] {
                 let to;
-                (to, eights) = eights.split_at_mut(full.len() + usize::from(!rest.is_empty()));
-                for (to, sixteen) in to.iter_mut().zip(full) {
-                    to.copy_from_slice(&sixteen[half..half + WIDE]);
-                }
-                if let Some(to) = to.get_mut(full.len()) {
-                    let some = &rest[half.min(rest.len())..(half + WIDE).min(rest.len())];
-                    to.fill(0.0);
-                    to[..some.len()].copy_from_slice(some);
+                (to, eights) = eights.split_at_mut(rows.len() * block.len().div_ceil(SUMS));
+                for (r, row) in x[rows.clone()].iter().enumerate() {
+                    let to = to.iter_mut().skip(r).step_by(rows.len());
+                    for (to, sixteen) in to.zip(row[block.clone()].chunks(SUMS)) {
+                        let some = &sixteen[half.min(sixteen.len())..(half + WIDE).min(sixteen.len())];
+                        match <[f32; WIDE]>::try_from(some) {
+                            Ok(all) => *to = all,
+                            Err(_) => {
+                                to.fill(0.0);
+                                to[..some.len()].copy_from_slice(some);
+                            }
+                        }
+                    }
                 }
             }
         }
     }
+}
+
+/// A tile's factors: a block of its rows, as [`pack`] lays them, and of a group.
+#[derive(Clone, Copy)]
+struct At {
+    x: *const f32,
+    w: [*const f32; GROUP],
+    deep: usize,
+    /// Whether it is the first block, and the last.
+    opens: bool,
+    closes: bool,
+    /// Where results go: the first row's, and how far the next row's are.
+    y: *mut f32,
+    ld: usize,
+    /// How many there are in a row.
+    cols: usize,
+    add: bool,
 }
 
 /// What is asked for while a tile is computed.
@@ -136,152 +195,134 @@ struct Asks {
     step: usize,
     /// The block that comes next, whose rows lie so far apart, into the first-level cache; and how far that goes on.
     near: *const u8,
-    row_bytes: usize,
     near_step: usize,
+    row_bytes: usize,
+    /// The row that comes first.
+    row: usize,
 }
 
-/// A block of all rows by that of a group, `deep` values of each.
+/// `R` rows by a group; `NEAR` rows of the next block are asked for with each half.
 ///
 /// # Safety
-/// AVX2 and FMA; there are as many values at each pointer, and the halves of each row in `x`, laid out by [`pack`].
+/// AVX2 and FMA; there are as many values at each pointer, and places for the results.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn each_tile(x: &[f32], group: [*const f32; GROUP], deep: usize, asks: &mut Asks, sums: &mut [Sums]) {
-    let wide = deep.div_ceil(SUMS) * WIDE;
-    let tiles = 2 * sums.len().div_ceil(TILE);
-    let (mut tile, near) = (0, asks.near);
-    for (half, x) in x.chunks_exact(wide * sums.len()).enumerate() {
-        let group = group.map(|w| w.wrapping_add(half * WIDE));
-        let deep = (deep, half * WIDE);
-        for (x, sums) in x.chunks(wide * TILE).zip(sums.chunks_mut(TILE)) {
-            // One row of the next block with each of the first tiles, or all of them where there are only two.
-            asks.near = near.wrapping_add(tile % GROUP * asks.row_bytes);
-            // SAFETY: the caller's.
-            unsafe {
-                match tile {
-                    _ if tiles < GROUP => {
-                        asks.near = near;
-                        rows::<GROUP>(x, group, deep, asks, sums);
-                    }
-                    0..GROUP => rows::<1>(x, group, deep, asks, sums),
-                    _ => rows::<0>(x, group, deep, asks, sums),
-                }
-            }
-            tile += 1;
-        }
-    }
-}
-
-/// One to four rows.
-///
-/// # Safety
-/// As [`each_tile`].
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn rows<const NEAR: usize>(
-    x: &[f32],
-    w: [*const f32; GROUP],
-    deep: (usize, usize),
-    asks: &mut Asks,
-    sums: &mut [Sums],
-) {
+unsafe fn tile<const R: usize, const NEAR: usize>(at: &At, asks: &mut Asks, sums: &mut Sums) {
     // SAFETY: the caller's.
     unsafe {
-        match sums.len() {
-            1 => tile::<1, NEAR>(x, w, deep, asks, sums),
-            2 => tile::<2, NEAR>(x, w, deep, asks, sums),
-            3 => tile::<3, NEAR>(x, w, deep, asks, sums),
-            _ => tile::<4, NEAR>(x, w, deep, asks, sums),
+        for (half, sums) in sums.0.iter_mut().enumerate() {
+            match at.opens {
+                true => add_half::<R, NEAR, true>(at, half, asks, sums),
+                false => add_half::<R, NEAR, false>(at, half, asks, sums),
+            }
+        }
+        if at.closes {
+            close::<R>(at, sums);
         }
     }
 }
 
-/// One half of the sums of `R` rows by a group, those from `half` on; `NEAR` rows of the next block are asked for meanwhile.
+/// One half of the sums: from nothing, or on from what is there.
 ///
 /// # Safety
-/// As [`each_tile`]; `w` points at the half's first values, of `deep` less `half`.
+/// As [`tile`].
+#[inline(never)]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const R: usize, const NEAR: usize>(
-    x: &[f32],
-    w: [*const f32; GROUP],
-    (deep, half): (usize, usize),
+unsafe fn add_half<const R: usize, const NEAR: usize, const OPENS: bool>(
+    at: &At,
+    half: usize,
     asks: &mut Asks,
-    sums: &mut [Sums],
+    sums: &mut [[[f32; WIDE]; GROUP]; TILE],
 ) {
-    let sums = &mut sums[..R];
-    let wide = x.len() / R;
-    let x: [*const f32; R] = std::array::from_fn(|r| x[r * wide..(r + 1) * wide].as_ptr());
+    let full = at.deep / SUMS;
+    let x = at.x.wrapping_add(half * R * WIDE * at.deep.div_ceil(SUMS));
+    let w = at.w.map(|w| w.wrapping_add(half * WIDE));
+    let (mut far, step, near_step) = (asks.far, asks.step, asks.near_step);
+    // One row with each half, or two where there are only two halves.
+    let mut near: [*const u8; NEAR] =
+        std::array::from_fn(|n| asks.near.wrapping_add((NEAR * (asks.row + half) + n).min(GROUP - 1) * asks.row_bytes));
     let mut all = [[_mm256_setzero_ps(); GROUP]; R];
-    // SAFETY: a sum has sixteen places, `half` is 0 or 8; the rows have a place for each eight, and masked loads of the weight end at `deep`.
+    // SAFETY: the caller's; prefetching touches nothing, so addresses need not exist; masked loads of the weight end at `deep`.
     unsafe {
-        for r in 0..R {
-            for c in 0..GROUP {
-                all[r][c] = _mm256_loadu_ps(sums[r][c][half..].as_ptr());
+        if !OPENS {
+            for r in 0..R {
+                for c in 0..GROUP {
+                    all[r][c] = _mm256_load_ps(sums[r][c].as_ptr());
+                }
             }
         }
-        let full = deep / SUMS;
-        let mut next = *asks;
         for i in 0..full {
-            next.for_sixteen::<NEAR>();
+            _mm_prefetch::<_MM_HINT_T1>(far.cast());
+            far = far.wrapping_add(step);
+            for n in 0..NEAR {
+                _mm_prefetch::<_MM_HINT_T0>(near[n].cast());
+                near[n] = near[n].wrapping_add(near_step);
+            }
             let mut row = [_mm256_setzero_ps(); GROUP];
             for c in 0..GROUP {
                 row[c] = _mm256_loadu_ps(w[c].add(SUMS * i));
             }
-            add_eight(&mut all, x, row, i);
+            add_eight(&mut all, x.add(R * WIDE * i), row);
         }
-        asks.far = next.far;
-        if deep % SUMS > half {
-            let mask = mask(deep % SUMS - half);
+        asks.far = far;
+        let rest = at.deep % SUMS;
+        if rest > half * WIDE {
+            let mask = mask(rest - half * WIDE);
             let mut row = [_mm256_setzero_ps(); GROUP];
             for c in 0..GROUP {
                 row[c] = _mm256_maskload_ps(w[c].wrapping_add(SUMS * full), mask);
             }
-            add_eight(&mut all, x, row, full);
+            add_eight(&mut all, x.add(R * WIDE * full), row);
         }
         for r in 0..R {
             for c in 0..GROUP {
-                _mm256_storeu_ps(sums[r][c][half..].as_mut_ptr(), all[r][c]);
+                _mm256_store_ps(sums[r][c].as_mut_ptr(), all[r][c]);
             }
         }
     }
 }
 
-impl Asks {
-    /// The share of sixteen values.
-    #[inline(always)]
-    fn for_sixteen<const NEAR: usize>(&mut self) {
-        // SAFETY: every processor with AVX2 has it; prefetching touches nothing, so addresses need not exist.
+/// Joins the sums and hands them out.
+///
+/// # Safety
+/// As [`tile`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn close<const R: usize>(at: &At, sums: &Sums) {
+    let [low, high] = &sums.0;
+    for r in 0..R {
+        // SAFETY: sums have eight places; results have theirs.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(self.far.cast());
-            if NEAR > 1 {
-                // Few tiles for as many lines.
-                _mm_prefetch::<_MM_HINT_T1>(self.far.wrapping_add(LINE).cast());
+            let mut row = [_mm256_setzero_ps(); GROUP];
+            for c in 0..GROUP {
+                row[c] = _mm256_add_ps(_mm256_load_ps(low[r][c].as_ptr()), _mm256_load_ps(high[r][c].as_ptr()));
             }
-            for c in 0..NEAR {
-                _mm_prefetch::<_MM_HINT_T0>(self.near.wrapping_add(c * self.row_bytes).cast());
+            let (joined, y) = (join(row), at.y.add(r * at.ld));
+            if at.cols == GROUP && !at.add {
+                _mm_storel_epi64(y.cast(), _mm_castps_si128(joined));
+                _mm_store_ss(y.add(2), _mm_movehl_ps(joined, joined));
+                continue;
+            }
+            let mut all = [0.0; GROUP + 1];
+            _mm_storeu_ps(all.as_mut_ptr(), joined);
+            for (c, sum) in all.into_iter().enumerate().take(at.cols) {
+                let y = y.add(c);
+                *y = if at.add { *y + sum } else { sum };
             }
         }
-        self.far = self.far.wrapping_add(self.step);
-        self.near = self.near.wrapping_add(self.near_step);
     }
 }
 
-/// Eight values of each row, number `i`, times those of the weight.
+/// Eight values of each row times those of the weight.
 ///
 /// # Safety
 /// AVX2 and FMA; they are there.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add_eight<const R: usize>(
-    sums: &mut [[__m256; GROUP]; R],
-    x: [*const f32; R],
-    row: [__m256; GROUP],
-    i: usize,
-) {
+unsafe fn add_eight<const R: usize>(sums: &mut [[__m256; GROUP]; R], x: *const f32, row: [__m256; GROUP]) {
     // Loops, as vectors given to closures go through memory.
     for r in 0..R {
         // SAFETY: the caller's.
-        let x = unsafe { _mm256_loadu_ps(x[r].add(WIDE * i)) };
+        let x = unsafe { _mm256_load_ps(x.add(WIDE * r)) };
         for c in 0..GROUP {
             sums[r][c] = _mm256_fmadd_ps(x, row[c], sums[r][c]);
         }
@@ -381,21 +422,16 @@ fn mask(n: usize) -> __m256i {
     _mm256_cmpgt_epi32(n, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
 }
 
-/// The sums of a group: halves joined until one is left, as in the plain loops.
+/// The sums of a group, of which two halves are joined: halves are joined until one is left, as in the plain loops.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn join(sums: &Sums) -> [f32; GROUP] {
-    let mut four = [_mm_setzero_ps(); GROUP + 1];
-    for (four, sums) in four.iter_mut().zip(sums) {
-        // SAFETY: sixteen floats.
-        let eight = unsafe { _mm256_add_ps(_mm256_loadu_ps(sums.as_ptr()), _mm256_loadu_ps(sums[WIDE..].as_ptr())) };
-        *four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+fn join(eights: [__m256; GROUP]) -> __m128 {
+    let mut four = [_mm_setzero_ps(); GROUP];
+    for c in 0..GROUP {
+        four[c] = _mm_add_ps(_mm256_castps256_ps128(eights[c]), _mm256_extractf128_ps::<1>(eights[c]));
     }
-    let ab = _mm_add_ps(_mm_unpacklo_ps(four[0], four[1]), _mm_unpackhi_ps(four[0], four[1]));
-    let cd = _mm_add_ps(_mm_unpacklo_ps(four[2], four[3]), _mm_unpackhi_ps(four[2], four[3]));
-    let joined = _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
-    let mut all = [0.0; GROUP + 1];
-    // SAFETY: four floats.
-    unsafe { _mm_storeu_ps(all.as_mut_ptr(), joined) };
-    [all[0], all[1], all[2]]
+    // Of the first two, and of the third twice.
+    let two = _mm_add_ps(_mm_movelh_ps(four[0], four[1]), _mm_movehl_ps(four[1], four[0]));
+    let third = _mm_add_ps(four[2], _mm_movehl_ps(four[2], four[2]));
+    _mm_add_ps(_mm_shuffle_ps::<0b10_00_10_00>(two, third), _mm_shuffle_ps::<0b11_01_11_01>(two, third))
 }
