@@ -20,6 +20,9 @@ const TILE: usize = 4;
 const GROUP: usize = 3;
 /// Values of a row that are taken at a time, at most. The running sums wait in memory meanwhile.
 const DEEP: usize = 896;
+/// Half as many up to so many rows: their block stays in the first-level cache, for loads that miss it wait in one queue with what is
+/// asked for from memory.
+const FEW: usize = 16;
 /// Bytes ahead of what is multiplied, at least, that are asked for from memory.
 const AHEAD: usize = 16 << 10;
 /// Bytes that come from memory at a time.
@@ -36,10 +39,10 @@ struct Tile {
     sums: Sums,
 }
 
-/// Sixteen values of a packed row, or rather eight each of two.
+/// Eight values each of two packed rows, or of one.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Line([f32; SUMS]);
+struct Line([[f32; WIDE]; 2]);
 
 /// What a thread computes in, from one product to the next.
 struct Scratch {
@@ -73,9 +76,10 @@ fn cut(rows: usize) -> impl Iterator<Item = Range<usize>> {
 /// # Safety
 /// As [`dots`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn each_group(x: &[&[f32]], w: &Held<'_, f32>, mut dst: Dst<'_, Cpu<f32>, f32>, scratch: &mut Scratch) {
+unsafe fn each_group(x: &[&[f32]], w: &Held<'_, f32>, dst: Dst<'_, Cpu<f32>, f32>, scratch: &mut Scratch) {
     let Scratch { packed, tiles, unpacked } = scratch;
-    let deep = w.cols.div_ceil(w.cols.div_ceil(DEEP).max(1)).next_multiple_of(SUMS);
+    let most = if x.len() > FEW { DEEP } else { DEEP / 2 };
+    let deep = w.cols.div_ceil(w.cols.div_ceil(most).max(1)).next_multiple_of(SUMS);
     tiles.clear();
     tiles.extend(cut(x.len()).map(|rows| Tile { rows, sums: Sums([[[[0.0; WIDE]; GROUP]; TILE]; 2]) }));
     pack(x, w.cols, deep, packed);
@@ -90,77 +94,68 @@ unsafe fn each_group(x: &[&[f32]], w: &Held<'_, f32>, mut dst: Dst<'_, Cpu<f32>,
     }
     for j in (0..w.rows).step_by(GROUP) {
         let first = w.row(j);
-        let mut far = first.wrapping_add(ahead);
+        let mut asks =
+            Asks { far: first.wrapping_add(ahead), step, near: first, row_bytes, near_step: SUMS * w.size() };
         let mut x: *const f32 = packed.as_ptr().cast();
-        let outputs = j..(j + GROUP).min(w.rows);
         let mut from = 0;
-        while from < w.cols {
+        loop {
             let block = from..(from + deep).min(w.cols);
-            from = block.end;
-            let place = |c: usize| w.row((j + c).min(w.rows - 1)).wrapping_add(block.start * w.size()).cast::<f32>();
-            let group: [*const f32; GROUP] = match w.kind {
-                // A row that is not there is the last one once more; its sums are left out.
-                Kind::Own => std::array::from_fn(place),
-                Kind::Bf16 | Kind::F16 => {
-                    let mut rows = (j..).zip(unpacked.iter_mut());
-                    std::array::from_fn(|_| match rows.next() {
-                        Some((row, to)) => w.read(row.min(w.rows - 1), block.clone(), to).as_ptr(),
-                        None => std::ptr::null(),
-                    })
-                }
+            let closes = block.end == w.cols;
+            let mut at = At {
+                x,
+                w: group(w, j, block.clone(), unpacked),
+                deep: block.len(),
+                opens: from == 0,
+                closes,
+                y: dst.out.ptr.wrapping_add(j),
+                ld: dst.out.ld,
+                cols: (w.rows - j).min(GROUP),
+                add: dst.add,
             };
-            let next = if block.end < w.cols { block.end * w.size() } else { group_bytes };
-            let near = first.wrapping_add(next);
-            let (opens, closes) = (block.start == 0, block.end == w.cols);
-            for (t, Tile { rows, sums }) in tiles.iter_mut().enumerate() {
-                let mut asks = Asks { far, step, near, near_step: SUMS * w.size(), row_bytes, row: 2 * t };
-                let y = dst.out.row_mut(rows.start)[outputs.clone()].as_mut_ptr();
-                let at = At { x, w: group, deep: block.len(), opens, closes, y, ld: dst.out.ld, cols: outputs.len(), add: dst.add };
-                // SAFETY: every row of the group has the block's columns, and as many of each row are packed.
-                unsafe {
-                    match (rows.len(), count, t) {
-                        (1, 1, _) => tile::<1, 2>(&at, &mut asks, sums),
-                        (2, 1, _) => tile::<2, 2>(&at, &mut asks, sums),
-                        (3, 1, _) => tile::<3, 2>(&at, &mut asks, sums),
-                        (4, 1, _) => tile::<4, 2>(&at, &mut asks, sums),
-                        (2, _, 0..2) => tile::<2, 1>(&at, &mut asks, sums),
-                        (3, _, 0..2) => tile::<3, 1>(&at, &mut asks, sums),
-                        (4, _, 0..2) => tile::<4, 1>(&at, &mut asks, sums),
-                        (2, ..) => tile::<2, 0>(&at, &mut asks, sums),
-                        (3, ..) => tile::<3, 0>(&at, &mut asks, sums),
-                        _ => tile::<4, 0>(&at, &mut asks, sums),
-                    }
-                }
-                far = asks.far;
-                x = x.wrapping_add(rows.len() * block.len().next_multiple_of(SUMS));
+            asks.near = first.wrapping_add(if closes { group_bytes } else { block.end * w.size() });
+            for (t, tile) in tiles.iter_mut().enumerate() {
+                // SAFETY: every row of the group has the block's columns, as many of each row are packed, and the results have places.
+                unsafe { any_tile(&at, (t, count), &mut asks, tile) };
+                at.x = at.x.wrapping_add(tile.rows.len() * block.len().next_multiple_of(SUMS));
+                at.y = at.y.wrapping_add(tile.rows.len() * at.ld);
             }
+            if closes {
+                break;
+            }
+            (x, from) = (at.x, block.end);
         }
     }
+}
+
+/// Where the columns `block` of a group's rows are, `j` the first; unpacked, if they have two bytes a value. A row that is not there is
+/// the last one once more; its sums are left out.
+#[inline]
+fn group(w: &Held<'_, f32>, j: usize, block: Range<usize>, unpacked: &mut [[f32; DEEP]; GROUP]) -> [*const f32; GROUP] {
+    let mut rows = (j..).map(|row| row.min(w.rows - 1)).zip(unpacked);
+    std::array::from_fn(|_| match (rows.next(), w.kind) {
+        (Some((row, _)), Kind::Own) => w.row(row).cast::<f32>().wrapping_add(block.start),
+        (Some((row, to)), Kind::Bf16 | Kind::F16) => w.read(row, block.clone(), to).as_ptr(),
+        (None, _) => std::ptr::null(),
+    })
 }
 
 /// Lays out block after block, in it tile after tile, in it one half of every sixteen values and then the other: eight values of
 /// each of the tile's rows after the other, zeros after the last. So a tile reads what it needs from one end to the other.
 fn pack(x: &[&[f32]], cols: usize, deep: usize, packed: &mut Vec<Line>) {
-    let lines = x.iter().map(|row| row.len().div_ceil(SUMS)).sum();
-    packed.resize(lines, Line([0.0; SUMS]));
-    // SAFETY: lines are floats without gaps.
-    let floats = unsafe { std::slice::from_raw_parts_mut(packed.as_mut_ptr().cast::<f32>(), lines * SUMS) };
-    let (mut eights, _) = floats.as_chunks_mut::<WIDE>();
+    packed.resize(x.len() * cols.div_ceil(SUMS), Line([[0.0; WIDE]; 2]));
+    let mut eights = packed.iter_mut().flat_map(|line| &mut line.0);
     for first in (0..cols).step_by(deep.max(1)) {
-        let block = first..(first + deep).min(cols);
+        let end = (first + deep).min(cols);
         for rows in cut(x.len()) {
             for half in [0, WIDE] {
-                let to;
-                (to, eights) = eights.split_at_mut(rows.len() * block.len().div_ceil(SUMS));
-                for (r, row) in x[rows.clone()].iter().enumerate() {
-                    let to = to.iter_mut().skip(r).step_by(rows.len());
-                    for (to, sixteen) in to.zip(row[block.clone()].chunks(SUMS)) {
-                        let some = &sixteen[half.min(sixteen.len())..(half + WIDE).min(sixteen.len())];
-                        match <[f32; WIDE]>::try_from(some) {
-                            Ok(all) => *to = all,
-                            Err(_) => {
-                                to.fill(0.0);
-                                to[..some.len()].copy_from_slice(some);
+                for at in (first + half..end.next_multiple_of(SUMS)).step_by(SUMS) {
+                    for (row, eight) in x[rows.clone()].iter().zip(&mut eights) {
+                        match row.get(at..at + WIDE) {
+                            Some(all) => eight.copy_from_slice(all),
+                            None => {
+                                let some = &row[at.min(end)..];
+                                eight.fill(0.0);
+                                eight[..some.len()].copy_from_slice(some);
                             }
                         }
                     }
@@ -197,23 +192,47 @@ struct Asks {
     near: *const u8,
     near_step: usize,
     row_bytes: usize,
-    /// The row that comes first.
-    row: usize,
 }
 
-/// `R` rows by a group; `NEAR` rows of the next block are asked for with each half.
+/// Tile `t` of `count` by a group: of the next block, which has three rows, one is asked for with each half of the first tiles, or two where
+/// there are only two halves.
 ///
 /// # Safety
 /// AVX2 and FMA; there are as many values at each pointer, and places for the results.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const R: usize, const NEAR: usize>(at: &At, asks: &mut Asks, sums: &mut Sums) {
+unsafe fn any_tile(at: &At, (t, count): (usize, usize), asks: &mut Asks, tile: &mut Tile) {
+    let sums = &mut tile.sums;
+    // SAFETY: the caller's.
+    unsafe {
+        match (tile.rows.len(), count, t) {
+            (1, ..) => by_group::<1, 2>(at, 0, asks, sums),
+            (2, 1, _) => by_group::<2, 2>(at, 0, asks, sums),
+            (3, 1, _) => by_group::<3, 2>(at, 0, asks, sums),
+            (_, 1, _) => by_group::<4, 2>(at, 0, asks, sums),
+            (2, ..) => by_group::<2, 1>(at, t, asks, sums),
+            (3, _, 0..2) => by_group::<3, 1>(at, t, asks, sums),
+            (_, _, 0..2) => by_group::<4, 1>(at, t, asks, sums),
+            (3, ..) => by_group::<3, 0>(at, t, asks, sums),
+            _ => by_group::<4, 0>(at, t, asks, sums),
+        }
+    }
+}
+
+/// `R` rows by a group; `NEAR` rows of the next block are asked for with each half.
+///
+/// # Safety
+/// As [`any_tile`].
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn by_group<const R: usize, const NEAR: usize>(at: &At, t: usize, asks: &mut Asks, sums: &mut Sums) {
     // SAFETY: the caller's.
     unsafe {
         for (half, sums) in sums.0.iter_mut().enumerate() {
+            let row = (NEAR * (2 * t + half)).min(GROUP - 1);
             match at.opens {
-                true => add_half::<R, NEAR, true>(at, half, asks, sums),
-                false => add_half::<R, NEAR, false>(at, half, asks, sums),
+                true => add_half::<R, NEAR, true>(at, (half, row), asks, sums),
+                false => add_half::<R, NEAR, false>(at, (half, row), asks, sums),
             }
         }
         if at.closes {
@@ -225,12 +244,12 @@ unsafe fn tile<const R: usize, const NEAR: usize>(at: &At, asks: &mut Asks, sums
 /// One half of the sums: from nothing, or on from what is there.
 ///
 /// # Safety
-/// As [`tile`].
+/// As [`any_tile`].
 #[inline(never)]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn add_half<const R: usize, const NEAR: usize, const OPENS: bool>(
     at: &At,
-    half: usize,
+    (half, near_row): (usize, usize),
     asks: &mut Asks,
     sums: &mut [[[f32; WIDE]; GROUP]; TILE],
 ) {
@@ -238,9 +257,8 @@ unsafe fn add_half<const R: usize, const NEAR: usize, const OPENS: bool>(
     let x = at.x.wrapping_add(half * R * WIDE * at.deep.div_ceil(SUMS));
     let w = at.w.map(|w| w.wrapping_add(half * WIDE));
     let (mut far, step, near_step) = (asks.far, asks.step, asks.near_step);
-    // One row with each half, or two where there are only two halves.
     let mut near: [*const u8; NEAR] =
-        std::array::from_fn(|n| asks.near.wrapping_add((NEAR * (asks.row + half) + n).min(GROUP - 1) * asks.row_bytes));
+        std::array::from_fn(|n| asks.near.wrapping_add((near_row + n).min(GROUP - 1) * asks.row_bytes));
     let mut all = [[_mm256_setzero_ps(); GROUP]; R];
     // SAFETY: the caller's; prefetching touches nothing, so addresses need not exist; masked loads of the weight end at `deep`.
     unsafe {
@@ -253,6 +271,10 @@ unsafe fn add_half<const R: usize, const NEAR: usize, const OPENS: bool>(
         }
         for i in 0..full {
             _mm_prefetch::<_MM_HINT_T1>(far.cast());
+            if NEAR > 1 {
+                // Few tiles for as many lines.
+                _mm_prefetch::<_MM_HINT_T1>(far.wrapping_add(LINE).cast());
+            }
             far = far.wrapping_add(step);
             for n in 0..NEAR {
                 _mm_prefetch::<_MM_HINT_T0>(near[n].cast());
@@ -285,7 +307,7 @@ unsafe fn add_half<const R: usize, const NEAR: usize, const OPENS: bool>(
 /// Joins the sums and hands them out.
 ///
 /// # Safety
-/// As [`tile`].
+/// As [`any_tile`].
 #[target_feature(enable = "avx2,fma")]
 unsafe fn close<const R: usize>(at: &At, sums: &Sums) {
     let [low, high] = &sums.0;

@@ -185,25 +185,26 @@ mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_in_any_company_and_storage() {
+        const T: usize = 19;
         let cpu = Cpu::<f32>::new(2);
         for (k, o) in [(1, 1), (16, 4), (17, 5), (24, 6), (33, 70), (100, 130), (515, 37), (896, 19), (1039, 13)] {
-            let (x, values) = (noise(9 * k, 1), noise(k * o, 2));
-            let all = cpu.from_host(9, k, &x);
+            let (x, values) = (noise(T * k, 1), noise(k * o, 2));
+            let all = cpu.from_host(T, k, &x);
             let exact = |t: usize, j: usize| -> f64 {
                 (0..k).map(|i| f64::from(x[t * k + i]) * f64::from(values[j * k + i])).sum()
             };
             let mut bits: Option<Vec<u32>> = None;
             for dtype in [StoredDtype::F32, StoredDtype::Bf16, StoredDtype::F16] {
                 let w = stored(&cpu, dtype, o, k, &values);
-                for rows in [1, 2, 3, 4, 5, 9] {
-                    let mut y = cpu.mat::<f32>(9, o);
-                    for first in (0..9).step_by(rows) {
-                        let some = first..(first + rows).min(9);
+                for rows in [1, 2, 3, 4, 5, 9, T] {
+                    let mut y = cpu.mat::<f32>(T, o);
+                    for first in (0..T).step_by(rows) {
+                        let some = first..(first + rows).min(T);
                         let dst = y.out().rows(some.clone()).into();
                         super::super::linear(&cpu, 1.0, all.view().rows(some), Weight::Stored(&w), dst);
                     }
                     let y = cpu.to_host(y.view());
-                    let off = (0..9 * o).map(|i| (f64::from(y[i]) - exact(i / o, i % o)).abs()).fold(0.0, f64::max);
+                    let off = (0..T * o).map(|i| (f64::from(y[i]) - exact(i / o, i % o)).abs()).fold(0.0, f64::max);
                     assert!(off < 1e-4, "{off} at {k} x {o}");
                     let now: Vec<u32> = y.iter().map(|y| y.to_bits()).collect();
                     assert!(
@@ -211,8 +212,13 @@ mod tests {
                         "{k} x {o}, {dtype:?}, {rows} rows at a time"
                     );
                 }
+                let mut twice = cpu.mat::<f32>(T, o);
+                super::super::linear(&cpu, 1.0, all.view(), Weight::Stored(&w), twice.out().into());
+                super::super::linear(&cpu, 1.0, all.view(), Weight::Stored(&w), twice.out().into_acc().into());
+                let twice: Vec<u32> = cpu.to_host(twice.view()).iter().map(|y| (y / 2.0).to_bits()).collect();
+                assert!(bits.as_ref() == Some(&twice), "{k} x {o}, {dtype:?}: added");
                 // The same with every instruction set that fuses.
-                let (x, mut y) = (super::super::slices(all.view()), cpu.mat::<f32>(9, o));
+                let (x, mut y) = (super::super::slices(all.view()), cpu.mat::<f32>(T, o));
                 let held = Held::weight(Weight::Stored(&w)).unwrap_or_else(|_| panic!("read as it is"));
                 if isa() != Isa::Plain {
                     single::dots_plain(&x, &held, y.out().into());
