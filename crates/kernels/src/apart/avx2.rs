@@ -25,6 +25,8 @@ const DEEP: usize = 896;
 const FEW: usize = 16;
 /// Bytes ahead of what is multiplied, at least, that are asked for from memory.
 const AHEAD: usize = 16 << 10;
+/// Rows ahead that are asked for where they lie apart.
+const LEAD: usize = 32;
 /// Bytes that come from memory at a time.
 const LINE: usize = 64;
 
@@ -86,13 +88,17 @@ unsafe fn each_group(x: &[&[f32]], w: &Held<'_, f32>, dst: Dst<'_, Cpu<f32>, f32
     let count = tiles.len();
     let row_bytes = w.ld * w.size();
     let group_bytes = GROUP * row_bytes;
-    let step = group_bytes.div_ceil((2 * count * w.cols.div_ceil(SUMS)).max(1));
-    let ahead = AHEAD.next_multiple_of(group_bytes.max(1));
+    let dense = w.is_dense();
+    let step = if dense { group_bytes.div_ceil((2 * count * w.cols.div_ceil(SUMS)).max(1)) } else { 0 };
+    let ahead = if dense { AHEAD.next_multiple_of(group_bytes.max(1)) } else { 0 };
     if ahead < w.rows * row_bytes {
         // What nobody has asked for when the first groups are multiplied.
         (0..ahead).step_by(LINE).for_each(|at| _mm_prefetch::<_MM_HINT_T1>(w.ptr.wrapping_add(at).cast()));
     }
     for j in (0..w.rows).step_by(GROUP) {
+        if !dense {
+            (j + LEAD..(j + LEAD + GROUP).min(w.rows)).for_each(|j| ask_row(w, j, 0..w.cols));
+        }
         let first = w.row(j);
         let mut asks =
             Asks { far: first.wrapping_add(ahead), step, near: first, row_bytes, near_step: SUMS * w.size() };
@@ -127,16 +133,29 @@ unsafe fn each_group(x: &[&[f32]], w: &Held<'_, f32>, dst: Dst<'_, Cpu<f32>, f32
     }
 }
 
+/// Asks for columns of a row.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn ask_row(w: &Held<'_, f32>, row: usize, cols: Range<usize>) {
+    let row = w.row(row);
+    for at in (cols.start * w.size()..cols.end * w.size()).step_by(LINE) {
+        _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(at).cast());
+    }
+}
+
 /// Where the columns `block` of a group's rows are, `j` the first; unpacked, if they have two bytes a value. A row that is not there is
 /// the last one once more; its sums are left out.
 #[inline]
 fn group(w: &Held<'_, f32>, j: usize, block: Range<usize>, unpacked: &mut [[f32; DEEP]; GROUP]) -> [*const f32; GROUP] {
-    let mut rows = (j..).map(|row| row.min(w.rows - 1)).zip(unpacked);
-    std::array::from_fn(|_| match (rows.next(), w.kind) {
-        (Some((row, _)), Kind::Own) => w.row(row).cast::<f32>().wrapping_add(block.start),
-        (Some((row, to)), Kind::Bf16 | Kind::F16) => w.read(row, block.clone(), to).as_ptr(),
-        (None, _) => std::ptr::null(),
-    })
+    let mut at = [std::ptr::null(); GROUP];
+    for (c, (at, to)) in at.iter_mut().zip(unpacked).enumerate() {
+        let row = (j + c).min(w.rows - 1);
+        *at = match w.kind {
+            Kind::Own => w.row(row).cast::<f32>().wrapping_add(block.start),
+            Kind::Bf16 | Kind::F16 => w.read(row, block.clone(), to).as_ptr(),
+        };
+    }
+    at
 }
 
 /// Lays out block after block, in it tile after tile, in it one half of every sixteen values and then the other: eight values of
@@ -351,9 +370,8 @@ unsafe fn add_eight<const R: usize>(sums: &mut [[__m256; GROUP]; R], x: *const f
     }
 }
 
-/// Columns of a mix that are added up together: four registers for each of [`PAIR`] rows, and four of the weight.
-const STRIP: usize = 4 * WIDE;
-const PAIR: usize = 2;
+/// Rows of a mix that are added up together, by four registers of columns; a row by itself has eight.
+const TRIPLE: usize = 3;
 
 /// As [`super::Apart::mix`], for a weight that is stored as it is computed in.
 ///
@@ -362,74 +380,86 @@ const PAIR: usize = 2;
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn mix(p: &[&[f32]], w: &Held<'_, f32>, dst: Dst<'_, Cpu<f32>, f32>) {
     assert!(w.kind == Kind::Own, "values of two bytes");
-    let Dst { mut out, add } = dst;
-    for first in (0..w.cols).step_by(STRIP) {
-        let left = (w.cols - first).min(STRIP);
-        for (p, t) in p.chunks(PAIR).zip((0..).step_by(PAIR)) {
-            let y = |r: usize| out.row_mut((t + r).min(t + p.len() - 1))[first..].as_mut_ptr();
-            let ys: [*mut f32; PAIR] = [0, 1].map(y);
+    let strip = if p.len() == 1 { 8 } else { 4 } * WIDE;
+    for first in (0..w.cols).step_by(strip) {
+        let cols = first..(first + strip).min(w.cols);
+        let whole = cols.len() == strip;
+        for (p, t) in p.chunks(TRIPLE).zip((0..).step_by(TRIPLE)) {
+            let y = dst.out.ptr.wrapping_add(t * dst.out.ld + first);
+            let at = Strip { cols: cols.clone(), y, ld: dst.out.ld, add: dst.add, asks: t == 0 };
             // SAFETY: rows and columns are inside, as the caller has checked.
             unsafe {
-                match (p.len(), left) {
-                    (PAIR, STRIP) => strip::<PAIR, true>(p, w, (first, left), ys, add),
-                    (PAIR, _) => strip::<PAIR, false>(p, w, (first, left), ys, add),
-                    (_, STRIP) => strip::<1, true>(p, w, (first, left), ys, add),
-                    _ => strip::<1, false>(p, w, (first, left), ys, add),
+                match (p.len(), strip == 8 * WIDE, whole) {
+                    (1, true, true) => mix_strip::<1, 8, true>(p, w, at),
+                    (1, true, false) => mix_strip::<1, 8, false>(p, w, at),
+                    (1, false, _) => mix_strip::<1, 4, false>(p, w, at),
+                    (2, _, true) => mix_strip::<2, 4, true>(p, w, at),
+                    (2, _, false) => mix_strip::<2, 4, false>(p, w, at),
+                    (_, _, true) => mix_strip::<3, 4, true>(p, w, at),
+                    (_, _, false) => mix_strip::<3, 4, false>(p, w, at),
                 }
             }
         }
     }
 }
 
-/// `R` rows of a strip's first `left` columns; all, if it is whole.
+/// Some columns of a mix.
+struct Strip {
+    cols: Range<usize>,
+    /// Where results go: the first row's, and how far the next row's are.
+    y: *mut f32,
+    ld: usize,
+    add: bool,
+    /// Whether nobody has asked for the weight's columns yet.
+    asks: bool,
+}
+
+/// `R` rows of a strip of at most `C` registers; `WHOLE`: of as many.
 ///
 /// # Safety
-/// AVX2 and FMA; `ys` point at as many values in each row.
+/// AVX2 and FMA; results have their places.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn strip<const R: usize, const WHOLE: bool>(
-    p: &[&[f32]],
-    w: &Held<'_, f32>,
-    (first, left): (usize, usize),
-    ys: [*mut f32; PAIR],
-    add: bool,
-) {
-    const REGISTERS: usize = STRIP / WIDE;
-    let mut masks = [_mm256_setzero_si256(); REGISTERS];
-    for c in 0..REGISTERS {
-        masks[c] = mask(left.saturating_sub(c * WIDE));
+unsafe fn mix_strip<const R: usize, const C: usize, const WHOLE: bool>(p: &[&[f32]], w: &Held<'_, f32>, at: Strip) {
+    let mut masks = [_mm256_setzero_si256(); C];
+    for c in 0..C {
+        masks[c] = mask(at.cols.len().saturating_sub(c * WIDE));
     }
-    let mut all = [[_mm256_setzero_ps(); REGISTERS]; R];
+    let mut all = [[_mm256_setzero_ps(); C]; R];
     // SAFETY: the caller's; masked loads and stores touch what the masks allow.
     unsafe {
         let load = |at: *const f32, c: usize| match WHOLE {
             true => _mm256_loadu_ps(at.add(c * WIDE)),
             false => _mm256_maskload_ps(at.wrapping_add(c * WIDE), masks[c]),
         };
-        for r in 0..R {
-            for c in 0..REGISTERS {
-                if add {
-                    all[r][c] = load(ys[r], c);
+        if at.add {
+            for r in 0..R {
+                for c in 0..C {
+                    all[r][c] = load(at.y.wrapping_add(r * at.ld), c);
                 }
             }
         }
         for j in 0..w.rows {
-            let at = w.row(j).cast::<f32>().wrapping_add(first);
-            let mut row = [_mm256_setzero_ps(); REGISTERS];
-            for c in 0..REGISTERS {
-                row[c] = load(at, c);
+            if at.asks && j + LEAD < w.rows {
+                ask_row(w, j + LEAD, at.cols.clone());
+            }
+            let row = w.row(j).cast::<f32>().wrapping_add(at.cols.start);
+            let mut values = [_mm256_setzero_ps(); C];
+            for c in 0..C {
+                values[c] = load(row, c);
             }
             for r in 0..R {
                 let p = _mm256_set1_ps(p[r][j]);
-                for c in 0..REGISTERS {
-                    all[r][c] = _mm256_fmadd_ps(p, row[c], all[r][c]);
+                for c in 0..C {
+                    all[r][c] = _mm256_fmadd_ps(p, values[c], all[r][c]);
                 }
             }
         }
         for r in 0..R {
-            for c in 0..REGISTERS {
+            for c in 0..C {
+                let y = at.y.wrapping_add(r * at.ld + c * WIDE);
                 match WHOLE {
-                    true => _mm256_storeu_ps(ys[r].add(c * WIDE), all[r][c]),
-                    false => _mm256_maskstore_ps(ys[r].wrapping_add(c * WIDE), masks[c], all[r][c]),
+                    true => _mm256_storeu_ps(y, all[r][c]),
+                    false => _mm256_maskstore_ps(y, masks[c], all[r][c]),
                 }
             }
         }

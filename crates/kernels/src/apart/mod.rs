@@ -13,7 +13,7 @@ mod x86;
 
 use crate::cpu::Packed;
 use crate::gemm::Weight;
-use crate::{Cpu, Dst, Memory, Out, Real, StoredDtype, View};
+use crate::{Cpu, Dst, Memory, Out, PAGE, Real, StoredDtype, View};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -45,6 +45,8 @@ pub(crate) struct Held<'a, E> {
     pub(crate) cols: usize,
     /// Values from one row to the next.
     pub(crate) ld: usize,
+    /// The pages whose rows these are, one page after the other; `None`: the matrix' own.
+    pages: Option<&'a [u32]>,
     tie: PhantomData<&'a E>,
 }
 
@@ -62,7 +64,14 @@ unsafe impl<E> Sync for Held<'_, E> {}
 impl<'a, E: Real> Held<'a, E> {
     /// A matrix of `E`.
     pub(crate) fn of(v: View<'a, Cpu<E>, E>) -> Held<'a, E> {
-        Held { ptr: v.ptr.cast(), kind: Kind::Own, rows: v.rows, cols: v.cols, ld: v.ld, tie: PhantomData }
+        Held { ptr: v.ptr.cast(), kind: Kind::Own, rows: v.rows, cols: v.cols, ld: v.ld, pages: None, tie: PhantomData }
+    }
+
+    /// The first `rows` rows of some pages of a matrix.
+    pub(crate) fn paged(v: View<'a, Cpu<E>, E>, pages: &'a [u32], rows: usize) -> Held<'a, E> {
+        let inside = pages.iter().all(|&page| (page as usize + 1) * PAGE <= v.rows);
+        assert!(inside && rows <= pages.len() * PAGE, "{rows} rows of pages {pages:?} of {} rows", v.rows);
+        Held { rows, pages: Some(pages), ..Held::of(v) }
     }
 
     /// A weight, unless its storage has to be unpacked first.
@@ -77,7 +86,7 @@ impl<'a, E: Real> Held<'a, E> {
             StoredDtype::F32 | StoredDtype::Mxfp4 | StoredDtype::Code4 | StoredDtype::Code8 => return Err(stored),
         };
         let (rows, cols) = (stored.rows, stored.cols);
-        Ok(Held { ptr: stored.address(), kind, rows, cols, ld: cols, tie: PhantomData })
+        Ok(Held { ptr: stored.address(), kind, rows, cols, ld: cols, pages: None, tie: PhantomData })
     }
 
     /// Bytes of a value.
@@ -88,11 +97,19 @@ impl<'a, E: Real> Held<'a, E> {
     /// The address of row `i`.
     pub(crate) fn row(&self, i: usize) -> *const u8 {
         assert!(i < self.rows, "row {i} of {}", self.rows);
+        let i = self.pages.map_or(i, |pages| pages[i / PAGE] as usize * PAGE + i % PAGE);
         self.ptr.wrapping_add(i * self.ld * self.size())
+    }
+
+    /// Whether one row lies right behind the other.
+    #[cfg(target_arch = "x86_64")]
+    fn is_dense(&self) -> bool {
+        self.ld == self.cols && self.pages.is_none()
     }
 
     /// Rows `r`.
     fn rows(self, r: Range<usize>) -> Held<'a, E> {
+        assert!(self.pages.is_none(), "rows of pages");
         assert!(r.start <= r.end && r.end <= self.rows, "rows {r:?} of {}", self.rows);
         Held { ptr: self.ptr.wrapping_add(r.start * self.ld * self.size()), rows: r.end - r.start, ..self }
     }

@@ -1,8 +1,8 @@
-//! Page by page: dot products with the page's keys, one softmax over all of them, and the mix of the page's values.
+//! Dot products with the keys of all pages, one softmax over them, and the mix of the pages' values.
 
 use super::{PAGE, Paged, PagedSpan, check};
 use crate::apart::{Held, Rows};
-use crate::{AttentionShape, Cpu, Dst, KeyValue, Memory, Out, Real, View};
+use crate::{AttentionShape, Cpu, KeyValue, Memory, Out, Real, View};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -93,19 +93,10 @@ fn attend<E: Real>(
     }
     let x = crate::apart::slices(scaled.view());
     let mut scores = cpu.mat::<E>(pairs.len(), end - base);
-    // Rows of the cache and the columns of the scores that belong to each page.
-    let places = || {
-        pages.clone().map(|page| {
-            let positions = page * PAGE..((page + 1) * PAGE).min(end);
-            let first = span.pages[page] as usize * PAGE;
-            (first..first + positions.len(), positions.start - base..positions.end - base)
-        })
+    let held = |rows, width| {
+        Held::paged(View::cols(rows, kv_head * width..(kv_head + 1) * width), &span.pages[pages.clone()], end - base)
     };
-    let (kc, vc) = (*kv_head * shape.qk_width, *kv_head * shape.v_width);
-    for (slots, columns) in places() {
-        let keys = cache.k.rows(slots).cols(kc..kc + shape.qk_width);
-        E::dots(&x, Rows(Held::of(keys)), scores.out().cols(columns).into());
-    }
+    E::dots(&x, Rows(held(cache.k, shape.qk_width)), scores.out().into());
     let mut out = scores.out();
     for (i, (row, head)) in pairs.iter().enumerate() {
         if let Some(cap) = shape.cap {
@@ -115,11 +106,7 @@ fn attend<E: Real>(
         lse.row_mut(span.rows.start + row)[*head] = E::softmax_row(out.row_mut(i), seen);
     }
     let mut mixed = cpu.mat::<E>(pairs.len(), shape.v_width);
-    for (i, (slots, columns)) in places().enumerate() {
-        let p = crate::apart::slices(scores.view().cols(columns));
-        let values = cache.v.rows(slots).cols(vc..vc + shape.v_width);
-        E::mix(&p, Rows(Held::of(values)), Dst { out: mixed.out(), add: i > 0 });
-    }
+    E::mix(&crate::apart::slices(scores.view()), Rows(held(cache.v, shape.v_width)), mixed.out().into());
     for (i, (row, head)) in pairs.iter().enumerate() {
         let o = &mut o.row_mut(span.rows.start + row)[head * shape.v_width..(head + 1) * shape.v_width];
         o.copy_from_slice(mixed.view().row(i));
