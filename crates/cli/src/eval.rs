@@ -10,6 +10,7 @@ use clap::Args;
 use eval::compare::{Comparison, compare};
 use eval::stats::Estimate;
 use eval::{Candidate, Event, Marks, Outcome, PromptType, Settings, Slice, Task};
+use infer::ModelFolder;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -19,14 +20,14 @@ use std::path::{Path, PathBuf};
 Examples:
   prospect eval runs/kto/merged --benchmarks gsm8k,math500 --data eval/data
   prospect eval models/base --benchmarks amc23 --data eval/data --prompt-type qwen-boxed --n-sampling 8
-  prospect eval models/base runs/kto/final --base models/base --benchmarks gsm8k --data eval/data
+  prospect eval models/base runs/kto --benchmarks gsm8k --data eval/data
   prospect eval models/base --benchmarks mine.yaml
 
 A benchmark of your own is a JSONL file and a YAML file with `file`, and as needed `name`, `question`, `answer`, `boxed: true`
 (the answer is the last \\boxed{} of its field) and `rules` (the benchmark whose rules of extraction hold).
 An evaluation that was stopped goes on where it was when it is run again.")]
 pub(crate) struct EvalArgs {
-    /// Model folders; with several, each is compared with the first. A folder with an adapter needs --base.
+    /// Model folders, runs, or adapters whose base model is where they say; with several, each is compared with the first.
     #[arg(value_name = "MODEL", required = true)]
     models: Vec<PathBuf>,
     /// Benchmarks: names, or YAML files that describe one.
@@ -43,7 +44,7 @@ pub(crate) struct EvalArgs {
     /// A LoRA adapter for the model.
     #[arg(long, value_name = "DIR", conflicts_with = "base")]
     adapter: Option<PathBuf>,
-    /// The base model of those MODELs that are adapters.
+    /// The base model of those MODELs that are adapters, in place of the one they name.
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
     /// Where results go [default: evals/MODEL]; with several models, a folder each below it.
@@ -124,7 +125,7 @@ pub(crate) fn eval(args: &EvalArgs, screen: &Screen) -> Result<u8, Failure> {
     let mut examined: Vec<Examined> = Vec::new();
     for (model, output) in args.models.iter().zip(outputs(args)?) {
         let (folder, adapter) = folders(args, model)?;
-        let candidate = Candidate::open(folder, adapter, args.device.device())?;
+        let candidate = Candidate::open(&folder, adapter.as_deref(), args.device.device())?;
         let name = model.display().to_string();
         let mut bar: Option<(String, Bar)> = None;
         let to = (output.as_path(), args.overwrite);
@@ -150,13 +151,19 @@ pub(crate) fn eval(args: &EvalArgs, screen: &Screen) -> Result<u8, Failure> {
 }
 
 /// The model folder and the adapter that a MODEL stands for.
-fn folders<'a>(args: &'a EvalArgs, model: &'a Path) -> Result<(&'a Path, Option<&'a Path>), Failure> {
-    if model.join("config.json").is_file() || !model.join("adapter_config.json").is_file() {
-        return Ok((model, args.adapter.as_deref()));
+fn folders(args: &EvalArgs, model: &Path) -> Result<(PathBuf, Option<PathBuf>), Failure> {
+    if let Some(base) = &args.base
+        && !model.join("config.json").is_file()
+        && model.join("adapter_config.json").is_file()
+    {
+        return Ok((base.clone(), Some(model.to_owned())));
     }
-    match &args.base {
-        Some(base) => Ok((base, Some(model))),
-        None => Err(Failure::usage(format!("{} is an adapter: name its model with --base", model.display()))),
+    match (ModelFolder::stands_for(model)?, &args.adapter) {
+        ((_, Some(own)), Some(_)) => Err(Failure::usage(format!(
+            "--adapter: {} is an adapter itself; name its model, not an adapter",
+            own.display()
+        ))),
+        ((folder, own), given) => Ok((folder, own.or_else(|| given.clone()))),
     }
 }
 

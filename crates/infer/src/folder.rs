@@ -56,6 +56,22 @@ impl ModelFolder {
     /// # Errors
     /// As [`ModelFolder::open`]; a path that is none of these.
     pub fn find(path: &Path, adapter: Option<&Path>) -> Result<ModelFolder, Error> {
+        let (folder, own) = ModelFolder::stands_for(path)?;
+        match (own, adapter) {
+            (Some(own), Some(_)) => Err(Error::Configuration {
+                path: own.join(ADAPTER),
+                reason: "this is an adapter, and another one was given for it; name the model, not an adapter"
+                    .to_owned(),
+            }),
+            (own, given) => ModelFolder::open(&folder, own.as_deref().or(given)),
+        }
+    }
+
+    /// The model folder that a path stands for, and the adapter, if it is one or a run whose result is one.
+    ///
+    /// # Errors
+    /// An adapter that does not say where its base model is.
+    pub fn stands_for(path: &Path) -> Result<(PathBuf, Option<PathBuf>), Error> {
         let path = if path.join("config.json").is_file() || path.join(ADAPTER).is_file() {
             path.to_owned()
         } else {
@@ -63,18 +79,15 @@ impl ModelFolder {
             results.into_iter().find(|folder| folder.is_dir()).unwrap_or_else(|| path.to_owned())
         };
         if path.join("config.json").is_file() || !path.join(ADAPTER).is_file() {
-            return ModelFolder::open(&path, adapter);
-        }
-        let bad = |reason: &str| Error::Configuration { path: path.join(ADAPTER), reason: reason.to_owned() };
-        if adapter.is_some() {
-            return Err(bad("this is an adapter, and another one was given for it; name the model, not an adapter"));
+            return Ok((path, None));
         }
         let Some(base) = AdapterConfig::read(&path)?.base_model_name_or_path else {
-            return Err(bad(
-                "base_model_name_or_path: expected the folder of the base model, found nothing; name the model, and this folder as its adapter",
-            ));
+            return Err(Error::Configuration {
+                path: path.join(ADAPTER),
+                reason: "base_model_name_or_path: expected the folder of the base model, found nothing; name the model, and this folder as its adapter".to_owned(),
+            });
         };
-        ModelFolder::open(Path::new(&base), Some(&path))
+        Ok((base.into(), Some(path)))
     }
 
     /// Places the weights for sequences of at most `positions` tokens (fewer where the model has fewer); work will be done on

@@ -165,6 +165,47 @@ fn generations_with_known_verdicts_get_their_accuracy() {
 }
 
 #[test]
+fn an_adapter_is_examined_on_the_model_that_it_names() {
+    let scratch = Scratch::new();
+    benchmarks(&scratch);
+    let (model, trained) = (golden("models/qwen2"), golden("runs/kto_lora_qwen2/adapter_final"));
+    let run = scratch.join("run");
+    let adapter = run.join("final");
+    std::fs::create_dir_all(&adapter).unwrap();
+    std::fs::copy(trained.join("adapter_model.safetensors"), adapter.join("adapter_model.safetensors")).unwrap();
+    let mut config = read(&trained.join("adapter_config.json"));
+    let mut names = |base: Value| {
+        config["base_model_name_or_path"] = base;
+        std::fs::write(adapter.join("adapter_config.json"), config.to_string()).unwrap();
+    };
+    names(json!(text(&model)));
+    let asked = |more: &[&str], output: &str| {
+        let args = ["--benchmarks", "gsm8k", "--max-tokens-per-call", "8", "--output", output];
+        [&["eval"], more, &args[..]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let answers = |more: &[&str], output: &str| -> Vec<Value> {
+        scratch.succeeds(&asked(more, output).iter().map(String::as_str).collect::<Vec<_>>());
+        let rows = std::fs::read_to_string(scratch.join(&format!("{output}/gsm8k/{RUN}_result.jsonl"))).unwrap();
+        rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap()["code"].take()).collect()
+    };
+    let given = answers(&[text(&model), "--adapter", text(&adapter)], "given");
+    assert_ne!(given, answers(&[text(&model)], "base"), "the adapter changes nothing");
+    assert_eq!(given, answers(&[text(&adapter)], "named"));
+    assert_eq!(given, answers(&[text(&run)], "run"));
+    names(Value::Null);
+    let refused = |more: &[&str]| {
+        let output = scratch.prospect(&asked(more, "x").iter().map(String::as_str).collect::<Vec<_>>());
+        (output.status.code(), stderr(&output))
+    };
+    let (code, said) = refused(&[text(&adapter)]);
+    assert!(code != Some(0) && said.contains("base_model_name_or_path: expected the folder"), "{said}");
+    assert_eq!(given, answers(&[text(&adapter), "--base", text(&model)], "told"));
+    names(json!(text(&model)));
+    let (code, said) = refused(&[text(&adapter), "--adapter", text(&trained)]);
+    assert!(code == Some(2) && said.contains("is an adapter itself"), "{said}");
+}
+
+#[test]
 fn two_models_are_compared_row_by_row() {
     let scratch = Scratch::new();
     benchmarks(&scratch);
