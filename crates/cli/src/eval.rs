@@ -124,7 +124,7 @@ pub(crate) fn eval(args: &EvalArgs, screen: &Screen) -> Result<u8, Failure> {
     }
     let mut examined: Vec<Examined> = Vec::new();
     for (model, output) in args.models.iter().zip(outputs(args)?) {
-        let (folder, adapter) = folders(args, model)?;
+        let (folder, adapter) = ModelFolder::stands_for(model, args.adapter.as_deref(), args.base.as_deref())?;
         let candidate = Candidate::open(&folder, adapter.as_deref(), args.device.device())?;
         let name = model.display().to_string();
         let mut bar: Option<(String, Bar)> = None;
@@ -148,23 +148,6 @@ pub(crate) fn eval(args: &EvalArgs, screen: &Screen) -> Result<u8, Failure> {
         examined.push(Examined { name, output, outcomes, final_acc });
     }
     if args.json { as_json(&examined, &settings) } else { as_tables(&examined, &settings, screen) }
-}
-
-/// The model folder and the adapter that a MODEL stands for.
-fn folders(args: &EvalArgs, model: &Path) -> Result<(PathBuf, Option<PathBuf>), Failure> {
-    if let Some(base) = &args.base
-        && !model.join("config.json").is_file()
-        && model.join("adapter_config.json").is_file()
-    {
-        return Ok((base.clone(), Some(model.to_owned())));
-    }
-    match (ModelFolder::stands_for(model)?, &args.adapter) {
-        ((_, Some(own)), Some(_)) => Err(Failure::usage(format!(
-            "--adapter: {} is an adapter itself; name its model, not an adapter",
-            own.display()
-        ))),
-        ((folder, own), given) => Ok((folder, own.or_else(|| given.clone()))),
-    }
 }
 
 /// Where each model's results go.

@@ -56,22 +56,20 @@ impl ModelFolder {
     /// # Errors
     /// As [`ModelFolder::open`]; a path that is none of these.
     pub fn find(path: &Path, adapter: Option<&Path>) -> Result<ModelFolder, Error> {
-        let (folder, own) = ModelFolder::stands_for(path)?;
-        match (own, adapter) {
-            (Some(own), Some(_)) => Err(Error::Configuration {
-                path: own.join(ADAPTER),
-                reason: "this is an adapter, and another one was given for it; name the model, not an adapter"
-                    .to_owned(),
-            }),
-            (own, given) => ModelFolder::open(&folder, own.as_deref().or(given)),
-        }
+        let (folder, adapter) = ModelFolder::stands_for(path, adapter, None)?;
+        ModelFolder::open(&folder, adapter.as_deref())
     }
 
-    /// The model folder that a path stands for, and the adapter, if it is one or a run whose result is one.
+    /// The model folder that a path stands for, and the adapter: the one given, or the path itself, or what the path's run has trained. `base`
+    /// takes the place of the model that such an adapter names.
     ///
     /// # Errors
-    /// An adapter that does not say where its base model is.
-    pub fn stands_for(path: &Path) -> Result<(PathBuf, Option<PathBuf>), Error> {
+    /// An adapter beside another one, or one that does not say where its base model is.
+    pub fn stands_for(
+        path: &Path,
+        adapter: Option<&Path>,
+        base: Option<&Path>,
+    ) -> Result<(PathBuf, Option<PathBuf>), Error> {
         let path = if path.join("config.json").is_file() || path.join(ADAPTER).is_file() {
             path.to_owned()
         } else {
@@ -79,15 +77,19 @@ impl ModelFolder {
             results.into_iter().find(|folder| folder.is_dir()).unwrap_or_else(|| path.to_owned())
         };
         if path.join("config.json").is_file() || !path.join(ADAPTER).is_file() {
-            return Ok((path, None));
+            return Ok((path, adapter.map(Path::to_owned)));
         }
-        let Some(base) = AdapterConfig::read(&path)?.base_model_name_or_path else {
-            return Err(Error::Configuration {
-                path: path.join(ADAPTER),
-                reason: "base_model_name_or_path: expected the folder of the base model, found nothing; name the model, and this folder as its adapter".to_owned(),
-            });
+        let bad = |reason: &str| Error::Configuration { path: path.join(ADAPTER), reason: reason.to_owned() };
+        if adapter.is_some() {
+            return Err(bad("this is an adapter, and another one was given for it; name the model, not an adapter"));
+        }
+        let named = || Ok::<_, Error>(AdapterConfig::read(&path)?.base_model_name_or_path.map(PathBuf::from));
+        let Some(base) = base.map_or_else(named, |base| Ok(Some(base.to_owned())))? else {
+            return Err(bad(
+                "base_model_name_or_path: expected the folder of the base model, found nothing; name the model, and this folder as its adapter",
+            ));
         };
-        Ok((base.into(), Some(path)))
+        Ok((base, Some(path)))
     }
 
     /// Places the weights for sequences of at most `positions` tokens (fewer where the model has fewer); work will be done on

@@ -179,12 +179,9 @@ fn an_adapter_is_examined_on_the_model_that_it_names() {
         std::fs::write(adapter.join("adapter_config.json"), config.to_string()).unwrap();
     };
     names(json!(text(&model)));
-    let asked = |more: &[&str], output: &str| {
-        let args = ["--benchmarks", "gsm8k", "--max-tokens-per-call", "8", "--output", output];
-        [&["eval"], more, &args[..]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
-    };
+    let common = ["--benchmarks", "gsm8k", "--max-tokens-per-call", "8", "--output"];
     let answers = |more: &[&str], output: &str| -> Vec<Value> {
-        scratch.succeeds(&asked(more, output).iter().map(String::as_str).collect::<Vec<_>>());
+        scratch.succeeds(&[&["eval"], more, &common, &[output]].concat());
         let rows = std::fs::read_to_string(scratch.join(&format!("{output}/gsm8k/{RUN}_result.jsonl"))).unwrap();
         rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap()["code"].take()).collect()
     };
@@ -192,17 +189,17 @@ fn an_adapter_is_examined_on_the_model_that_it_names() {
     assert_ne!(given, answers(&[text(&model)], "base"), "the adapter changes nothing");
     assert_eq!(given, answers(&[text(&adapter)], "named"));
     assert_eq!(given, answers(&[text(&run)], "run"));
-    names(Value::Null);
     let refused = |more: &[&str]| {
-        let output = scratch.prospect(&asked(more, "x").iter().map(String::as_str).collect::<Vec<_>>());
-        (output.status.code(), stderr(&output))
+        let output = scratch.prospect(&[&["eval"], more, &common, &["x"]].concat());
+        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+        stderr(&output)
     };
-    let (code, said) = refused(&[text(&adapter)]);
-    assert!(code != Some(0) && said.contains("base_model_name_or_path: expected the folder"), "{said}");
+    assert!(refused(&[text(&adapter), "--adapter", text(&trained)]).contains("another one was given for it"));
+    names(Value::Null);
+    assert!(refused(&[text(&adapter)]).contains("base_model_name_or_path: expected the folder"));
+    names(json!("not there"));
     assert_eq!(given, answers(&[text(&adapter), "--base", text(&model)], "told"));
-    names(json!(text(&model)));
-    let (code, said) = refused(&[text(&adapter), "--adapter", text(&trained)]);
-    assert!(code == Some(2) && said.contains("is an adapter itself"), "{said}");
+    assert_eq!(given, answers(&[text(&run), "--base", text(&model)], "run told"));
 }
 
 #[test]

@@ -37,7 +37,7 @@ struct Sums([[[[f32; WIDE]; GROUP]; TILE]; 2]);
 
 /// Some rows and their running sums.
 struct Tile {
-    rows: Range<usize>,
+    rows: usize,
     sums: Sums,
 }
 
@@ -83,7 +83,7 @@ unsafe fn each_group(x: &[&[f32]], w: &Held<'_, f32>, dst: Dst<'_, Cpu<f32>, f32
     let most = if x.len() > FEW { DEEP } else { DEEP / 2 };
     let deep = w.cols.div_ceil(w.cols.div_ceil(most).max(1)).next_multiple_of(SUMS);
     tiles.clear();
-    tiles.extend(cut(x.len()).map(|rows| Tile { rows, sums: Sums([[[[0.0; WIDE]; GROUP]; TILE]; 2]) }));
+    tiles.extend(cut(x.len()).map(|rows| Tile { rows: rows.len(), sums: Sums([[[[0.0; WIDE]; GROUP]; TILE]; 2]) }));
     pack(x, w.cols, deep, packed);
     let count = tiles.len();
     let row_bytes = w.ld * w.size();
@@ -122,8 +122,8 @@ unsafe fn each_group(x: &[&[f32]], w: &Held<'_, f32>, dst: Dst<'_, Cpu<f32>, f32
             for (t, tile) in tiles.iter_mut().enumerate() {
                 // SAFETY: every row of the group has the block's columns, as many of each row are packed, and the results have places.
                 unsafe { any_tile(&at, (t, count), &mut asks, tile) };
-                at.x = at.x.wrapping_add(tile.rows.len() * block.len().next_multiple_of(SUMS));
-                at.y = at.y.wrapping_add(tile.rows.len() * at.ld);
+                at.x = at.x.wrapping_add(tile.rows * block.len().next_multiple_of(SUMS));
+                at.y = at.y.wrapping_add(tile.rows * at.ld);
             }
             if closes {
                 break;
@@ -224,7 +224,7 @@ unsafe fn any_tile(at: &At, (t, count): (usize, usize), asks: &mut Asks, tile: &
     let sums = &mut tile.sums;
     // SAFETY: the caller's.
     unsafe {
-        match (tile.rows.len(), count, t) {
+        match (tile.rows, count, t) {
             (1, ..) => by_group::<1, 2>(at, 0, asks, sums),
             (2, 1, _) => by_group::<2, 2>(at, 0, asks, sums),
             (3, 1, _) => by_group::<3, 2>(at, 0, asks, sums),
